@@ -1,0 +1,67 @@
+"""What every system is fed: one batch of pictures, texts, or pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Pictures, texts or pairs; row b of every field belongs to the same sample.
+
+    Attributes:
+        image: `[B, 3, H, W]` float, normalised by the image tower's mean and std.
+        image_embeds: `[B, N, D]` float, cached output of a frozen image tower; `image` is then None.
+        input_ids: `[B, T]` int64 token ids.
+        attention_mask: `[B, T]` int64, 1 = real token.
+        ids: `[B]` int64; rows with equal ids are positives of each other.
+        weights: `[B]` float, weight of each sample in a task's loss.
+        keys: the samples' keys in their source.
+        source: the name of each sample's source.
+    """
+
+    image: Tensor | None = None
+    image_embeds: Tensor | None = None
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    ids: Tensor | None = None
+    weights: Tensor | None = None
+    keys: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return next(len(t) for t in self._tensors().values())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on `device`."""
+        return replace(self, **{k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()})
+
+    def pin(self) -> Batch:
+        """The same batch in page-locked memory, for asynchronous copies to a GPU."""
+        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+
+    def split(self, parts: int) -> list[Batch]:
+        """`parts` equal micro-batches for gradient accumulation, each text cut to its part's longest.
+
+        Raises:
+            ValueError: `parts` does not divide the batch.
+        """
+        size, rest = divmod(len(self), parts)
+        if rest:
+            raise ValueError(f"a batch of {len(self)} can't be split into {parts} equal parts")
+        return [self._rows(slice(i * size, (i + 1) * size)) for i in range(parts)]
+
+    def _rows(self, rows: slice) -> Batch:
+        values = {k: v[rows] for k, v in self._tensors().items()}
+        if self.attention_mask is not None and self.input_ids is not None:
+            longest = max(int(values["attention_mask"].sum(1).max()), 1)
+            values["input_ids"] = values["input_ids"][:, :longest]
+            values["attention_mask"] = values["attention_mask"][:, :longest]
+        return replace(self, **values, keys=self.keys[rows], source=self.source[rows])

@@ -1,0 +1,1 @@
+"""The transformer core: it knows no system, no loss, no file."""

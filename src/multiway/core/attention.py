@@ -1,0 +1,154 @@
+"""Multi-head attention over `scaled_dot_product_attention`: self, cross, cached, and with its maps.
+
+```
+          x [B, T, D]                          context [B, N, C]
+              |                                      |  once a picture: CrossAttention.context()
+        qkv: q   k   v                             k   v     <- KeyValue, rows picked by .select()
+              |   |   |                              |   |
+              attend(q, k, v, mask)    or    attend(q, k, v, mask)
+              |
+             out [B, T, D]
+```
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    """Keys and values of one attention layer, each `[B, H, N, d]`."""
+
+    key: Float[Tensor, "B H N d"]
+    value: Float[Tensor, "B H N d"]
+
+    def select(self, index: Int[Tensor, " P"]) -> KeyValue:
+        """Rows `index` of the batch: hard negatives reuse a picture's keys and values instead of projecting again."""
+        return KeyValue(self.key.index_select(0, index), self.value.index_select(0, index))
+
+
+class Cache:
+    """Keys and values of the tokens decoded so far, one entry a layer; an explicit argument of a decoding call."""
+
+    def __init__(self, layers: int):
+        self.layers: list[KeyValue | None] = [None] * layers
+
+    @property
+    def length(self) -> int:
+        """How many tokens are cached."""
+        first = self.layers[0]
+        return 0 if first is None else first.key.shape[2]
+
+    def append(self, layer: int, new: KeyValue) -> KeyValue:
+        """Append this step's keys and values to a layer and return all of them."""
+        old = self.layers[layer]
+        if old is not None:
+            new = KeyValue(torch.cat([old.key, new.key], 2), torch.cat([old.value, new.value], 2))
+        self.layers[layer] = new
+        return new
+
+    def select(self, index: Int[Tensor, " P"]) -> None:
+        """Reorder the rows in place, as beam search does after each step."""
+        self.layers = [kv if kv is None else kv.select(index) for kv in self.layers]
+
+
+def attend(
+    query: Float[Tensor, "B H T d"],
+    context: KeyValue,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+    maps: list[Tensor] | None = None,
+) -> Float[Tensor, "B H T d"]:
+    """softmax(q k^T / sqrt(d) + mask) v.
+
+    Args:
+        mask: bool (True = may attend) or an additive float, broadcastable to `[B, H, T, N]`.
+        causal: query t sees keys 0..t; only without `mask`.
+        maps: a list that receives the attention probabilities `[B, H, T, N]`; giving one takes the slow path,
+            which forms them and equals the fast path.
+    """
+    if maps is None:
+        return F.scaled_dot_product_attention(
+            query, context.key, context.value, attn_mask=mask, dropout_p=dropout, is_causal=causal
+        )
+    scores = query @ context.key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    probabilities = scores.softmax(-1)
+    maps.append(probabilities)
+    return F.dropout(probabilities, dropout) @ context.value
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one fused projection.
+
+    Args:
+        width: D, a multiple of `heads`.
+        dropout: probability of dropping an attention weight while training.
+    """
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: Cache | None = None,
+        layer: int = 0,
+        maps: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        query, key, value = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
+        context = KeyValue(key, value)
+        if cache is not None:
+            # One new token sees all that is cached, so the causal mask is only needed while the prefix is read.
+            causal = causal and query.shape[2] > 1
+            context = cache.append(layer, context)
+        dropout = self.dropout if self.training else 0.0
+        y = attend(query, context, mask=mask, causal=causal, dropout=dropout, maps=maps)
+        return self.out(rearrange(y, "b h t d -> b t (h d)"))
+
+
+class CrossAttention(nn.Module):
+    """Queries from one sequence, keys and values from a context of width C, which are computed once by `context`."""
+
+    def __init__(self, width: int, heads: int, *, context_width: int, dropout: float = 0.0):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(context_width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def context(self, tokens: Float[Tensor, "B N C"]) -> KeyValue:
+        """Keys and values of the context, to be shared by every pass that looks at it."""
+        key, value = rearrange(self.key_value(tokens), "b n (two h d) -> two b h n d", two=2, h=self.heads)
+        return KeyValue(key, value)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        context: KeyValue,
+        *,
+        mask: Tensor | None = None,
+        maps: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        query = rearrange(self.query(x), "b t (h d) -> b h t d", h=self.heads)
+        dropout = self.dropout if self.training else 0.0
+        y = attend(query, context, mask=mask, dropout=dropout, maps=maps)
+        return self.out(rearrange(y, "b h t d -> b t (h d)"))

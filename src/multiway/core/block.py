@@ -1,0 +1,202 @@
+"""The multiway block, and a stack of them.
+
+```
+   which expert?      who may attend to whom?      what else is in sight?
+     `route`              `mask`, `causal`               `context`
+        |                       |                            |
+x -> self-attention ------> [cross-attention] ------> feed-forward(expert) -> x
+```
+Every system of the line is a stack of these; nothing about a call is set from outside, it all travels in arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from multiway.core.attention import Cache, CrossAttention, KeyValue, SelfAttention
+
+#: An expert's name for all tokens, or consecutive (expert, length) segments of the sequence.
+Route = str | Sequence[tuple[str, int]]
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x): what OpenAI's CLIP weights were trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, Linear."""
+
+    def __init__(self, width: int, hidden: int, *, quick_gelu: bool = False):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = QuickGELU() if quick_gelu else nn.GELU()
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole samples while training (stochastic depth); the rest is scaled up."""
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = torch.empty(x.shape[0], 1, 1, dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate)
+        return x * keep / (1 - self.rate)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What cross-attention looks at: keys and values per layer (None where a layer has no cross-attention), and a mask."""
+
+    layers: tuple[KeyValue | None, ...]
+    mask: Tensor | None = None
+
+    def select(self, index: Int[Tensor, " P"]) -> Context:
+        """Rows `index` of the context's batch."""
+        mask = None if self.mask is None else self.mask.index_select(0, index)
+        return Context(tuple(kv if kv is None else kv.select(index) for kv in self.layers), mask)
+
+
+class Block(nn.Module):
+    """One transformer layer: self-attention, optional cross-attention, one feed-forward an expert.
+
+    Args:
+        width: D. heads: H. hidden: width of the feed-forward's middle.
+        experts: names of the feed-forwards; each has its own norm before (pre-norm) or after it (post-norm).
+        context_width: width C of the cross-attended tokens, or None for no cross-attention.
+        pre_norm: x + f(norm(x)) as in ViT, else norm(x + f(x)) as in BERT.
+        layer_scale: initial value of a learned gain on each residual branch, or None.
+        drop_path: probability of dropping a residual branch of a sample.
+        dropout: probability in attention weights and on every residual branch (BERT).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        experts: Sequence[str] = ("all",),
+        context_width: int | None = None,
+        pre_norm: bool = True,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
+        eps: float = 1e-6,
+        quick_gelu: bool = False,
+    ):
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attention = SelfAttention(width, heads, dropout=dropout)
+        self.cross = self.norm_cross = None
+        if context_width is not None:
+            self.norm_cross = nn.LayerNorm(width, eps=eps)
+            self.cross = CrossAttention(width, heads, context_width=context_width, dropout=dropout)
+        self.norm2 = nn.ModuleDict({name: nn.LayerNorm(width, eps=eps) for name in experts})
+        self.ffn = nn.ModuleDict({name: FeedForward(width, hidden, quick_gelu=quick_gelu) for name in experts})
+        self.gamma1 = self.gamma2 = None
+        if layer_scale is not None:
+            self.gamma1 = nn.Parameter(torch.full((width,), layer_scale))
+            self.gamma2 = nn.Parameter(torch.full((width,), layer_scale))
+        self.drop_path = DropPath(drop_path)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        *,
+        route: Route = "all",
+        mask: Tensor | None = None,
+        causal: bool = False,
+        context: KeyValue | None = None,
+        context_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+        maps: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """One layer.
+
+        Args:
+            route: the expert of all tokens, or (expert, length) segments in order.
+            mask: see `core.masks`; `causal` is its fast special case.
+            context: keys and values for cross-attention; None skips it, also in a block that has it.
+            maps: receives the self-attention map and, after it, the cross-attention map (slow path).
+        """
+
+        def attention(y: Tensor) -> Tensor:
+            return self.attention(y, mask=mask, causal=causal, cache=cache, layer=layer, maps=maps)
+
+        def cross(y: Tensor) -> Tensor:
+            assert self.cross is not None and context is not None
+            return self.cross(y, context, mask=context_mask, maps=maps)
+
+        x = self._residual(x, attention, self.norm1, self.gamma1)
+        if self.cross is not None and context is not None:
+            x = self._residual(x, cross, self.norm_cross, None)
+        if isinstance(route, str):
+            return self._residual(x, self.ffn[route], self.norm2[route], self.gamma2)
+        parts = x.split([length for _, length in route], dim=1)
+        routed = zip(route, parts, strict=True)
+        return torch.cat([self._residual(p, self.ffn[e], self.norm2[e], self.gamma2) for (e, _), p in routed], dim=1)
+
+    def _residual(self, x, branch, norm, gamma):
+        y = self.dropout(branch(norm(x) if self.pre_norm else x))
+        if gamma is not None:
+            y = gamma * y
+        x = x + self.drop_path(y)
+        return x if self.pre_norm else norm(x)
+
+
+class Stack(nn.ModuleList):
+    """Blocks in a row. `checkpointing` recomputes each block in the backward pass to save memory."""
+
+    checkpointing: bool = False
+
+    def context(self, tokens: Float[Tensor, "B N C"], mask: Tensor | None = None) -> Context:
+        """Keys and values of `tokens` for every layer with cross-attention, computed once and shared by all passes."""
+        return Context(tuple(b.cross.context(tokens) if b.cross is not None else None for b in self), mask)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        *,
+        route: Route = "all",
+        mask: Tensor | None = None,
+        causal: bool = False,
+        context: Context | None = None,
+        cache: Cache | None = None,
+        maps: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """All blocks; arguments as in `Block.forward`, with one `context` for all layers."""
+        for i, block in enumerate(self):
+            options = {
+                "route": route,
+                "mask": mask,
+                "causal": causal,
+                "context": None if context is None else context.layers[i],
+                "context_mask": None if context is None else context.mask,
+                "cache": cache,
+                "layer": i,
+                "maps": maps,
+            }
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, **options)
+            else:
+                x = block(x, **options)
+        return x

@@ -1,0 +1,60 @@
+"""All-gather with gradient: the one file that talks to other ranks in a forward.
+
+Without a process group every function is the identity, so the same code runs on one process.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
+
+#: What the gathered rows carry. "sum": each rank's rows receive the gradients of all ranks' losses, summed (exact under
+#: data parallelism); "own": only this rank's rows carry gradient; "none": no row does.
+Gradient = Literal["sum", "own", "none"]
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's rank; 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather(x: Tensor, gradient: Gradient = "sum") -> Tensor:
+    """Rows of all ranks in rank order: `[B, ...]` on each rank to `[W * B, ...]` on all. Every rank has equal shapes."""
+    if world_size() == 1:
+        return x.detach() if gradient == "none" else x
+    if gradient == "sum":
+        return torch.cat(all_gather_with_gradient(x.contiguous()))
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    if gradient == "own":
+        parts[rank()] = x
+    return torch.cat(parts)
+
+
+def gather_ragged(x: Tensor, gradient: Gradient = "sum") -> Tensor:
+    """As `gather` for `[B, T, ...]` whose T differs between ranks: padded with zeros to the longest."""
+    if world_size() > 1:
+        longest = torch.tensor(x.shape[1], device=x.device)
+        dist.all_reduce(longest, dist.ReduceOp.MAX)
+        missing = int(longest) - x.shape[1]
+        if missing:
+            x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
+    return gather(x, gradient)
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks, without gradient: how a count becomes an all-rank normaliser."""
+    if world_size() == 1:
+        return x
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x / world_size()

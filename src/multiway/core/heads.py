@@ -1,0 +1,24 @@
+"""Small networks on top of the last hidden states."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class WordHead(nn.Module):
+    """BERT's prediction head: dense, GELU, LayerNorm, then logits over the vocabulary.
+
+    The decoder's matrix is the word-embedding table, handed in at the call, so that the tie is visible there and
+    stored once. It may be applied to any selection of positions: masked ones only, in training.
+    """
+
+    def __init__(self, width: int, vocab_size: int, *, eps: float):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.bias = nn.Parameter(Tensor(vocab_size).zero_())
+
+    def forward(self, x: Float[Tensor, "*P D"], words: Float[Tensor, "V D"]) -> Float[Tensor, "*P V"]:
+        return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)

@@ -1,0 +1,35 @@
+"""From token vectors to one vector a sample."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from multiway.core.attention import CrossAttention
+
+
+def mean_pool(x: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
+    """Mean over the real tokens."""
+    weights = attention_mask.to(x.dtype).unsqueeze(-1)
+    return (x * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+class AttentionPool(nn.Module):
+    """One learned query attends to all tokens (CoCa, section 3.2, with one query).
+
+    Used where an image tower has no class token.
+
+    Args:
+        context_width: width C of the tokens. width: D of the pooled vector.
+    """
+
+    def __init__(self, context_width: int, width: int, *, heads: int = 8):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.norm = nn.LayerNorm(context_width)
+        self.attention = CrossAttention(width, heads, context_width=context_width)
+
+    def forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B D"]:
+        query = self.query.expand(len(tokens), -1, -1)
+        return self.attention(query, self.attention.context(self.norm(tokens)))[:, 0]
