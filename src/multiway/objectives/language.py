@@ -1,0 +1,70 @@
+"""Masked language modelling (MLM): which words were here?"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def mask_tokens(
+    input_ids: Int[Tensor, "B T"],
+    maskable: Bool[Tensor, "B T"],
+    *,
+    mask_id: int,
+    vocab_size: int,
+    probability: float = 0.15,
+    word_starts: Bool[Tensor, "B T"] | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Choose 15 % of the tokens; 80 % of them become [MASK], 10 % any id of the vocabulary, 10 % stay (BERT, section 3.1).
+
+    Args:
+        maskable: tokens that may be chosen; ALBEF spares only [PAD] and [CLS].
+        word_starts: True where a token begins a word: whole words are then chosen and replaced together.
+
+    Returns:
+        The ids to read, and the labels: the original id where a token was chosen, -100 elsewhere.
+    """
+
+    def chosen(share: float) -> Tensor:
+        return uniform() < share
+
+    def uniform() -> Tensor:
+        draw = torch.rand(input_ids.shape, generator=generator, device=input_ids.device)
+        if word_starts is None:
+            return draw
+        # Every token of a word takes the draw of its first token.
+        word = (word_starts.long().cumsum(1) - 1).clamp_min(0)
+        first = torch.zeros_like(draw).scatter_add_(1, word, draw * word_starts)
+        return first.gather(1, word)
+
+    picked = chosen(probability) & maskable
+    replaced = picked & chosen(0.8)
+    random = picked & ~replaced & chosen(0.5)
+    other = torch.randint(vocab_size, input_ids.shape, generator=generator, device=input_ids.device)
+    masked = input_ids.masked_fill(replaced, mask_id).where(~random, other)
+    return masked, input_ids.masked_fill(~picked, -100)
+
+
+def mlm(
+    logits: Float[Tensor, "M V"],
+    targets: Int[Tensor, " M"],
+    *,
+    teacher_logits: Float[Tensor, "M V"] | None = None,
+    alpha: float | Tensor = 0.0,
+    count: Tensor | None = None,
+) -> Float[Tensor, ""]:
+    """`(1 - alpha) CE(logits, targets) + alpha CE(logits, softmax(teacher))`, mean over masked positions (ALBEF, eq. 7).
+
+    Args:
+        logits: of the masked positions only, as the mean is over them alone.
+        count: the normaliser when it is not M: the all-rank mean number of masked positions.
+    """
+    loss = F.cross_entropy(logits, targets, reduction="none")
+    if teacher_logits is not None:
+        soft = F.cross_entropy(logits, teacher_logits.detach().softmax(-1), reduction="none")
+        loss = torch.lerp(loss, soft, torch.as_tensor(alpha).to(loss))
+    normaliser = count if count is not None else max(len(targets), 1)
+    return loss.sum() / normaliser
