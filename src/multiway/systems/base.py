@@ -1,0 +1,162 @@
+"""What every system offers: losses that change nothing, one `advance` a step, and the user's verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+
+from multiway.batch import Batch
+from multiway.core.block import Context, Stack
+from multiway.errors import UserError
+
+#: A picture as a user has it: a path, a PIL image, or a normalised `[3, H, W]` tensor.
+Picture = str | Path | Image.Image | Tensor
+
+
+class System(nn.Module):
+    """The base of all systems.
+
+    `losses` is a pure function of its arguments and the weights; whatever moves once a step (momentum encoder, queue,
+    ramps, clamps) is moved by `advance`, so that accumulation, activation checkpointing, compilation or a skipped
+    step can't move it twice.
+
+    Attributes:
+        tokenizer: set by `multiway.create` and `multiway.load`.
+        image_size, image_mean, image_std: how pictures are prepared.
+        has_itm: whether `match_pairs` can be asked.
+    """
+
+    has_itm = False
+    tokenizer = None
+
+    def losses(self, batch: Batch, state: nn.Module, draws=None, generator: torch.Generator | None = None) -> dict:
+        """Losses of one micro-batch.
+
+        Args:
+            state: from `init_state`; read, never changed.
+            draws: the system's frozen dataclass of random choices; a field that is None is drawn from `generator`.
+
+        Returns:
+            0-d entries are losses, `loss` their weighted total; entries `enqueue/*` are rows for `advance`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no pre-training losses")
+
+    def forward(self, batch: Batch, state: nn.Module, draws=None, generator: torch.Generator | None = None) -> dict:
+        """`losses`, under the name that data-parallel wrappers call."""
+        return self.losses(batch, state, draws, generator)
+
+    def init_state(self, *, steps_per_epoch: int = 1) -> nn.Module:
+        """What moves once a step, as a module whose state dict is part of a checkpoint."""
+        return nn.Module()
+
+    def begin(self, state: nn.Module) -> None:
+        """Once, before the first step of a run: what the official forward does before it uses a fresh model."""
+
+    def advance(self, state: nn.Module, outputs: Sequence[dict[str, Tensor]]) -> None:
+        """Once per optimizer step that was taken, after it; `outputs` are the losses of its micro-batches."""
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies: not to biases and gains, as in ALBEF's `optim_factory.add_weight_decay`."""
+        return not (parameter.ndim == 1 or name.endswith(".bias"))
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations."""
+        for part in self.modules():
+            if isinstance(part, Stack):
+                part.checkpointing = on
+
+    # Two-stage retrieval: encode each side once, then match chosen pairs.
+
+    def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B E"], Context | None]:
+        """ITC features, and what `match_pairs` looks at (None without an ITM head)."""
+        raise NotImplementedError
+
+    def text_context(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B T D"]]:
+        """ITC features and the hidden states that `match_pairs` continues from."""
+        raise NotImplementedError
+
+    def match_pairs(
+        self, context: Context, hidden: Float[Tensor, "P T D"], attention_mask: Int[Tensor, "P T"]
+    ) -> Float[Tensor, "P 2"]:
+        """ITM logits (not matched, matched) of aligned pairs."""
+        raise UserError(f"{type(self).__name__} has no image-text matching head: rank by the contrastive score")
+
+    # The user's verbs.
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def prepare(self, images: Picture | Sequence[Picture]) -> Float[Tensor, "B 3 H W"]:
+        """Pictures resized and normalised for the image tower.
+
+        Raises:
+            UserError: a path does not exist or is not a picture.
+        """
+        from multiway.data.augment import eval_transform
+        from multiway.data.images import open_image
+
+        if isinstance(images, Tensor) and images.ndim == 4:
+            return images.to(self.device)
+        transform = eval_transform(self.image_size, self.image_mean, self.image_std)
+        rows = []
+        for image in [images] if isinstance(images, str | Path | Image.Image | Tensor) else images:
+            if isinstance(image, Tensor):
+                rows.append(image)
+            else:
+                rows.append(transform(image.convert("RGB") if isinstance(image, Image.Image) else open_image(image)))
+        return torch.stack(rows).to(self.device)
+
+    def tokenize(self, texts: str | Sequence[str]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+        """Token ids and attention mask of one or several texts."""
+        if self.tokenizer is None:
+            raise UserError("this model has no tokenizer: build it with multiway.create or multiway.load")
+        ids, mask = self.tokenizer([texts] if isinstance(texts, str) else list(texts))
+        return ids.to(self.device), mask.to(self.device)
+
+    @torch.inference_mode()
+    def encode_image(self, images: Picture | Sequence[Picture]) -> Float[Tensor, "B E"]:
+        """Normalised features of pictures; their dot product with `encode_text` is the ITC similarity in -1..1."""
+        return self.image_context(self.prepare(images))[0]
+
+    @torch.inference_mode()
+    def encode_text(self, texts: str | Sequence[str]) -> Float[Tensor, "B E"]:
+        """Normalised features of texts."""
+        return self.text_context(*self.tokenize(texts))[0]
+
+    @torch.inference_mode()
+    def match(self, images: Picture | Sequence[Picture], texts: str | Sequence[str]) -> Float[Tensor, " B"]:
+        """Probability in 0..1 that each picture and its text belong together, by the ITM head.
+
+        One picture may be given for several texts, or one text for several pictures.
+
+        Raises:
+            UserError: the system has no ITM head, or the numbers of pictures and texts do not fit.
+        """
+        ids, mask = self.tokenize(texts)
+        image = self.prepare(images)
+        pairs = max(len(ids), len(image))
+        if pairs % len(ids) or pairs % len(image) or min(len(ids), len(image)) not in (1, pairs):
+            raise UserError(f"match got {len(image)} pictures and {len(ids)} texts: give as many, or one of either")
+        _, context = self.image_context(image)
+        if context is None:
+            raise UserError(f"{type(self).__name__} has no image-text matching head: compare encode_image and encode_text")
+        _, hidden = self.text_context(ids, mask)
+        rows = torch.arange(pairs, device=self.device)
+        logits = self.match_pairs(context.select(rows % len(image)), hidden[rows % len(ids)], mask[rows % len(ids)])
+        return logits.softmax(-1)[:, 1]
+
+    def caption(self, images: Picture | Sequence[Picture], **options) -> list[str]:
+        """Captions of pictures, where the system generates text."""
+        raise UserError(f"{type(self).__name__} does not generate text: take a captioning system")
+
+    def answer(self, images: Picture | Sequence[Picture], questions: str | Sequence[str], **options) -> list[str]:
+        """Answers to questions about pictures, where the system was fine-tuned for them."""
+        raise UserError(f"{type(self).__name__} does not answer questions: fine-tune it for VQA")

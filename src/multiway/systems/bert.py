@@ -1,0 +1,89 @@
+"""BERT-style text stacks: text layers, then fusion layers that cross-attend to another modality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from multiway.core import masks
+from multiway.core.block import Block, Context, Stack
+from multiway.core.embed import WordEmbed
+from multiway.core.init import init_bert
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """A text stack; the defaults are bert-base-uncased cut in two as in ALBEF.
+
+    Attributes:
+        layers: layers that see text alone. fusion_layers: layers with cross-attention after them.
+        hidden: width of the feed-forward's middle. positions: longest text in tokens.
+        types: rows of the token-type table (0: none). dropout: in embeddings, attention and residual branches.
+    """
+
+    vocab_size: int = 30522
+    width: int = 768
+    layers: int = 6
+    fusion_layers: int = 6
+    heads: int = 12
+    hidden: int = 3072
+    positions: int = 512
+    types: int = 2
+    eps: float = 1e-12
+    dropout: float = 0.1
+
+
+class TextStack(nn.Module):
+    """Word embeddings, `text` layers, and `fusion` layers over a context of width `context_width`."""
+
+    def __init__(self, config: BertConfig, *, context_width: int):
+        super().__init__()
+        self.config = config
+        self.embed = WordEmbed(
+            config.vocab_size,
+            config.width,
+            positions=config.positions,
+            types=config.types,
+            eps=config.eps,
+            dropout=config.dropout,
+        )
+
+        def block(context_width: int | None) -> Block:
+            return Block(
+                config.width,
+                config.heads,
+                config.hidden,
+                context_width=context_width,
+                pre_norm=False,
+                dropout=config.dropout,
+                eps=config.eps,
+            )
+
+        self.text = Stack(block(None) for _ in range(config.layers))
+        self.fusion = Stack(block(context_width) for _ in range(config.fusion_layers))
+        init_bert(self)
+
+    def forward(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], *, causal: bool = False
+    ) -> Float[Tensor, "B T D"]:
+        """The text layers over token ids; `causal` for a decoder."""
+        return self.text(self.embed(input_ids), mask=self._mask(attention_mask, causal))
+
+    def fuse(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        attention_mask: Int[Tensor, "B T"],
+        context: Context,
+        *,
+        causal: bool = False,
+        maps: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """The fusion layers over hidden states; `maps` receives self- and cross-attention maps of every layer."""
+        return self.fusion(hidden, mask=self._mask(attention_mask, causal), context=context, maps=maps)
+
+    @staticmethod
+    def _mask(attention_mask: Int[Tensor, "B T"], causal: bool) -> Tensor:
+        mask = masks.padding(attention_mask)
+        return mask & masks.causal(attention_mask.shape[1], mask.device) if causal else mask
