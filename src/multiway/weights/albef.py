@@ -1,0 +1,138 @@
+"""ALBEF's official layouts: pre-training, retrieval, VQA and text assignment; and how one becomes another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from multiway.systems.albef import ALBEFConfig
+from multiway.systems.bert import BertConfig
+from multiway.systems.vit import ViTConfig
+from multiway.weights.keymap import ROW, SCALAR, TRANSPOSE, Entry, Layout, linear
+from multiway.weights.parts import bert, timm_vit, word_head
+
+
+def layout(config: ALBEFConfig) -> Layout:
+    """Keys of a pre-training checkpoint; of a retrieval one (no MLM head, no `bert.`, ids in the queue) without MLM.
+
+    Our names are a system's (`encoders. ...`) and, behind `state.`, its state's.
+    """
+    entries = [Entry("temperature", ("temp",)), *linear("itm_head", "itm_head")]
+    constants = {}
+    infix = "bert." if config.mlm_weight else ""
+    for ours, mark in (("encoders.", ""), ("state.encoders.", "_m")):
+        text = f"text_encoder{mark}."
+        tied = (f"{text}cls.predictions.decoder.weight",) if config.mlm_weight else ()
+        entries += timm_vit(f"{ours}image_tower.", f"visual_encoder{mark}.", config.image)
+        entries += bert(f"{ours}text.", f"{text}{infix}", config.text, words_also=tied)
+        entries += linear(f"{ours}image_proj", f"vision_proj{mark}") + linear(f"{ours}text_proj", f"text_proj{mark}")
+        if config.mlm_weight:
+            entries += word_head(f"{ours}mlm_head.", f"{text}cls.predictions.")
+        constants[f"{text}{infix}embeddings.position_ids"] = torch.arange(config.text.positions)[None]
+    entries += [
+        Entry("state.queue.image", ("image_queue",), TRANSPOSE),
+        Entry("state.queue.text", ("text_queue",), TRANSPOSE),
+        Entry("state.queue.pointer", ("queue_ptr",), SCALAR),
+    ]
+    if not config.mlm_weight:
+        entries.append(Entry("state.queue.ids", ("idx_queue",), ROW))
+    return Layout(tuple(entries), constants)
+
+
+def vqa_layout(image: ViTConfig, text: BertConfig, decoder: BertConfig) -> Layout:
+    """Keys of `AnswerModel` in a VQA checkpoint, its momentum copies left out."""
+    predictions = "text_decoder.cls.predictions."
+    entries = [
+        *timm_vit("image_tower.", "visual_encoder.", image),
+        *bert("text.", "text_encoder.", text),
+        *bert("decoder.", "text_decoder.bert.", decoder, words_also=(f"{predictions}decoder.weight",)),
+        *word_head("head.", predictions),
+    ]
+    return Layout(tuple(entries))
+
+
+def assignment_layout(image: ViTConfig, text: BertConfig) -> Layout:
+    """Keys of `TextAssignment` in a pre-training checkpoint for NLVR2; `text` has its fusion layers doubled."""
+    entries = [
+        *timm_vit("image_tower.", "visual_encoder.", image),
+        *bert("text.", "text_encoder.", text),
+        *linear("head", "ta_head"),
+    ]
+    return Layout(tuple(entries))
+
+
+def retrieval_keys(keys: Iterable[str]) -> dict[str, str]:
+    """New key -> key of the pre-training checkpoint, as Retrieval.py and Grounding.py rename them."""
+    return {key.replace("bert.", ""): key for key in keys}
+
+
+def vqa_keys(keys: Iterable[str], fusion_layer: int) -> dict[str, str]:
+    """As `retrieval_keys`, with the answer decoder started from the fusion layers, embeddings and MLM head (VQA.py)."""
+    renamed = {}
+    for key in keys:
+        renamed[key.replace("bert.", "")] = key
+        if "text_encoder" not in key:
+            continue
+        layer = re.search(r"\.layer\.(\d+)\.", key)
+        if layer is not None:
+            index = int(layer[1]) - fusion_layer
+            if index < 0:
+                continue
+            renamed[key.replace("text_encoder", "text_decoder").replace(layer[0], f".layer.{index}.")] = key
+        else:
+            renamed[key.replace("text_encoder", "text_decoder")] = key
+    return renamed
+
+
+def assignment_keys(keys: Iterable[str], fusion_layer: int) -> dict[str, str]:
+    """As `retrieval_keys`, with every fusion layer doubled (Pretrain_nlvr.py)."""
+    renamed = {}
+    for new, key in retrieval_keys(keys).items():
+        layer = re.search(r"\.layer\.(\d+)\.", new)
+        if layer is None or int(layer[1]) < fusion_layer:
+            renamed[new] = key
+            continue
+        first = (int(layer[1]) - fusion_layer) * 2 + fusion_layer
+        for index in (first, first + 1):
+            renamed[new.replace(layer[0], f".layer.{index}.")] = key
+    return renamed
+
+
+def config_of(tensors: Mapping[str, Tensor], *, patch_size: int | None = None) -> ALBEFConfig:
+    """The sizes of an official checkpoint, read off its shapes; heads are 64 wide, as in every published one."""
+    patch = tensors["visual_encoder.patch_embed.proj.weight"]
+    width, size = patch.shape[0], patch_size or patch.shape[-1]
+    rows = tensors["visual_encoder.pos_embed"].shape[1] - 1
+    pretrain = "text_encoder.cls.predictions.bias" in tensors
+    prefix = "text_encoder.bert." if pretrain else "text_encoder."
+    words = tensors[f"{prefix}embeddings.word_embeddings.weight"]
+    layers = {int(m[1]) for m in (re.match(rf"{re.escape(prefix)}encoder\.layer\.(\d+)\.", k) for k in tensors) if m}
+    fusion = {i for i in layers if f"{prefix}encoder.layer.{i}.crossattention.self.query.weight" in tensors}
+    return ALBEFConfig(
+        image=ViTConfig(
+            image_size=round(rows**0.5) * size,
+            patch_size=size,
+            width=width,
+            depth=1 + max(int(k.split(".")[2]) for k in tensors if k.startswith("visual_encoder.blocks.")),
+            heads=max(width // 64, 1),
+            hidden=tensors["visual_encoder.blocks.0.mlp.fc1.bias"].shape[0],
+        ),
+        text=BertConfig(
+            vocab_size=words.shape[0],
+            width=words.shape[1],
+            layers=len(layers - fusion),
+            fusion_layers=len(fusion),
+            heads=max(words.shape[1] // 64, 1),
+            hidden=tensors[f"{prefix}encoder.layer.0.intermediate.dense.bias"].shape[0],
+            positions=tensors[f"{prefix}embeddings.position_embeddings.weight"].shape[0],
+            types=tensors[f"{prefix}embeddings.token_type_embeddings.weight"].shape[0],
+        ),
+        embed_dim=tensors["vision_proj.weight"].shape[0],
+        queue_size=tensors["image_queue"].shape[1] if "image_queue" in tensors else 65536,
+        mlm_weight=1.0 if pretrain else 0.0,
+        positives="pair" if pretrain else "ids",
+        temperature_range=(0.001, 0.5) if pretrain else None,
+    )
