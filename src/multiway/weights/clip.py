@@ -1,0 +1,124 @@
+"""CLIP's layouts: open_clip's (and OpenAI's), and transformers'."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from multiway.systems.clip import CLIPConfig, CLIPTextConfig
+from multiway.systems.vit import ViTConfig
+from multiway.weights.keymap import COPY, LEAD1, LEAD2, STACK, TRANSPOSE, Entry, Layout, linear, pairs
+
+
+def open_clip_layout(config: CLIPConfig) -> Layout:
+    """open_clip's `CLIP`: `visual.transformer.resblocks.i`, the text tower at the top level."""
+    entries = [
+        Entry("logit_scale", ("logit_scale",)),
+        Entry("image_tower.cls_token", ("visual.class_embedding",), LEAD2),
+        Entry("image_tower.positions", ("visual.positional_embedding",), LEAD1),
+        Entry("image_tower.patches.proj.weight", ("visual.conv1.weight",)),
+        *pairs("image_tower.", "visual.", [("norm_pre", "ln_pre"), ("norm", "ln_post")]),
+        Entry("image_proj.weight", ("visual.proj",), TRANSPOSE),
+        Entry("text.words.weight", ("token_embedding.weight",)),
+        Entry("text.positions", ("positional_embedding",)),
+        *linear("text.norm", "ln_final"),
+        Entry("text_proj.weight", ("text_projection",), TRANSPOSE),
+    ]
+    entries += _resblocks("image_tower.blocks", "visual.transformer", config.image.depth)
+    entries += _resblocks("text.blocks", "transformer", config.text.layers)
+    return Layout(tuple(entries))
+
+
+def _resblocks(ours: str, theirs: str, depth: int) -> list[Entry]:
+    names = [
+        ("norm1", "ln_1"),
+        ("norm2.all", "ln_2"),
+        ("attention.out", "attn.out_proj"),
+        ("ffn.all.fc1", "mlp.c_fc"),
+        ("ffn.all.fc2", "mlp.c_proj"),
+    ]
+    entries = []
+    for i in range(depth):
+        block, res = f"{ours}.{i}.", f"{theirs}.resblocks.{i}."
+        entries += pairs(block, res, names)
+        for part in ("weight", "bias"):
+            entries.append(Entry(f"{block}attention.qkv.{part}", (f"{res}attn.in_proj_{part}",), COPY))
+    return entries
+
+
+def transformers_layout(config: CLIPConfig) -> Layout:
+    """transformers' `CLIPModel`."""
+    entries = [
+        Entry("logit_scale", ("logit_scale",)),
+        Entry("image_tower.cls_token", ("vision_model.embeddings.class_embedding",), LEAD2),
+        Entry("image_tower.positions", ("vision_model.embeddings.position_embedding.weight",), LEAD1),
+        Entry("image_tower.patches.proj.weight", ("vision_model.embeddings.patch_embedding.weight",)),
+        *pairs("image_tower.", "vision_model.", [("norm_pre", "pre_layrnorm"), ("norm", "post_layernorm")]),
+        Entry("image_proj.weight", ("visual_projection.weight",)),
+        Entry("text.words.weight", ("text_model.embeddings.token_embedding.weight",)),
+        Entry("text.positions", ("text_model.embeddings.position_embedding.weight",)),
+        *linear("text.norm", "text_model.final_layer_norm"),
+        Entry("text_proj.weight", ("text_projection.weight",)),
+    ]
+    names = [
+        ("norm1", "layer_norm1"),
+        ("norm2.all", "layer_norm2"),
+        ("attention.out", "self_attn.out_proj"),
+        ("ffn.all.fc1", "mlp.fc1"),
+        ("ffn.all.fc2", "mlp.fc2"),
+    ]
+    for ours, theirs, depth in (
+        ("image_tower.blocks", "vision_model", config.image.depth),
+        ("text.blocks", "text_model", config.text.layers),
+    ):
+        for i in range(depth):
+            block, layer = f"{ours}.{i}.", f"{theirs}.encoder.layers.{i}."
+            entries += pairs(block, layer, names)
+            stacked = [f"{layer}self_attn.{part}_proj" for part in "qkv"]
+            for part in ("weight", "bias"):
+                entries.append(
+                    Entry(f"{block}attention.qkv.{part}", tuple(f"{name}.{part}" for name in stacked), STACK)
+                )
+    # Older files store the positions' indices beside the tables.
+    constants = {
+        "vision_model.embeddings.position_ids": torch.arange(1 + config.image.grid[0] * config.image.grid[1])[None],
+        "text_model.embeddings.position_ids": torch.arange(config.text.positions)[None],
+    }
+    return Layout(tuple(entries), constants)
+
+
+def open_clip_config_of(tensors: Mapping[str, Tensor], *, quick_gelu: bool = False) -> CLIPConfig:
+    """The sizes of an open_clip checkpoint; heads are 64 wide. OpenAI's own weights need `quick_gelu`."""
+
+    def depth(prefix: str) -> int:
+        found = (re.match(rf"{re.escape(prefix)}transformer\.resblocks\.(\d+)\.", key) for key in tensors)
+        return 1 + max(int(m[1]) for m in found if m)
+
+    patch, rows = tensors["visual.conv1.weight"], tensors["visual.positional_embedding"].shape[0] - 1
+    positions, text_width = tensors["positional_embedding"].shape
+    return CLIPConfig(
+        image=ViTConfig(
+            image_size=round(rows**0.5) * patch.shape[-1],
+            patch_size=patch.shape[-1],
+            width=patch.shape[0],
+            depth=depth("visual."),
+            heads=max(patch.shape[0] // 64, 1),
+            hidden=tensors["visual.transformer.resblocks.0.mlp.c_fc.bias"].shape[0],
+            eps=1e-5,
+            clip_stem=True,
+            quick_gelu=quick_gelu,
+        ),
+        text=CLIPTextConfig(
+            vocab_size=tensors["token_embedding.weight"].shape[0],
+            width=text_width,
+            layers=depth(""),
+            heads=max(text_width // 64, 1),
+            hidden=tensors["transformer.resblocks.0.mlp.c_fc.bias"].shape[0],
+            positions=positions,
+            quick_gelu=quick_gelu,
+        ),
+        embed_dim=tensors["text_projection"].shape[1],
+    )
