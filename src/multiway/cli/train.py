@@ -1,0 +1,63 @@
+"""`multiway train RECIPE`: the recipe, then `--from run.json`, then flags decide what runs; the same under torchrun."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from multiway.errors import UserError
+
+ABOUT = """Train a recipe. Any field of the run can be changed by its dotted flag, as in --train.lr 1e-4 or
+--data.train.0.path shards; those of `train` also by their name alone, as in --seed 1. The recipe comes first, then
+--from run.json, then flags; what ran is written to OUT/run.json."""
+
+
+def train(argv: Sequence[str]) -> None:
+    """Resolve the run and train it, or print it with `--dry-run`."""
+    from multiway import recipes
+    from multiway.cli.arguments import Parser
+
+    parser = Parser("multiway train", ABOUT, usage="multiway train RECIPE [--from run.json] [flags]", add_help=False)
+    parser.epilog = f"recipes: {', '.join(recipes.list_recipes())}. multiway train RECIPE --help lists every field."
+    parser.add_argument("--from", dest="base", type=Path, metavar="RUN", help="a run.json to start from")
+    parser.add_argument("--out", type=Path, help="folder to write to; without it runs/ and the run's name")
+    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="go on from OUT's last checkpoint")
+    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="where to run")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
+
+    name = argv[0] if argv and not argv[0].startswith("-") else None
+    args, flags = parser.parse_known_args(argv if name is None else argv[1:])
+    if not argv or {"-h", "--help"} & set(flags):
+        parser.print_help()
+        if name is None:
+            return
+    if name is None and args.base is None:
+        raise UserError(f"multiway train needs a recipe or --from run.json; {parser.epilog}")
+
+    from multiway.cli.overrides import override
+    from multiway.train.run import Run
+
+    run = None if name is None else recipes.get(name)()
+    if args.base is not None:
+        run = _read(args.base)
+    kind = Run[type(run.system), type(run.data)]
+    run = override(run, flags, kind=kind, prog=f"multiway train {name or f'--from {args.base}'}")
+    if args.device != "auto":
+        run = replace(run, train=replace(run.train, device=args.device))
+    out = args.out or Path("runs") / run.name
+    _start(run, out, resume=args.resume, dry_run=args.dry_run)
+
+
+def _read(path: Path):
+    """A saved run, read back strictly with the config class of the system that it names."""
+    from multiway.data import DataConfig
+    from multiway.systems import SYSTEMS
+    from multiway.train.run import read_json, read_run
+
+    path = path / "run.json" if path.is_dir() else path
+    saved = read_json(path).get("run")
+    name = saved.get("system", {}).get("system") if isinstance(saved, dict) else None
+    if name not in SYSTEMS:
+        raise UserError(f"{path} names no system (run.system.system is {name!r}): give a run.json that multiway wrote")
+    return read_run(path, SYSTEMS[name].config(), DataConfig)
