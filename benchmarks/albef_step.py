@@ -37,7 +37,7 @@ SIZES = {
     # for the test of this file
     "tiny": {
         "image_size": 32,
-        "image": {"width": 32, "depth": 2, "heads": 2},
+        "image": {"width": 32, "depth": 2, "heads": 2, "hidden": 64},
         "text": {"width": 32, "layers": 1, "fusion_layers": 1, "heads": 2, "hidden": 64},
         "queue_size": 64,
     },
