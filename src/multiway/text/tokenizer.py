@@ -1,0 +1,217 @@
+"""Texts to token ids and back: WordPiece (BERT's) and CLIP's BPE behind one class.
+
+"A dog, running!" --clean--> "a dog running" --pieces--> a dog run ##ning --> [CLS] a dog run ##ning
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import tokenizers
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from multiway.errors import UserError
+from multiway.text import cleaning, clip_bpe, wordpiece
+
+CLEANERS: dict[str, Callable[[str, int], str]] = {
+    "albef": cleaning.pre_caption,
+    "blip": cleaning.blip_caption,
+    "multilingual": cleaning.clean_multilingual,
+    "none": lambda text, max_words: text,
+}
+
+KINDS: dict[str, ModuleType] = {"wordpiece": wordpiece, "clip_bpe": clip_bpe}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Which vocabulary cuts a text into tokens, and what happens to the text before.
+
+    Attributes:
+        kind: `wordpiece` as BERT has it, or `clip_bpe` as CLIP has it.
+        vocab: a shipped name (`bert-base-uncased`, `clip`), a path (vocab.txt, or BPE merges), or `trained`:
+            the vocabulary lies beside the model.
+        cleaning: the official caption rules of ALBEF or BLIP, one that is safe for every language, or none.
+            CLIP's own (ftfy, lower case) is part of its BPE and always happens; give it `none` here.
+        add_sep: end WordPiece texts with [SEP]. ALBEF's have none.
+        max_length: tokens a text may have, special ones included.
+        max_words: words a cleaned caption may have.
+    """
+
+    kind: Literal["wordpiece", "clip_bpe"] = "wordpiece"
+    vocab: str = "bert-base-uncased"
+    cleaning: Literal["albef", "blip", "multilingual", "none"] = "albef"
+    add_sep: bool = False
+    max_length: int = 25
+    max_words: int = 30
+
+
+class Tokenizer:
+    """A vocabulary with its rules. Ids that the vocabulary lacks are None; CLIP pads with 0, a word.
+
+    Attributes:
+        truncated: texts cut so far, to `max_length` tokens or to `max_words` words.
+    """
+
+    def __init__(self, config: TokenizerConfig, backend: tokenizers.Tokenizer) -> None:
+        self.config = config
+        self.truncated = 0
+        self._backend = backend
+        self.vocab_size: int = backend.get_vocab_size()
+        cls_id, sep_id = backend.token_to_id(self._kind.CLS), backend.token_to_id(self._kind.SEP)
+        if cls_id is None or sep_id is None:
+            names = f"{self._kind.CLS} and {self._kind.SEP}"
+            raise UserError(
+                f"the vocabulary is no {config.kind} one (no {names}): check the model's config.json"
+            )
+        self.cls_id, self.sep_id = cls_id, sep_id
+        self.mask_id: int | None = backend.token_to_id(self._kind.MASK)
+        self.unk_id: int | None = backend.token_to_id(self._kind.UNK)
+        pad_id = backend.token_to_id(self._kind.PAD)
+        self.pad_id: int = 0 if pad_id is None else pad_id
+        ids = (pad_id, self.cls_id, self.sep_id, self.mask_id, self.unk_id)
+        self.special_ids: tuple[int, ...] = tuple(sorted(i for i in ids if i is not None))
+        self._ends_with_sep = config.add_sep or config.kind == "clip_bpe"
+        self._begins_word = torch.tensor(
+            [self._kind.begins_word(backend.id_to_token(i)) for i in range(self.vocab_size)]
+        )
+
+    @property
+    def _kind(self) -> ModuleType:
+        return KINDS[
+            self.config.kind
+        ]  # looked up, not kept: a module can't be pickled, and loader workers need that
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        padding: Literal["longest", "max_length"] = "longest",
+        clean: bool = True,
+    ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+        """Token ids `[B, T]` and attention mask `[B, T]` (1 = real token), both int64.
+
+        Args:
+            texts: B texts.
+            max_length: tokens a text may have, special ones included; the config's if None.
+            padding: T is the longest text here, or `max_length`.
+            clean: apply the config's caption rule first.
+        """
+        limit = self.config.max_length if max_length is None else max_length
+        rows = [self.encode(text, max_length=limit, clean=clean) for text in texts]
+        width = limit if padding == "max_length" else max(map(len, rows), default=0)
+        input_ids = torch.full((len(rows), width), self.pad_id, dtype=torch.int64)
+        attention_mask = torch.zeros_like(input_ids)
+        for b, row in enumerate(rows):
+            input_ids[b, : len(row)] = torch.tensor(row)
+            attention_mask[b, : len(row)] = 1
+        return input_ids, attention_mask
+
+    def encode(self, text: str, *, max_length: int | None = None, clean: bool = True) -> list[int]:
+        """One text's token ids, framed by the special tokens and cut to `max_length`."""
+        limit = self.config.max_length if max_length is None else max_length
+        cut = False
+        if clean:
+            # One word more than is kept tells whether anything was cut.
+            cleaned = CLEANERS[self.config.cleaning](text, self.config.max_words)
+            cut = CLEANERS[self.config.cleaning](text, self.config.max_words + 1) != cleaned
+            text = cleaned
+        # One text at a time: the backend's own batches start threads, which then break forked loader workers.
+        pieces = self._backend.encode(self._kind.normalise(text), add_special_tokens=False).ids
+        tail = [self.sep_id] if self._ends_with_sep else []
+        room = limit - 1 - len(tail)
+        if cut or len(pieces) > room:
+            self._count_truncation(limit)
+        return [self.cls_id, *pieces[:room], *tail]
+
+    def decode(self, input_ids: Int[Tensor, "B T"] | Sequence[Sequence[int]]) -> list[str]:
+        """The texts of B rows of ids, without special tokens."""
+        rows = input_ids.tolist() if isinstance(input_ids, Tensor) else input_ids
+        return [self._kind.decode(self._backend, self._until_end(row)) for row in rows]
+
+    def word_starts(self, input_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+        """True where a token begins a word, for whole-word masking."""
+        begins = self._begins_word.to(input_ids.device)
+        if self._kind.MARKS_WORD_ENDS:  # then "begins" says that the token ends its word: the next one begins
+            first = torch.ones_like(input_ids[:, :1], dtype=torch.bool)
+            return torch.cat([first, begins[input_ids[:, :-1]]], dim=1)
+        return begins[input_ids]
+
+    def report(self) -> str:
+        """One sentence on the texts cut so far."""
+        limit = f"{self.config.max_length} tokens or {self.config.max_words} words"
+        return f"{self.truncated:,} text{'s were' if self.truncated != 1 else ' was'} cut to at most {limit}"
+
+    def save(self, folder: Path | str) -> None:
+        """Write tokenizer.json (and WordPiece's vocab.txt) into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "tokenizer.json", self._backend.to_str())
+        if self.config.kind == "wordpiece":
+            tokens = (self._backend.id_to_token(i) for i in range(self.vocab_size))
+            _write(folder / "vocab.txt", "".join(f"{token}\n" for token in tokens))
+
+    @classmethod
+    def load(cls, config: TokenizerConfig, folder: Path | str | None = None) -> Tokenizer:
+        """The tokenizer that lies in `folder` (a model's), or else the one that `config.vocab` names.
+
+        Raises:
+            UserError: the vocabulary is missing, unreadable, or of the other kind.
+        """
+        saved = None if folder is None else Path(folder) / "tokenizer.json"
+        if saved is not None and saved.is_file():
+            return cls(config, _read_saved(saved))
+        if config.vocab == "trained":
+            where = "no folder was given" if folder is None else f"{folder} has no tokenizer.json"
+            raise UserError(
+                f"the vocabulary is a trained one, but {where}: train it first or name a vocabulary file"
+            )
+        kind = KINDS[config.kind]
+        path = kind.SHIPPED.get(config.vocab) or Path(config.vocab)
+        if not path.is_file():
+            shipped = " or ".join(kind.SHIPPED)
+            raise UserError(
+                f"no {config.kind} vocabulary {config.vocab!r}: name {shipped}, or a vocabulary file"
+            )
+        return cls(config, kind.build(path))
+
+    def _count_truncation(self, limit: int) -> None:
+        self.truncated += 1
+        if self.truncated == 1:
+            words = self.config.max_words
+            warnings.warn(
+                f"a text was cut to {limit} tokens or {words} words; more are only counted", stacklevel=4
+            )
+
+    def _until_end(self, row: Iterable[int]) -> list[int]:
+        kept: list[int] = []
+        for token in row:
+            if token == self.sep_id and self._kind.MARKS_WORD_ENDS:
+                break  # CLIP's padding is a word: only [EOT] says where the text ends
+            if token not in self.special_ids:
+                kept.append(token)
+        return kept
+
+
+def _read_saved(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the backend raises bare Exceptions
+        raise UserError(f"{path} is not a tokenizer file ({error}): save the model again") from error
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
