@@ -41,7 +41,9 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on `device`."""
-        return replace(self, **{k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()})
+        return replace(
+            self, **{k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()}
+        )
 
     def pin(self) -> Batch:
         """The same batch in page-locked memory, for asynchronous copies to a GPU."""

@@ -109,7 +109,9 @@ class Block(nn.Module):
             self.norm_cross = nn.LayerNorm(width, eps=eps)
             self.cross = CrossAttention(width, heads, context_width=context_width, dropout=dropout)
         self.norm2 = nn.ModuleDict({name: nn.LayerNorm(width, eps=eps) for name in experts})
-        self.ffn = nn.ModuleDict({name: FeedForward(width, hidden, quick_gelu=quick_gelu) for name in experts})
+        self.ffn = nn.ModuleDict(
+            {name: FeedForward(width, hidden, quick_gelu=quick_gelu) for name in experts}
+        )
         self.gamma1 = self.gamma2 = None
         if layer_scale is not None:
             self.gamma1 = nn.Parameter(torch.full((width,), layer_scale))
@@ -153,7 +155,9 @@ class Block(nn.Module):
             return self._residual(x, self.ffn[route], self.norm2[route], self.gamma2)
         parts = x.split([length for _, length in route], dim=1)
         routed = zip(route, parts, strict=True)
-        return torch.cat([self._residual(p, self.ffn[e], self.norm2[e], self.gamma2) for (e, _), p in routed], dim=1)
+        return torch.cat(
+            [self._residual(p, self.ffn[e], self.norm2[e], self.gamma2) for (e, _), p in routed], dim=1
+        )
 
     def _residual(self, x, branch, norm, gamma):
         y = self.dropout(branch(norm(x) if self.pre_norm else x))

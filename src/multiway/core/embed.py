@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 
 def resize_positions(
-    table: Float[Tensor, "1 P D"], grid: tuple[int, int], *, prefix: int = 1, old_grid: tuple[int, int] | None = None
+    table: Float[Tensor, "1 P D"],
+    grid: tuple[int, int],
+    *,
+    prefix: int = 1,
+    old_grid: tuple[int, int] | None = None,
 ) -> Float[Tensor, "1 Q D"]:
     """Resize a table of learned positions to another grid of patches by bicubic interpolation.
 
@@ -25,7 +29,9 @@ def resize_positions(
         side = round(patches**0.5)
         old_grid = (side, side)
     if old_grid[0] * old_grid[1] != patches:
-        raise ValueError(f"a position table of {patches} patches is not a grid of {old_grid[0]} x {old_grid[1]}")
+        raise ValueError(
+            f"a position table of {patches} patches is not a grid of {old_grid[0]} x {old_grid[1]}"
+        )
     if old_grid == grid:
         return table
     kept, rows = table[:, :prefix], table[:, prefix:]
@@ -50,7 +56,9 @@ class PatchEmbed(nn.Module):
         """
         height, width = image.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"picture of {height} x {width} is not a multiple of the patch size {self.patch_size}")
+            raise ValueError(
+                f"picture of {height} x {width} is not a multiple of the patch size {self.patch_size}"
+            )
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
@@ -62,7 +70,9 @@ class WordEmbed(nn.Module):
         types: rows of the token-type table, or 0 for none (BLIP); row 0 is added.
     """
 
-    def __init__(self, vocab_size: int, width: int, *, positions: int, types: int, eps: float, dropout: float = 0.0):
+    def __init__(
+        self, vocab_size: int, width: int, *, positions: int, types: int, eps: float, dropout: float = 0.0
+    ):
         super().__init__()
         self.words = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(positions, width)

@@ -87,6 +87,10 @@ def clip_loss(
     losses = []
     for own, others in ((image_features, all_texts), (text_features, all_images)):
         logits = scale * own @ others.T
-        rows = F.cross_entropy(logits, target) if positive is None else soft_cross_entropy(logits, positive).mean()
+        rows = (
+            F.cross_entropy(logits, target)
+            if positive is None
+            else soft_cross_entropy(logits, positive).mean()
+        )
         losses.append(rows)
     return (losses[0] + losses[1]) / 2

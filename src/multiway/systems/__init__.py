@@ -43,3 +43,10 @@ SYSTEMS: dict[str, Entry] = {
     "albef": Entry("Li et al. 2021, arXiv:2107.07651", _albef_config, _albef),
     "clip": Entry("Radford et al. 2021, arXiv:2103.00020", _clip_config, _clip),
 }
+
+
+def profile(name: str) -> dict[str, dict[str, float]]:
+    """Parameters and FLOPs of a system's vision, text and interaction: see `systems.profile.profile`."""
+    from multiway.systems.profile import profile
+
+    return profile(name)

@@ -22,7 +22,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -33,13 +32,12 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Context
-from multiway.core.gather import gather, gather_ragged, mean_over_ranks, rank, world_size
+from multiway.core.gather import gather, gather_ragged, mean_over_ranks
 from multiway.core.heads import WordHead
-from multiway.core.momentum import FeatureQueue, ema_update, momentum_copy
 from multiway.core.pooling import AttentionPool, mean_pool
 from multiway.objectives import contrastive, language, matching
-from multiway.systems.base import System
 from multiway.systems.bert import BertConfig, TextStack
+from multiway.systems.momentum import MomentumState, MomentumSystem, Similarities
 from multiway.systems.towers import BackboneConfig, build_image_tower
 from multiway.systems.vit import ViTConfig
 from multiway.text import TokenizerConfig
@@ -104,7 +102,7 @@ class Draws:
 
 
 class Figure(NamedTuple):
-    """Every box of one pre-training step, so that tests can look at them; `sim_*_m` are the momentum model's."""
+    """Every box of one pre-training step, so that tests can look at them; `_m` is the momentum model's."""
 
     image_embeds: Tensor
     image_features: Tensor
@@ -112,11 +110,7 @@ class Figure(NamedTuple):
     text_features: Tensor
     image_features_m: Tensor
     text_features_m: Tensor
-    sim_i2t: Tensor
-    sim_t2i: Tensor
-    sim_i2t_m: Tensor | None
-    sim_t2i_m: Tensor | None
-    positive: Tensor
+    sims: Similarities
     fused: Tensor  # [3B, T, D]: pairs; texts with negative pictures; negative texts with pictures
     itm_logits: Tensor
     itm_labels: Tensor
@@ -145,7 +139,9 @@ class Encoders(nn.Module):
 
     def image_feature(self, image_embeds: Float[Tensor, "B N C"]) -> Float[Tensor, "B E"]:
         """The normalised ITC feature of a picture's tokens."""
-        pooled = image_embeds[:, self.image_tower.pooled_index] if self.pool is None else self.pool(image_embeds)
+        pooled = (
+            image_embeds[:, self.image_tower.pooled_index] if self.pool is None else self.pool(image_embeds)
+        )
         return F.normalize(self.image_proj(pooled), dim=-1)
 
     def text_feature(
@@ -161,24 +157,7 @@ class Encoders(nn.Module):
         return self.mlm_head(hidden, self.text.embed.words.weight)
 
 
-class State(nn.Module):
-    """What moves once a step: the momentum model, the queue, and how many steps were taken."""
-
-    def __init__(self, encoders: Encoders, config: ALBEFConfig, steps_per_epoch: int):
-        super().__init__()
-        self.encoders = None if config.momentum is None else momentum_copy(encoders)
-        self.queue = FeatureQueue(0 if config.momentum is None else config.queue_size, config.embed_dim)
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.ramp_steps = max(config.alpha_ramp_epochs * steps_per_epoch, 1)
-        self.alpha_end = config.alpha
-
-    @property
-    def alpha(self) -> Tensor:
-        """Weight of the soft targets at this step."""
-        return self.alpha_end * (self.step / self.ramp_steps).clamp(max=1)
-
-
-class ALBEF(System):
+class ALBEF(MomentumSystem):
     """ALBEF's networks and pre-training losses; with `mlm_weight=0` and `positives="ids"`, its retrieval fine-tuning.
 
     Args:
@@ -186,6 +165,11 @@ class ALBEF(System):
     """
 
     has_itm = True
+    parts = {
+        "vision": ("encoders.image_tower.", "encoders.pool.", "encoders.image_proj."),
+        "text": ("encoders.text.embed.", "encoders.text.text.", "encoders.text_proj."),
+        "interaction": ("encoders.text.fusion.", "encoders.mlm_head.", "itm_head."),
+    }
 
     def __init__(self, config: ALBEFConfig, image_tower: nn.Module | None = None):
         super().__init__()
@@ -196,31 +180,20 @@ class ALBEF(System):
         tower = self.encoders.image_tower
         self.image_size, self.image_mean, self.image_std = tower.image_size, tower.image_mean, tower.image_std
 
-    # --- what moves once a step, in the official order: enqueue; then, for the next forward, clamp and EMA
-
-    def init_state(self, *, steps_per_epoch: int = 1) -> State:
-        return State(self.encoders, self.config, steps_per_epoch).to(self.device)
-
-    @torch.no_grad()
-    def begin(self, state: State) -> None:
-        if self.config.temperature_range is not None:
-            self.temperature.clamp_(*self.config.temperature_range)
-        if state.encoders is not None:
-            ema_update(self.encoders, state.encoders, self.config.momentum)
-
-    def advance(self, state: State, outputs: Sequence[dict[str, Tensor]]) -> None:
-        if state.encoders is not None:
-            rows = [torch.cat([out[f"enqueue/{name}"] for out in outputs]) for name in ("image", "text", "ids")]
-            state.queue.enqueue(*rows)
-        state.step += 1
-        self.begin(state)
+    @property
+    def image_tower(self) -> nn.Module:
+        return self.encoders.image_tower
 
     # --- the figure
 
-    def losses(self, batch: Batch, state: State, draws: Draws | None = None, generator=None) -> dict[str, Tensor]:
+    def losses(
+        self, batch: Batch, state: MomentumState, draws: Draws | None = None, generator=None
+    ) -> dict[str, Tensor]:
         return self.figure(batch, state, draws, generator).losses
 
-    def figure(self, batch: Batch, state: State, draws: Draws | None = None, generator=None) -> Figure:
+    def figure(
+        self, batch: Batch, state: MomentumState, draws: Draws | None = None, generator=None
+    ) -> Figure:
         """One forward of models/model_pretrain.py (and model_retrieval.py), box by box."""
         config, enc, m, draws = self.config, self.encoders, state.encoders, draws or Draws()
         ids, attention_mask, size = batch.input_ids, batch.attention_mask, len(batch.input_ids)
@@ -243,35 +216,31 @@ class ALBEF(System):
                 text_m = m.text_feature(text_embeds_m, attention_mask)
 
         # ITC against the batch's momentum features and the queue.
-        wide = config.negatives == "global" and world_size() > 1
-        gradient = "sum" if m is None else "none"
-        image_batch, text_batch = (gather(x, gradient) if wide else x for x in (image_m, text_m))
-        first = rank() * size if wide else 0
-        image_all = torch.cat([image_batch, state.queue.image])
-        text_all = torch.cat([text_batch, state.queue.text])
-        sim_i2t = image_features @ text_all.T / self.temperature
-        sim_t2i = text_features @ image_all.T / self.temperature
-        teacher = None
-        if m is not None and config.alpha:
-            with torch.no_grad():
-                teacher = (image_m @ text_all.T / self.temperature, text_m @ image_all.T / self.temperature)
-        positive = self._positive(batch, state, wide, first)
+        sims = self.similarities(batch, state, image_features, text_features, image_m, text_m)
         alpha = state.alpha
-        loss_i2t, loss_t2i = contrastive.itc(sim_i2t, sim_t2i, positive=positive, teacher=teacher, alpha=alpha)
+        loss_i2t, loss_t2i = contrastive.itc(
+            sims.image_to_text, sims.text_to_image, positive=sims.positive, teacher=sims.teacher, alpha=alpha
+        )
         losses = {"itc": (loss_i2t + loss_t2i) / 2, "itc_i2t": loss_i2t, "itc_t2i": loss_t2i}
 
         # ITM: each picture with its text, each text with a hard negative picture, each picture with a hard negative text.
         negative_image, negative_text = draws.negative_image, draws.negative_text
-        forbidden, options = positive[:, : len(text_batch)], {"generator": generator, "hardest": config.hardest}
+        forbidden, options = (
+            sims.positive[:, : sims.batch],
+            {"generator": generator, "hardest": config.hardest},
+        )
         if negative_text is None:
-            negative_text = matching.hard_negatives(sim_i2t[:, : len(text_batch)], forbidden, **options)
+            negative_text = matching.hard_negatives(sims.image_to_text[:, : sims.batch], forbidden, **options)
         if negative_image is None:
-            negative_image = matching.hard_negatives(sim_t2i[:, : len(text_batch)], forbidden, **options)
-        context = enc.text.fusion.context(gather(image_embeds) if wide else image_embeds)
-        texts, text_masks = text_embeds, attention_mask
-        if wide:
-            texts, text_masks = gather_ragged(text_embeds), gather_ragged(attention_mask, "none")
-        own = torch.arange(first, first + size, device=ids.device)
+            negative_image = matching.hard_negatives(
+                sims.text_to_image[:, : sims.batch], forbidden, **options
+            )
+        pictures, texts, text_masks = image_embeds, text_embeds, attention_mask
+        if self.wide:
+            pictures, texts = gather(image_embeds), gather_ragged(text_embeds)
+            text_masks = gather_ragged(attention_mask, "none")
+        context = enc.text.fusion.context(pictures)
+        own = torch.arange(sims.first, sims.first + size, device=ids.device)
         text_rows = torch.cat([own, own, negative_text.where(negative_text >= 0, own)])
         image_rows = torch.cat([own, negative_image.where(negative_image >= 0, own), own])
         queries, query_masks = texts[text_rows], text_masks[text_rows]
@@ -305,12 +274,11 @@ class ALBEF(System):
             losses["loss"] = losses["loss"] + config.mlm_weight * losses["mlm"]
 
         if m is not None:
-            unique = config.positives == "ids" and batch.ids is not None
             losses["enqueue/image"], losses["enqueue/text"] = image_m, text_m
-            losses["enqueue/ids"] = batch.ids if unique else torch.full((size,), -100, device=ids.device)
+            losses["enqueue/ids"] = self.queued_ids(batch)
         return Figure(
-            image_embeds, image_features, text_embeds, text_features, image_m, text_m, sim_i2t, sim_t2i,
-            *(teacher or (None, None)), positive, fused, itm_logits, itm_labels, mlm_hidden, mlm_hidden_m, losses,
+            image_embeds, image_features, text_embeds, text_features, image_m, text_m, sims, fused, itm_logits,
+            itm_labels, mlm_hidden, mlm_hidden_m, losses,
         )  # fmt: skip
 
     def _masked(self, batch: Batch, draws: Draws, generator) -> tuple[Tensor | None, Tensor | None]:
@@ -328,17 +296,6 @@ class ALBEF(System):
             word_starts=tokenizer.word_starts(ids) if self.config.whole_word else None,
             generator=generator,
         )
-
-    def _positive(self, batch: Batch, state: State, wide: bool, first: int) -> Tensor:
-        """`[B, candidates]`: which candidates belong to each row."""
-        queue = state.queue.ids
-        if self.config.positives == "ids":
-            ids = gather(batch.ids, "none") if wide else batch.ids
-            return contrastive.positives(batch.ids, torch.cat([ids, queue]))
-        size = len(batch.input_ids)
-        columns = size * (world_size() if wide else 1) + len(queue)
-        rows = torch.arange(first, first + size, device=queue.device)
-        return rows[:, None] == torch.arange(columns, device=queue.device)
 
     # --- two-stage retrieval
 

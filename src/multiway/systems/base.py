@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.block import Context, Stack
 from multiway.errors import UserError
+from multiway.text import Tokenizer
 
 #: A picture as a user has it: a path, a PIL image, or a normalised `[3, H, W]` tensor.
 Picture = str | Path | Image.Image | Tensor
@@ -28,13 +29,21 @@ class System(nn.Module):
     Attributes:
         tokenizer: set by `multiway.create` and `multiway.load`.
         image_size, image_mean, image_std: how pictures are prepared.
+        image_tower: the module that turns pictures into tokens.
         has_itm: whether `match_pairs` can be asked.
+        parts: prefixes of parameter names in `vision`, `text` and `interaction` (`systems.profile`).
     """
 
     has_itm = False
-    tokenizer = None
+    tokenizer: Tokenizer | None = None
+    parts: dict[str, tuple[str, ...]]
+    image_size: int | tuple[int, int]
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
 
-    def losses(self, batch: Batch, state: nn.Module, draws=None, generator: torch.Generator | None = None) -> dict:
+    def losses(
+        self, batch: Batch, state: nn.Module, draws=None, generator: torch.Generator | None = None
+    ) -> dict:
         """Losses of one micro-batch.
 
         Args:
@@ -46,7 +55,9 @@ class System(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no pre-training losses")
 
-    def forward(self, batch: Batch, state: nn.Module, draws=None, generator: torch.Generator | None = None) -> dict:
+    def forward(
+        self, batch: Batch, state: nn.Module, draws=None, generator: torch.Generator | None = None
+    ) -> dict:
         """`losses`, under the name that data-parallel wrappers call."""
         return self.losses(batch, state, draws, generator)
 
@@ -86,7 +97,9 @@ class System(nn.Module):
         self, context: Context, hidden: Float[Tensor, "P T D"], attention_mask: Int[Tensor, "P T"]
     ) -> Float[Tensor, "P 2"]:
         """ITM logits (not matched, matched) of aligned pairs."""
-        raise UserError(f"{type(self).__name__} has no image-text matching head: rank by the contrastive score")
+        raise UserError(
+            f"{type(self).__name__} has no image-text matching head: rank by the contrastive score"
+        )
 
     # The user's verbs.
 
@@ -101,7 +114,6 @@ class System(nn.Module):
             UserError: a path does not exist or is not a picture.
         """
         from multiway.data.augment import eval_transform
-        from multiway.data.images import open_image
 
         if isinstance(images, Tensor) and images.ndim == 4:
             return images.to(self.device)
@@ -111,7 +123,9 @@ class System(nn.Module):
             if isinstance(image, Tensor):
                 rows.append(image)
             else:
-                rows.append(transform(image.convert("RGB") if isinstance(image, Image.Image) else open_image(image)))
+                rows.append(
+                    transform(image.convert("RGB") if isinstance(image, Image.Image) else _open(image))
+                )
         return torch.stack(rows).to(self.device)
 
     def tokenize(self, texts: str | Sequence[str]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
@@ -144,19 +158,42 @@ class System(nn.Module):
         image = self.prepare(images)
         pairs = max(len(ids), len(image))
         if pairs % len(ids) or pairs % len(image) or min(len(ids), len(image)) not in (1, pairs):
-            raise UserError(f"match got {len(image)} pictures and {len(ids)} texts: give as many, or one of either")
+            raise UserError(
+                f"match got {len(image)} pictures and {len(ids)} texts: give as many, or one of either"
+            )
         _, context = self.image_context(image)
         if context is None:
-            raise UserError(f"{type(self).__name__} has no image-text matching head: compare encode_image and encode_text")
+            raise UserError(
+                f"{type(self).__name__} has no image-text matching head: compare encode_image and encode_text"
+            )
         _, hidden = self.text_context(ids, mask)
         rows = torch.arange(pairs, device=self.device)
-        logits = self.match_pairs(context.select(rows % len(image)), hidden[rows % len(ids)], mask[rows % len(ids)])
+        logits = self.match_pairs(
+            context.select(rows % len(image)), hidden[rows % len(ids)], mask[rows % len(ids)]
+        )
         return logits.softmax(-1)[:, 1]
 
     def caption(self, images: Picture | Sequence[Picture], **options) -> list[str]:
         """Captions of pictures, where the system generates text."""
         raise UserError(f"{type(self).__name__} does not generate text: take a captioning system")
 
-    def answer(self, images: Picture | Sequence[Picture], questions: str | Sequence[str], **options) -> list[str]:
+    def answer(
+        self, images: Picture | Sequence[Picture], questions: str | Sequence[str], **options
+    ) -> list[str]:
         """Answers to questions about pictures, where the system was fine-tuned for them."""
         raise UserError(f"{type(self).__name__} does not answer questions: fine-tune it for VQA")
+
+
+def _open(path: str | Path) -> Image.Image:
+    from multiway.data.images import decode
+    from multiway.data.sample import BadSample
+
+    path = Path(path)
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): give the path of a picture") from None
+    except BadSample as error:
+        raise UserError(
+            f"{path} is no picture that can be read ({error}): give a JPEG, PNG, WebP or the like"
+        ) from None

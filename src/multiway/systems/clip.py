@@ -128,6 +128,12 @@ class CLIP(System):
         image_tower: the module, when `config.image.name` is "user".
     """
 
+    parts = {
+        "vision": ("image_tower.", "pool.", "image_proj."),
+        "text": ("text.", "text_proj."),
+        "interaction": (),
+    }
+
     def __init__(self, config: CLIPConfig, image_tower: nn.Module | None = None):
         super().__init__()
         self.config = config
@@ -147,7 +153,9 @@ class CLIP(System):
 
     def image_features(self, image_embeds: Float[Tensor, "B N C"]) -> Float[Tensor, "B E"]:
         """Normalised features of a tower's tokens."""
-        pooled = image_embeds[:, self.image_tower.pooled_index] if self.pool is None else self.pool(image_embeds)
+        pooled = (
+            image_embeds[:, self.image_tower.pooled_index] if self.pool is None else self.pool(image_embeds)
+        )
         return F.normalize(self.image_proj(pooled), dim=-1)
 
     def text_features(
@@ -172,7 +180,13 @@ class CLIP(System):
         if not self.config.local_loss:
             image, text, first = images, texts, 0
         loss = contrastive.clip_loss(
-            image, text, self.logit_scale.exp(), all_images=images, all_texts=texts, first=first, positive=positive
+            image,
+            text,
+            self.logit_scale.exp(),
+            all_images=images,
+            all_texts=texts,
+            first=first,
+            positive=positive,
         )
         return {"loss": loss, "itc": loss}
 

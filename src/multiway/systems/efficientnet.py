@@ -20,7 +20,9 @@ class SameConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         pad = []
-        for size, kernel, stride in zip(x.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+        for size, kernel, stride in zip(
+            x.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
+        ):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pad += [total // 2, total - total // 2]
         if pad[0] == pad[1] and pad[2] == pad[3]:
@@ -65,7 +67,9 @@ class EfficientNetLite0(nn.Module):
         blocks, channels = [], 32
         for repeats, kernel, stride, expansion, outputs in STAGES:
             for i in range(repeats):
-                blocks.append(InvertedBottleneck(channels, outputs, kernel, stride if i == 0 else 1, expansion))
+                blocks.append(
+                    InvertedBottleneck(channels, outputs, kernel, stride if i == 0 else 1, expansion)
+                )
                 channels = outputs
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = SameConv(channels, self.width, 1, bias=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from multiway.errors import UserError
 from multiway.systems.efficientnet import EfficientNetLite0
-from multiway.systems.vit import ViTConfig, VisionTransformer
+from multiway.systems.vit import VisionTransformer, ViTConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -82,7 +82,9 @@ def build_image_tower(config: ViTConfig | BackboneConfig, user: nn.Module | None
         return EfficientNetLite0(config.image_size)
     if family == "user":
         if user is None:
-            raise UserError("this model has a tower of the user's own: pass it as load(..., image_tower=module)")
+            raise UserError(
+                "this model has a tower of the user's own: pass it as load(..., image_tower=module)"
+            )
         return user
     if family == "torchvision":
         return _torchvision(name, config.image_size)
@@ -104,7 +106,9 @@ def _torchvision(name: str, image_size) -> Backbone:
     if "features" in children:
         features = children["features"]
     else:
-        features = nn.Sequential(*(child for key, child in children.items() if key not in ("avgpool", "fc", "classifier")))
+        features = nn.Sequential(
+            *(child for key, child in children.items() if key not in ("avgpool", "fc", "classifier"))
+        )
     return Backbone(features, _channels(features, image_size, name), image_size)
 
 

@@ -28,7 +28,9 @@ def layout(config: ALBEFConfig) -> Layout:
         tied = (f"{text}cls.predictions.decoder.weight",) if config.mlm_weight else ()
         entries += timm_vit(f"{ours}image_tower.", f"visual_encoder{mark}.", config.image)
         entries += bert(f"{ours}text.", f"{text}{infix}", config.text, words_also=tied)
-        entries += linear(f"{ours}image_proj", f"vision_proj{mark}") + linear(f"{ours}text_proj", f"text_proj{mark}")
+        entries += linear(f"{ours}image_proj", f"vision_proj{mark}") + linear(
+            f"{ours}text_proj", f"text_proj{mark}"
+        )
         if config.mlm_weight:
             entries += word_head(f"{ours}mlm_head.", f"{text}cls.predictions.")
         constants[f"{text}{infix}embeddings.position_ids"] = torch.arange(config.text.positions)[None]
@@ -109,7 +111,9 @@ def config_of(tensors: Mapping[str, Tensor], *, patch_size: int | None = None) -
     pretrain = "text_encoder.cls.predictions.bias" in tensors
     prefix = "text_encoder.bert." if pretrain else "text_encoder."
     words = tensors[f"{prefix}embeddings.word_embeddings.weight"]
-    layers = {int(m[1]) for m in (re.match(rf"{re.escape(prefix)}encoder\.layer\.(\d+)\.", k) for k in tensors) if m}
+    layers = {
+        int(m[1]) for m in (re.match(rf"{re.escape(prefix)}encoder\.layer\.(\d+)\.", k) for k in tensors) if m
+    }
     fusion = {i for i in layers if f"{prefix}encoder.layer.{i}.crossattention.self.query.weight" in tensors}
     return ALBEFConfig(
         image=ViTConfig(

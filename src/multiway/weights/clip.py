@@ -84,7 +84,9 @@ def transformers_layout(config: CLIPConfig) -> Layout:
                 )
     # Older files store the positions' indices beside the tables.
     constants = {
-        "vision_model.embeddings.position_ids": torch.arange(1 + config.image.grid[0] * config.image.grid[1])[None],
+        "vision_model.embeddings.position_ids": torch.arange(1 + config.image.grid[0] * config.image.grid[1])[
+            None
+        ],
         "text_model.embeddings.position_ids": torch.arange(config.text.positions)[None],
     }
     return Layout(tuple(entries), constants)

@@ -41,7 +41,9 @@ def bert_layer(ours: str, theirs: str, *, cross: bool) -> list[Entry]:
         ("norm2.all", "output.LayerNorm"),
     ]
     if cross:
-        entries += linear(f"{ours}cross.key_value", [f"{theirs}crossattention.self.{p}" for p in ("key", "value")])
+        entries += linear(
+            f"{ours}cross.key_value", [f"{theirs}crossattention.self.{p}" for p in ("key", "value")]
+        )
         names += [
             ("cross.query", "crossattention.self.query"),
             ("cross.out", "crossattention.output.dense"),
@@ -61,7 +63,9 @@ def bert(ours: str, theirs: str, config: BertConfig, *, words_also: tuple[str, .
         *linear(f"{ours}embed.norm", f"{theirs}embeddings.LayerNorm"),
     ]
     if config.types:
-        entries.append(Entry(f"{ours}embed.types.weight", (f"{theirs}embeddings.token_type_embeddings.weight",)))
+        entries.append(
+            Entry(f"{ours}embed.types.weight", (f"{theirs}embeddings.token_type_embeddings.weight",))
+        )
     for i in range(config.layers):
         entries += bert_layer(f"{ours}text.{i}.", f"{theirs}encoder.layer.{i}.", cross=False)
     for i in range(config.fusion_layers):

@@ -1,0 +1,72 @@
+"""multiway: one transformer core from which the systems of vision-language pre-training are built.
+
+```python
+import multiway
+
+model = multiway.load("runs/albef")
+model.encode_image(["cat.jpg", "dog.jpg"]) @ model.encode_text("a cat").T
+model.match("cat.jpg", ["a cat", "a dog"])
+```
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from multiway.systems.base import System
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "create", "list_systems", "load", "save"]
+
+
+def list_systems() -> list[str]:
+    """Names that `create` takes."""
+    from multiway.systems import SYSTEMS
+
+    return list(SYSTEMS)
+
+
+def create(name: str, **config) -> System:
+    """A system with fresh weights, at its paper's size unless `config` says otherwise, in training mode.
+
+    Args:
+        name: one of `list_systems()`.
+        config: fields of the system's config dataclass.
+
+    Raises:
+        UserError: there is no such system, or its config has no such field.
+    """
+    from difflib import get_close_matches
+
+    from multiway.errors import UserError
+    from multiway.systems import SYSTEMS
+    from multiway.text import Tokenizer
+
+    if name not in SYSTEMS:
+        near = get_close_matches(name, SYSTEMS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SYSTEMS)}"
+        raise UserError(f"no system is called {name!r}: {hint}")
+    try:
+        resolved = SYSTEMS[name].config()(**config)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}: see the fields of {SYSTEMS[name].config().__name__}") from None
+    model = SYSTEMS[name].network()(resolved)
+    model.tokenizer = Tokenizer.load(resolved.tokenizer)
+    return model
+
+
+def load(path: str | Path, **options) -> System:
+    """A model from a folder, a hub id or an official checkpoint: see `multiway.weights.load`."""
+    from multiway.weights import load
+
+    return load(path, **options)
+
+
+def save(model: System, folder: str | Path, **options) -> Path:
+    """Write a model as a folder that `load` reads: see `multiway.weights.save`."""
+    from multiway.weights import save
+
+    return save(model, folder, **options)

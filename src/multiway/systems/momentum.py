@@ -1,0 +1,140 @@
+"""What ALBEF and BLIP share: a momentum model, the queue of its features, and ITC against both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from multiway.batch import Batch
+from multiway.core.gather import gather, rank, world_size
+from multiway.core.momentum import FeatureQueue, ema_update, momentum_copy
+from multiway.objectives import contrastive
+from multiway.systems.base import System
+
+
+class MomentumState(nn.Module):
+    """What moves once a step: the momentum model, the queue, and how many steps were taken.
+
+    Args:
+        encoders: the modules that the momentum model copies, or None to train without one.
+        ramp_steps: steps over which `alpha` grows linearly from 0 to `alpha_end`.
+    """
+
+    def __init__(
+        self, encoders: nn.Module | None, queue_size: int, embed_dim: int, alpha_end: float, ramp_steps: int
+    ):
+        super().__init__()
+        self.encoders = None if encoders is None else momentum_copy(encoders)
+        self.queue = FeatureQueue(0 if encoders is None else queue_size, embed_dim)
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.alpha_end, self.ramp_steps = alpha_end, max(ramp_steps, 1)
+
+    @property
+    def alpha(self) -> Tensor:
+        """Weight of the momentum model's soft targets at this step."""
+        return self.alpha_end * (self.step.double() / self.ramp_steps).clamp(max=1)
+
+
+class Similarities(NamedTuple):
+    """ITC's matrices over temperature: this rank's rows; the batch's candidates, then the queue's, as columns."""
+
+    image_to_text: Float[Tensor, "B N"]
+    text_to_image: Float[Tensor, "B N"]
+    teacher: tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]] | None
+    positive: Bool[Tensor, "B N"]
+    batch: int
+    """Columns that are the batch: the candidates of hard negatives."""
+    first: int
+    """The column of row 0's own pair."""
+
+
+class MomentumSystem(System):
+    """A system with `encoders`, `temperature`, and a config that has ALBEF's fields of ITC."""
+
+    encoders: nn.Module
+    temperature: nn.Parameter
+
+    def init_state(self, *, steps_per_epoch: int = 1) -> MomentumState:
+        config = self.config
+        encoders = None if config.momentum is None else self.encoders
+        ramp = config.alpha_ramp_epochs * steps_per_epoch
+        return MomentumState(encoders, config.queue_size, config.embed_dim, config.alpha, ramp).to(
+            self.device
+        )
+
+    # The official forward clamps, moves the average, computes the losses, then enqueues. Here the enqueue follows the
+    # optimizer's step, and the clamp and the average of the next forward follow it: the same order, once a step.
+
+    @torch.no_grad()
+    def begin(self, state: MomentumState) -> None:
+        if self.config.temperature_range is not None:
+            self.temperature.clamp_(*self.config.temperature_range)
+        if state.encoders is not None:
+            ema_update(self.encoders, state.encoders, self.config.momentum)
+
+    @torch.no_grad()
+    def advance(self, state: MomentumState, outputs: Sequence[dict[str, Tensor]]) -> None:
+        if state.encoders is not None:
+            rows = [
+                torch.cat([out[f"enqueue/{name}"] for out in outputs]) for name in ("image", "text", "ids")
+            ]
+            state.queue.enqueue(*rows)
+        state.step += 1
+        self.begin(state)
+
+    def similarities(
+        self,
+        batch: Batch,
+        state: MomentumState,
+        image_features: Float[Tensor, "B E"],
+        text_features: Float[Tensor, "B E"],
+        image_features_m: Float[Tensor, "B E"],
+        text_features_m: Float[Tensor, "B E"],
+    ) -> Similarities:
+        """Online features against the batch's momentum features and the queue as it was before this step.
+
+        Without a momentum model the candidates are the online features, with gradient to both sides.
+        """
+        wide, size = self.wide, len(image_features)
+        gradient = "none" if state.encoders is not None else "sum"
+        images, texts = image_features_m, text_features_m
+        if wide:
+            images, texts = gather(images, gradient), gather(texts, gradient)
+        first = rank() * size if wide else 0
+        image_all, text_all = torch.cat([images, state.queue.image]), torch.cat([texts, state.queue.text])
+        teacher = None
+        if state.encoders is not None and self.config.alpha:
+            with torch.no_grad():
+                teacher = (
+                    image_features_m @ text_all.T / self.temperature,
+                    text_features_m @ image_all.T / self.temperature,
+                )
+        if self.config.positives == "ids":
+            ids = gather(batch.ids, "none") if wide else batch.ids
+            positive = contrastive.positives(batch.ids, torch.cat([ids, state.queue.ids]))
+        else:
+            rows = torch.arange(first, first + size, device=images.device)
+            positive = contrastive.positives(rows, torch.arange(len(image_all), device=images.device))
+        return Similarities(
+            image_features @ text_all.T / self.temperature,
+            text_features @ image_all.T / self.temperature,
+            teacher,
+            positive,
+            len(images),
+            first,
+        )
+
+    @property
+    def wide(self) -> bool:
+        """Whether candidates and negatives come from all ranks."""
+        return self.config.negatives == "global" and world_size() > 1
+
+    def queued_ids(self, batch: Batch) -> Int[Tensor, " B"]:
+        """What the queue remembers of each row: its id, or -100 where a row's only positive is its own pair."""
+        if self.config.positives == "ids":
+            return batch.ids
+        return torch.full((len(batch),), -100, device=self.device)

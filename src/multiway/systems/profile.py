@@ -1,0 +1,53 @@
+"""Where a system's parameters and FLOPs lie: vision, text, interaction (the taxonomy of ViLT, figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from multiway.systems import SYSTEMS
+from multiway.systems.base import System
+
+TEXT_TOKENS = 16
+
+
+def profile(name: str) -> dict[str, dict[str, float]]:
+    """Sizes of a system at its paper's size; built on the meta device, so that it takes no memory.
+
+    Returns:
+        `vision`, `text` and `interaction`, each with `parameters` (millions) and `gflops`: one picture and one text of
+        16 tokens, encoded and matched once; a multiplication and an addition count as two.
+    """
+    entry = SYSTEMS[name]
+    with torch.device("meta"):
+        model = entry.network()(entry.config()()).eval()
+        flops = _gflops(model)
+    counts = {
+        part: sum(p.numel() for n, p in model.named_parameters() if n.startswith(prefixes)) / 1e6
+        for part, prefixes in model.parts.items()
+    }
+    return {part: {"parameters": round(counts[part], 3), "gflops": round(flops[part], 3)} for part in counts}
+
+
+def _gflops(model: System) -> dict[str, float]:
+    size = (model.image_size,) * 2 if isinstance(model.image_size, int) else model.image_size
+    image = torch.zeros(1, 3, *size)
+    ids = torch.zeros(1, TEXT_TOKENS, dtype=torch.long)
+    mask = torch.ones_like(ids)
+
+    def count(forward: Callable) -> float:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            forward()
+        return counter.get_total_flops() / 1e9
+
+    vision, text = count(lambda: model.image_context(image)), count(lambda: model.text_context(ids, mask))
+    if not model.has_itm:
+        return {"vision": vision, "text": text, "interaction": 0.0}
+    # Projecting the picture's keys and values for cross-attention is interaction, not vision.
+    tower = count(lambda: model.image_tower(image))
+    _, context = model.image_context(image)
+    _, hidden = model.text_context(ids, mask)
+    matched = count(lambda: model.match_pairs(context, hidden, mask))
+    return {"vision": tower, "text": text, "interaction": matched + vision - tower}

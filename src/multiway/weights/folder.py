@@ -1,0 +1,175 @@
+"""A model folder: config.json, model.safetensors, tokenizer files and a card; written aside, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from multiway.errors import UserError
+from multiway.systems import SYSTEMS
+from multiway.systems.base import System
+from multiway.text import Tokenizer
+from multiway.weights.official import load_checkpoint
+
+FILES = ("config.json", "model.safetensors")
+
+
+def save(model: System, folder: str | Path, *, card: str | None = None) -> Path:
+    """Write `model` as a folder that `load` reads; what was there is replaced in one rename.
+
+    Args:
+        card: text of README.md, the model card; a short one is made when it is None.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (aside / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n")
+        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
+        if model.tokenizer is not None:
+            model.tokenizer.save(aside)
+        (aside / "README.md").write_text(card or _card(model))
+        aside.chmod(0o755)
+        if folder.exists():
+            old = aside.with_name(aside.name + ".old")
+            os.rename(folder, old)
+            os.rename(aside, folder)
+            shutil.rmtree(old)
+        else:
+            os.rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def load(
+    path: str | Path,
+    *,
+    image_tower: nn.Module | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    device: str | torch.device = "cpu",
+) -> System:
+    """A model from a folder of ours, a hub id, or an official checkpoint; in eval mode, with its tokenizer.
+
+    Args:
+        path: a folder with config.json, `owner/name` on the Hugging Face hub, or a `.pth`, `.pt` or `.safetensors`
+            file in an official layout.
+        image_tower: the module, when the model has a tower of the user's own.
+        image_size: pixels, when they shall differ from the checkpoint's; an official checkpoint's positions are resized.
+
+    Raises:
+        UserError: nothing is there, or it is not a model; the sentence says what is missing.
+    """
+    path = Path(path)
+    if path.is_file():
+        model = load_checkpoint(path, image_size=image_size)
+    else:
+        model = _load_folder(path if path.is_dir() else _download(path), image_tower)
+        if image_size is not None:
+            raise UserError(
+                f"{path} is a model folder of ours: image_size can be changed only for official checkpoints"
+            )
+    return model.eval().to(device)
+
+
+def _load_folder(folder: Path, image_tower: nn.Module | None) -> System:
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} has no {name}, so it is not a model folder: give one that multiway wrote"
+            )
+    try:
+        values = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{folder / 'config.json'} is not JSON ({error}): the folder is damaged, take another copy"
+        ) from None
+    name = values.get("system") if isinstance(values, dict) else None
+    if name not in SYSTEMS:
+        raise UserError(
+            f"{folder / 'config.json'} names no system of ours (system: {name!r}): see `multiway systems`"
+        )
+    model = SYSTEMS[name].network()(read_config(name, values, folder / "config.json"), image_tower)
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except SafetensorError as error:
+        raise UserError(
+            f"{folder / 'model.safetensors'} can't be read ({error}): take another copy"
+        ) from None
+    strict_load(model, tensors, folder)
+    model.tokenizer = Tokenizer.load(model.config.tokenizer, folder)
+    return model
+
+
+def read_config(system: str, values: dict, where: Path | str):
+    """A system's config from its JSON, strictly: an unknown key or a wrong type is named.
+
+    Raises:
+        UserError: the first thing that is wrong, with its dotted path.
+    """
+    try:
+        return TypeAdapter(SYSTEMS[system].config()).validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        dotted = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: {dotted}: {first['msg']}: fix that field or take another copy") from None
+
+
+def strict_load(model: nn.Module, tensors: dict, where: Path | str) -> None:
+    """Load every tensor of a model; a missing, unexpected or misshapen one is named.
+
+    Raises:
+        UserError: the file does not fit the model.
+    """
+    own = model.state_dict()
+    for name in [*own, *tensors]:
+        if name not in tensors:
+            raise UserError(f"{where} lacks the tensor {name}: it does not fit its config.json")
+        if name not in own:
+            raise UserError(f"{where} has a tensor {name} that its config.json knows nothing of")
+        if own[name].shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+            raise UserError(f"{where}: {name} is {shapes}: it does not fit its config.json")
+    model.load_state_dict(tensors)
+
+
+def _download(name: Path) -> Path:
+    """A hub id's files, from the cache when there is no network."""
+    if len(name.parts) != 2 or name.is_absolute() or name.parts[0] in (".", "..", "~"):
+        raise UserError(
+            f"{name} does not exist: give a model folder, a checkpoint file, or a hub id such as owner/name"
+        )
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        files = ["*.json", "*.safetensors", "*.txt", "*.model"]
+        return Path(snapshot_download(name.as_posix(), allow_patterns=files))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError, ValueError):
+        raise UserError(
+            f"{name} is no folder here, and the hub gave no such model: check the path, or download it where there "
+            "is a network and give its folder"
+        ) from None
+
+
+def _card(model: System) -> str:
+    """A short model card: what it is and how to use it."""
+    count = sum(p.numel() for p in model.parameters())
+    return (
+        f"# {type(model).__name__}\n\nA {type(model).__name__} model of {count / 1e6:.1f} M parameters, written by "
+        f"multiway ({SYSTEMS[model.config.system].paper}).\n\n"
+        '```python\nimport multiway\nmodel = multiway.load("this folder")\n'
+        'model.encode_image("cat.jpg") @ model.encode_text("a cat").T\n```\n'
+    )
