@@ -1,0 +1,31 @@
+"""The recipes, by name: a value names a function that returns a `Run`, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from multiway.errors import UserError
+from multiway.train.run import Run
+
+RECIPES: dict[str, str] = {}
+
+
+def list_recipes() -> list[str]:
+    """Names that `get` knows."""
+    return list(RECIPES)
+
+
+def get(name: str) -> Callable[[], Run]:
+    """The recipe function called `name`.
+
+    Raises:
+        UserError: there is no such recipe; the sentence names the nearest ones.
+    """
+    if name not in RECIPES:
+        near = get_close_matches(name, RECIPES, n=1, cutoff=0.4)
+        advice = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(RECIPES)}"
+        raise UserError(f"there is no recipe {name!r}: {advice}")
+    module, function = RECIPES[name].split(":")
+    return getattr(importlib.import_module(module), function)

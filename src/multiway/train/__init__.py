@@ -1,0 +1,1 @@
+"""Training: what a run is (`run`), its loop, optimizer, ranks, checkpoints and log."""

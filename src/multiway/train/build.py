@@ -1,0 +1,162 @@
+"""From a `Run` to the things that train: the system with its starting weights, and this rank's loader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from multiway.data.augment import train_transform
+from multiway.data.dataset import DataConfig, Dataset
+from multiway.errors import UserError
+from multiway.systems import SYSTEMS
+from multiway.systems.base import System
+from multiway.systems.bert import TextStack
+from multiway.text import Tokenizer
+from multiway.train import optim
+from multiway.train.parallel import Ranks, choose_device, seed_all
+from multiway.train.run import Init, Run
+from multiway.weights import load
+from multiway.weights.initial import load_image_tower, load_text
+
+
+def build(run: Run, ranks: Ranks) -> tuple[System, Any]:
+    """The system of a run, on the CPU, and the loader of this rank.
+
+    Raises:
+        UserError: data or weights are missing or do not fit.
+    """
+    system = build_system(run, print if ranks.first else lambda sentence: None)
+    return system, build_loader(run, system, ranks)
+
+
+def build_system(run: Run, say: Callable[[str], None] = print) -> System:
+    """The system with its tokenizer, its towers' pretrained weights, or the weights of a whole checkpoint."""
+    system = SYSTEMS[run.system.system].network()(run.system)
+    system.tokenizer = Tokenizer.load(run.system.tokenizer)
+    _start_from(system, run.init, say)
+    return system
+
+
+def build_loader(run: Run, system: System, ranks: Ranks) -> Any:
+    """The training data of one rank, augmented and tokenized for `system`."""
+    from multiway.data.loader import Loader
+
+    config: DataConfig = run.data
+    want, given = _pair(system.image_size), _pair(config.image_size)
+    if want != given:
+        raise UserError(
+            f"data.image_size is {given} and the system's image tower takes {want}: make them equal"
+        )
+    transform = train_transform(config.image_size, config.augment, system.image_mean, system.image_std)
+    return Loader(
+        Dataset(config.train),
+        encode=system.tokenizer,
+        transform=transform,
+        batch_size=run.train.per_rank(ranks.world),
+        seed=config.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        workers=config.workers,
+        max_bad_share=config.max_bad_share,
+    )
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _start_from(system: System, init: Init, say: Callable[[str], None]) -> None:
+    if init.checkpoint is not None:
+        given, own = load(init.checkpoint).state_dict(), system.state_dict()
+        fits = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
+        if not fits:
+            kind = type(system).__name__
+            raise UserError(f"init.checkpoint {init.checkpoint} shares no weight with {kind}: name another")
+        system.load_state_dict(fits, strict=False)
+        fresh, unused = len(own) - len(fits), len(given) - len(fits)
+        say(f"{init.checkpoint}: {len(fits)} tensors taken, {fresh} left fresh, {unused} not used")
+    if init.image_tower is not None:
+        tower = _part(system, "image_tower", lambda name, _: name.split(".")[-1] == "image_tower")
+        say(f"image tower from {init.image_tower}: {load_image_tower(tower, init.image_tower).sentence()}")
+    if init.text is not None:
+        text = _part(system, "text", lambda _, module: isinstance(module, TextStack))
+        say(f"text from {init.text}: {load_text(text, init.text).sentence()}")
+
+
+def _part(system: System, option: str, fits: Callable[[str, nn.Module], bool]) -> Any:
+    for name, module in system.named_modules():
+        if fits(name, module):
+            return module
+    raise UserError(f"init.{option} is given, but {type(system).__name__} has no such part: leave it out")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a run would do, for `--dry-run`.
+
+    Attributes:
+        run: the resolved config, plain. device: where it would run.
+        steps: optimizer steps in all; per_epoch: in one epoch.
+        frozen, trainable: (name prefix, parameters) down to the level where all below is alike.
+        data: what the sources hold, with the tally of what is bad.
+    """
+
+    run: dict[str, Any]
+    device: str
+    steps: int
+    per_epoch: int
+    frozen: tuple[tuple[str, int], ...]
+    trainable: tuple[tuple[str, int], ...]
+    data: str
+
+    def lines(self) -> list[str]:
+        """The description as a person reads it."""
+        said = [f"{self.steps:,} steps ({self.per_epoch:,} an epoch) on {self.device}", f"data: {self.data}"]
+        for title, parts in (("frozen", self.frozen), ("trainable", self.trainable)):
+            total = sum(count for _, count in parts)
+            said.append(f"{title}: {total:,} parameters")
+            said += [f"  {name} {count:,}" for name, count in parts]
+        return said
+
+
+def describe(
+    run: Run, *, world: int = 1, make: Callable[[Run, Ranks], tuple[System, Any]] = build
+) -> Description:
+    """Resolve a run without taking a step: everything that could refuse it has been tried."""
+    device = choose_device(run.train.device)
+    run.train.per_rank(world)
+    seed_all(run.train.seed)
+    system, loader = make(run, Ranks(0, world, device))
+    optim.freeze(system, run.train.freeze)
+    optim.build_optimizer(system, run.train)
+    tally = getattr(loader, "tally", None)
+    samples = len(loader) * run.train.batch_size
+    data = f"{samples:,} samples an epoch in whole batches" + (
+        f"; {tally.sentence()}" if tally is not None else ""
+    )
+    frozen, trainable = summary(system)
+    return Description(
+        asdict(run), str(device), run.train.total_steps(len(loader)), len(loader), frozen, trainable, data
+    )
+
+
+def summary(system: nn.Module) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
+    """(frozen, trainable) parts with their parameters; a part is named where it stops being mixed."""
+    found: dict[bool, list[tuple[str, int]]] = {False: [], True: []}
+
+    def walk(module: nn.Module, name: str) -> None:
+        parameters = list(module.parameters())
+        kinds = {p.requires_grad for p in parameters}
+        if len(kinds) == 1 and name:
+            found[kinds.pop()].append((name, sum(p.numel() for p in parameters)))
+        elif parameters:
+            for leaf, parameter in module.named_parameters(recurse=False):
+                found[parameter.requires_grad].append((f"{name}.{leaf}".lstrip("."), parameter.numel()))
+            for child, part in module.named_children():
+                walk(part, f"{name}.{child}".lstrip("."))
+
+    walk(system, "")
+    return tuple(found[False]), tuple(found[True])

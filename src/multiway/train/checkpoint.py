@@ -1,0 +1,188 @@
+"""Checkpoints that a SIGKILL at any moment can't spoil.
+
+`checkpoints/step-00000100/` holds model, state and optimizer as safetensors, and trainer.json, which is
+written last and names the size of each file. A folder is written aside and renamed; removal renames first.
+No random state is saved: every draw of a step is a function of (seed, step, rank, micro-batch).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from multiway.train.parallel import whole
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: batches consumed, which is also the loader's position.
+        skipped: those of them that were not finite; in_a_row: how many of the latest.
+        best: the best value so far of the metric that decides.
+        world: ranks that took the latest step.
+    """
+
+    step: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+    best: float | None = None
+    world: int = 1
+
+    def count(self, taken: bool) -> None:
+        """One more step, taken or skipped."""
+        self.step += 1
+        self.skipped += not taken
+        self.in_a_row = 0 if taken else self.in_a_row + 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An intact checkpoint on disk."""
+
+    path: Path
+    progress: Progress
+
+    def load(self, name: str) -> dict[str, Tensor]:
+        return load_file(self.path / f"{name}.safetensors")
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state dict on the CPU, whole and unshared. Under FSDP2 all ranks have to call it."""
+    return _plain(module.state_dict())
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]
+) -> dict[str, Tensor]:
+    """The optimizer's moments as `<kind>/<parameter's name>`. Under FSDP2 all ranks have to call it."""
+    found = {}
+    for parameter, name in names.items():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            found[f"{kind}/{name}"] = value
+    return _plain(found)
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Give the moments back, sharded as the parameters are."""
+    parameters = {name: parameter for parameter, name in names.items()}
+    for key, value in tensors.items():
+        kind, name = key.split("/", 1)
+        parameter = parameters[name]
+        if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+            value = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+        elif kind != "step" or optimizer.param_groups[0].get("fused"):
+            value = value.to(parameter.device)  # the unfused AdamW keeps its step counts on the CPU
+        optimizer.state[parameter][kind] = value
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    plain, seen = {}, set()
+    for name, tensor in tensors.items():
+        tensor = whole(tensor.detach()).cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return plain
+
+
+def save(
+    folder: Path,
+    progress: Progress,
+    system: nn.Module,
+    state: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[nn.Parameter, str],
+    *,
+    keep: int,
+    write: bool,
+) -> None:
+    """Write a checkpoint, then remove all but the latest `keep`.
+
+    Args:
+        names: the trained parameters' names. write: on one rank only; under FSDP2 all have to call.
+    """
+    tensors = {
+        "model": tensors_of(system),
+        "state": tensors_of(state),
+        "optimizer": optimizer_tensors(optimizer, names),
+    }
+    if not write:
+        return
+    with replacing(folder / f"step-{progress.step:08d}") as aside:
+        for name, content in tensors.items():
+            save_file(content, aside / f"{name}.safetensors")
+        facts = {"progress": asdict(progress), "files": {f.name: f.stat().st_size for f in aside.iterdir()}}
+        (aside / "trainer.json").write_text(json.dumps(facts, indent=2))
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        remove(old)
+
+
+def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The latest intact checkpoint; a torn one is passed over with a word."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        facts = _intact(path)
+        if facts is not None:
+            return Checkpoint(path, Progress(**facts["progress"]))
+        say(f"{path} is not a whole checkpoint and is ignored")
+    return None
+
+
+def _intact(path: Path) -> dict[str, Any] | None:
+    try:
+        facts = json.loads((path / "trainer.json").read_text())
+        whole_files = all((path / name).stat().st_size == size for name, size in facts["files"].items())
+        return facts if whole_files and facts["files"] and Progress(**facts["progress"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` that takes its place when the block ends without an exception."""
+    aside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    for file in aside.rglob("*"):
+        _to_disk(file)
+    if target.exists():
+        remove(target)
+    os.rename(aside, target)
+    _to_disk(target.parent)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder so that a half-deleted one never keeps its name."""
+    aside = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written or half deleted."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

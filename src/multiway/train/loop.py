@@ -1,0 +1,217 @@
+"""The training loop, on one page.
+
+batch -> micro-batches -> losses -> gradients -> finite on all ranks? -> optimizer, then the state moves
+                                                    | no
+                                                    +-> nothing moves; the step is counted as skipped
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+from multiway import weights
+from multiway.batch import Batch
+from multiway.errors import UserError
+from multiway.systems.base import System
+from multiway.train import checkpoint, optim, parallel
+from multiway.train.build import build
+from multiway.train.checkpoint import Progress
+from multiway.train.log import Log
+from multiway.train.run import Run, TrainConfig, check_same_run, write_run
+from multiway.train.validate import Evaluate, improves, validate
+
+SKIPS_ALLOWED = 10  # in a row; more is a broken run, not a bad batch
+
+
+class Loader(Protocol):
+    """Where batches come from; batch s of a rank is a function of s alone."""
+
+    def __len__(self) -> int: ...
+    def iterate(self, start_step: int = 0) -> Iterator[Batch]: ...
+
+
+class TrainingFailed(RuntimeError):
+    """The run can't go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        progress: steps consumed and skipped. validation: the latest.
+        stopped_by: the signal that ended it early, if one did.
+    """
+
+    progress: Progress
+    validation: dict[str, float] | None = None
+    stopped_by: str | None = None
+
+
+def train(
+    run: Run,
+    out: Path,
+    *,
+    resume: Literal["auto", "never"] = "auto",
+    evaluate: Evaluate | None = None,
+    save: Callable[[System, Path], object] = weights.save,
+    make: Callable[[Run, parallel.Ranks], tuple[System, Loader]] = build,
+) -> Result:
+    """Train `run` into the folder `out`.
+
+    It will hold run.json, metrics.jsonl, checkpoints/, model/, and best/ if a metric decides what is best.
+
+    Args:
+        resume: `auto` goes on from the latest intact checkpoint in `out`, on the CPU bit for bit.
+        evaluate: validates while training. save: writes a model folder, replacing what is there.
+        make: builds the system and this rank's loader.
+
+    Raises:
+        UserError: the config is impossible, or `out` holds another run.
+        TrainingFailed: losses or gradients stay non-finite.
+    """
+    config = run.train
+    with parallel.ranks(config.device) as ranks, parallel.stop_signals() as stop:
+        config.per_rank(ranks.world)
+        found = _find(run, out, resume, ranks)
+        progress = found.progress if found else Progress()
+
+        parallel.seed_all(config.seed)
+        system, loader = make(run, ranks)
+        epoch, total = len(loader), config.total_steps(len(loader))
+        optim.freeze(system, config.freeze)
+        system.to(ranks.device)
+        state = system.init_state(steps_per_epoch=epoch).to(ranks.device)
+        if found:
+            system.load_state_dict(found.load("model"))
+            state.load_state_dict(found.load("state"))
+        else:
+            system.begin(state)
+        model = parallel.wrap(system, config, ranks)
+        optimizer = optim.build_optimizer(system, config)
+        names = {p: name for name, p in system.named_parameters() if p.requires_grad}
+        if found:
+            checkpoint.load_optimizer(optimizer, names, found.load("optimizer"))
+        if ranks.first:
+            write_run(run, out)
+        size, board = config.batch_size, config.tensorboard
+        log = Log(out, start=progress.step, total=total, batch_size=size, tensorboard=board, on=ranks.first)
+        log.say(f"{run.name}: {total:,} steps of {size} on {ranks.world} x {ranks.device.type}")
+        if found:
+            log.say(f"resumed after step {progress.step:,}")
+        if found and progress.world != ranks.world:
+            log.say(
+                f"the run had {progress.world} rank(s) and has {ranks.world} now: its draws differ from here"
+            )
+        progress.world = ranks.world
+
+        def write_model(name: str) -> None:
+            whole = parallel.whole_model(system, lambda: make(run, ranks)[0])
+            if ranks.first:
+                save(whole, out / name)
+
+        batches = loader.iterate(progress.step)
+        validation, stopped_by = None, None
+        try:
+            while progress.step < total and stopped_by is None:
+                lr = optim.learning_rate(progress.step, config, steps_per_epoch=epoch)
+                optim.set_lr(optimizer, lr)
+                taken, values = _step(model, system, state, optimizer, next(batches), progress, config, ranks)
+                progress.count(taken)
+                log.step(progress.step, {**values, "lr": lr, "skipped": progress.skipped})
+                if progress.in_a_row >= SKIPS_ALLOWED:
+                    raise TrainingFailed(
+                        f"loss or gradient was not finite in {SKIPS_ALLOWED} steps in a row, up to step "
+                        f"{progress.step}: lower train.lr, set train.clip_grad, or look at the data"
+                    )
+                done = progress.step == total
+                if not parallel.everywhere(stop.name is None, ranks.device):
+                    stopped_by = stop.name or "a signal to another rank"
+                elif evaluate is not None and (done or _due(config.validate_every, progress.step)):
+                    began = time.monotonic()
+                    validation = parallel.from_first(validate(system, evaluate, config))
+                    log.validation(progress.step, validation, time.monotonic() - began)
+                    better = improves(validation, progress.best, config)
+                    if better is not None:
+                        progress.best = better
+                        write_model("best")
+                if stopped_by or done or _due(config.save_every, progress.step):
+                    checkpoint.save(
+                        out / "checkpoints", progress, system, state, optimizer, names,
+                        keep=config.keep_last, write=ranks.first,
+                    )  # fmt: skip
+            if stopped_by:
+                log.say(f"{stopped_by} after step {progress.step:,}: saved in {out}; --resume auto goes on")
+            else:
+                write_model("model")
+            if progress.skipped:
+                log.say(f"{progress.skipped} of {progress.step} steps were not finite and moved nothing")
+            if tally := getattr(loader, "tally", None):
+                log.say(f"data: {tally.sentence()}")
+        finally:
+            log.close()
+        return Result(progress, validation, stopped_by)
+
+
+def _step(
+    model: nn.Module,
+    system: System,
+    state: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    progress: Progress,
+    config: TrainConfig,
+    ranks: parallel.Ranks,
+) -> tuple[bool, dict[str, float]]:
+    """One optimizer step: whether it was taken, and its losses averaged over micro-batches and ranks."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    buffers = [(buffer, buffer.clone()) for buffer in system.buffers()]  # BatchNorm's move in the forward
+    outputs = []
+    parts = batch.split(config.accumulate)
+    for i, part in enumerate(parts):
+        generator = parallel.generator(ranks.device, config.seed, progress.step, ranks.rank, i)
+        with parallel.sync(model, last=i + 1 == len(parts)):
+            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                output = model(part.to(ranks.device, non_blocking=True), state, None, generator)
+            (output["loss"] / len(parts)).backward()
+        outputs.append({name: value.detach() for name, value in output.items()})
+    parallel.average_whole(model, parameters)
+
+    norm = optim.gradient_norm(parameters)
+    losses = {k: torch.stack([o[k] for o in outputs]).mean() for k, v in outputs[0].items() if v.ndim == 0}
+    taken = parallel.everywhere(math.isfinite(norm) and math.isfinite(losses["loss"]), ranks.device)
+    if taken:
+        if config.clip_grad is not None:
+            optim.scale_gradients(parameters, (config.clip_grad / (norm + 1e-6)).clamp(max=1.0))
+        optimizer.step()
+        parallel.unshard(system)
+        system.advance(state, outputs)
+    else:
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    optimizer.zero_grad(set_to_none=True)
+    return taken, {**parallel.mean(losses), "grad_norm": float(norm)}
+
+
+def _due(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0
+
+
+def _find(run: Run, out: Path, resume: str, ranks: parallel.Ranks) -> checkpoint.Checkpoint | None:
+    folder = out / "checkpoints"
+    if ranks.first:
+        checkpoint.sweep(folder)
+    found = checkpoint.newest(folder, print if ranks.first else lambda sentence: None)
+    if found and resume == "never":
+        raise UserError(f"{out} holds a run already: give --resume auto, or choose another output folder")
+    if found:
+        check_same_run(run, out)
+    return found

@@ -1,0 +1,266 @@
+"""What a run is: typed, frozen, written to `run.json`, and read back strictly.
+
+A recipe is a function that returns a `Run`; `--from run.json` and flags change it. No torch here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from multiway.errors import UserError
+
+System = TypeVar("System")
+Data = TypeVar("Data")
+
+#: Fields that a resumed run may change: none of them alters a step that was already taken.
+HARMLESS = (
+    "name",
+    "data.val",
+    "data.workers",
+    "data.max_bad_share",
+    "train.steps",
+    "train.epochs",
+    "train.parallel",
+    "train.device",
+    "train.save_every",
+    "train.keep_last",
+    "train.validate_every",
+    "train.best_metric",
+    "train.best_mode",
+    "train.tensorboard",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a system is trained; the defaults are ALBEF's official optimizer.
+
+    Attributes:
+        steps: optimizer steps; or give `epochs` and leave this None.
+        batch_size: samples an optimizer step, over all ranks and micro-batches.
+        accumulate: micro-batches an optimizer step.
+        lr: peak learning rate. min_lr: where the cosine ends. warmup_lr: where the warm-up starts.
+        warmup_steps: steps of linear warm-up.
+        schedule: `cosine` moves every step; `albef` is the official one, stepped every `warmup_stride` steps
+            of the first epoch and then once an epoch; `constant` keeps `lr` after the warm-up.
+        lr_scale: name prefix -> factor on the learning rate; the longest prefix that fits counts.
+        freeze: name prefixes that are not trained and stay in eval mode.
+        clip_grad: largest L2 norm of the gradient, or None.
+        precision: `bf16` computes under autocast; weights, momentum model and optimizer stay fp32.
+        compile: `torch.compile` the transformer blocks. checkpointing: recompute them in the backward pass.
+        parallel: under torchrun, replicate (`ddp`) or shard (`fsdp`) weights and optimizer.
+        seed: of weights, data order, augmentation, draws and dropout.
+        save_every: steps between checkpoints. keep_last: how many are kept.
+        validate_every: steps between validations; None validates once, at the end.
+        best_metric: a key of the validation; the best model so far is kept in `best/`.
+        tensorboard: also write the metrics for tensorboard.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    batch_size: int = 64
+    accumulate: int = 1
+    lr: float = 1e-4
+    min_lr: float = 1e-5
+    warmup_steps: int = 0
+    warmup_lr: float = 1e-5
+    warmup_stride: int = 100
+    schedule: Literal["cosine", "albef", "constant"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.02
+    lr_scale: dict[str, float] = field(default_factory=dict)
+    freeze: tuple[str, ...] = ()
+    clip_grad: float | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    checkpointing: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    seed: int = 0
+    save_every: int = 1000
+    keep_last: int = 3
+    validate_every: int | None = None
+    best_metric: str | None = None
+    best_mode: Literal["max", "min"] = "max"
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise UserError("train.steps and train.epochs: give exactly one of them")
+        for name in (
+            "steps",
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "warmup_stride",
+            "save_every",
+            "keep_last",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"train.{name} is {value}: give a whole number of at least 1")
+        if self.validate_every is not None and self.validate_every < 1:
+            raise UserError(
+                f"train.validate_every is {self.validate_every}: give at least 1, or None for the end only"
+            )
+
+    def per_rank(self, world: int) -> int:
+        """Samples of one rank in one optimizer step.
+
+        Raises:
+            UserError: the batch can't be divided evenly over ranks and micro-batches.
+        """
+        parts = world * self.accumulate
+        if self.batch_size % parts:
+            near = max(self.batch_size // parts, 1) * parts
+            raise UserError(
+                f"train.batch_size {self.batch_size} can't be divided over {world} rank(s) times "
+                f"{self.accumulate} micro-batch(es): choose a multiple of {parts}, for example {near}"
+            )
+        return self.batch_size // world
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """What training starts from; what is None starts from the system's own initialisation.
+
+    Attributes:
+        checkpoint: a model folder or an official checkpoint of the whole system.
+        image_tower: weights of the image tower. text: weights of the text stack.
+    """
+
+    checkpoint: str | None = None
+    image_tower: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Generic[System, Data]):
+    """All that decides a run; `Run[ALBEFConfig, DataConfig]` is what flags and `run.json` are read as."""
+
+    __pydantic_config__ = {"extra": "forbid", "strict": True}  # goes on to the nested dataclasses
+
+    name: str
+    system: System
+    data: Data
+    train: TrainConfig
+    init: Init = Init()
+
+
+def write_run(run: Run, folder: Path) -> None:
+    """Write `folder/run.json`: the resolved run, and where it came from."""
+    content = {
+        "run": asdict(run),
+        "seed": run.train.seed,
+        "command": sys.argv,
+        "git_commit": _git_commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **_versions("multiway", "torch", "torchvision", "numpy"),
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / ".run.json.new"
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(aside, folder / "run.json")
+
+
+def read_run(path: Path, system: type, data: type) -> Run:
+    """Read a `run.json` (or the folder that holds it) back, strictly.
+
+    Args:
+        system: the config class of its system. data: the config class of its data.
+
+    Raises:
+        UserError: no such file, not JSON, an unknown key, a wrong type or a bad choice; with the dotted path.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    path = path / "run.json" if path.is_dir() else path
+    content = read_json(path)
+    try:
+        return TypeAdapter(Run[system, data]).validate_json(json.dumps(content.get("run")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{path}: {where or 'run'}: {first['msg'].lower()}; correct it or leave it out"
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: there is no such file, or it is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: name a run.json or the folder of a run") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(
+            f"{path} can't be read as JSON ({error}): name a run.json that multiway wrote"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: name a run.json that multiway wrote")
+    return content
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted paths of what differs between two plain configs, harmless changes left out."""
+    found: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        path = f"{prefix}{key}"
+        a, b = old.get(key), new.get(key)
+        if path in HARMLESS or a == b:
+            continue
+        nested = isinstance(a, dict) and isinstance(b, dict)
+        found += differences(a, b, f"{path}.") if nested else [path]
+    return found
+
+
+def check_same_run(run: Run, folder: Path) -> None:
+    """Refuse to resume a run under another config.
+
+    Raises:
+        UserError: `folder/run.json` differs in something that matters; the sentence names the keys.
+    """
+    saved = read_json(folder / "run.json").get("run")
+    changed = differences(saved or {}, json.loads(json.dumps(asdict(run))))
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another {', '.join(changed)}: resume it with its own settings "
+            f"(--from {folder / 'run.json'}), or choose another output folder"
+        )
+
+
+def _versions(*packages: str) -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
