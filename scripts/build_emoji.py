@@ -2,10 +2,11 @@
 
     python scripts/build_emoji.py --out DIR [--packages DIR]
 
-Reads which drawings belong to the sample (and their order) from `src/multiway/data/emoji/meta.jsonl`, fetches the four
-npm packages named below with `npm pack` (or takes their .tgz files from `--packages`), draws every SVG with resvg on
-white at 80 px, and writes the tars, meta.jsonl and concepts.jsonl to DIR. Then it compares each file with the bundled
-one, byte for byte, and exits with 1 if one differs. Needs `resvg_py==0.5.0` and Pillow.
+Reads which drawings belong to the sample (and their order) from `src/multiway/data/emoji/meta.jsonl`,
+fetches the four npm packages named below with `npm pack` (or takes their .tgz files from `--packages`),
+draws every SVG with resvg on white at 80 px, and writes the tars, meta.jsonl and concepts.jsonl to DIR. Then
+it compares each file with the bundled one, byte for byte, and exits with 1 if one differs. Needs
+`resvg_py==0.5.0` and Pillow.
 """
 
 from __future__ import annotations
@@ -90,7 +91,12 @@ def read_names(package: Package, language: str) -> dict[str, dict]:
     for entry in package.json(f"{language}/data.json"):
         names[entry["hexcode"]] = {**entry, "tone": None}
         for skin in entry.get("skins", []):
-            names[skin["hexcode"]] = {"group": entry.get("group"), "subgroup": entry.get("subgroup"), **skin, "tags": []}
+            names[skin["hexcode"]] = {
+                "group": entry.get("group"),
+                "subgroup": entry.get("subgroup"),
+                **skin,
+                "tags": [],
+            }
     return names
 
 
@@ -137,12 +143,16 @@ def build(out: Path, packages: Path) -> list[Path]:
     ]  # fmt: skip
     for filename, rows in (("meta.jsonl", meta), ("concepts.jsonl", concepts)):
         files.append(out / filename)
-        files[-1].write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        files[-1].write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
     return files
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--packages", type=Path, help="folder of the .tgz files (default: OUT/packages)")
     args = parser.parse_args()

@@ -1,0 +1,220 @@
+"""Pictures listed in a file, or lying in a folder: csv, tsv, jsonl, json lists, COCO captions, Karpathy splits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from multiway.data.images import EXTENSIONS
+from multiway.data.sample import BadSample
+from multiway.data.shards import split_lines
+from multiway.errors import UserError
+
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "image_path", "path", "img")
+TEXT_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "title", "raw", "comment")
+
+
+class Files:
+    """Random access to pictures that are files of their own.
+
+    Attributes:
+        problems: rows that could not be used, by reason: `empty_caption`, `no_image`, `no_text`, `bad_row`.
+    """
+
+    def __init__(self, root: str | Path, rows: Iterable[tuple[str, list[str]]], *, where: str):
+        """Gather rows of (picture file, texts); rows of the same picture become one sample with several
+        texts.
+
+        Args:
+            root: the folder that relative file names start from.
+            where: the annotation file's or folder's name, for messages.
+
+        Raises:
+            UserError: no row is left, or not one of the first hundred pictures exists.
+        """
+        self.root = Path(root)
+        self.problems: Counter[str] = Counter()
+        texts: dict[str, list[str]] = {}
+        for name, captions in rows:
+            if not name:
+                self.problems["no_image"] += 1
+                continue
+            kept = [caption.strip() for caption in captions if caption.strip()]
+            texts.setdefault(name, []).extend(kept)
+        self.problems["empty_caption"] += sum(not captions for captions in texts.values())
+        self.problems += Counter()  # drops the zeros
+        self.names = [name for name, captions in texts.items() if captions]
+        self._texts = [captions for captions in texts.values() if captions]
+        if not self.names:
+            raise UserError(f"No picture with a caption in {where}.")
+        if not any(self._path(i).exists() for i in range(min(len(self), 100))):
+            raise UserError(
+                f"The pictures of {where} are not under {self.root}: name their folder with `images`."
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _path(self, i: int) -> Path:
+        return self.root / self.names[i]
+
+    def key(self, i: int) -> str:
+        """The file name as the annotations write it."""
+        return self.names[i]
+
+    def texts(self, i: int) -> list[str]:
+        """The captions of picture `i`."""
+        return self._texts[i]
+
+    def image(self, i: int) -> bytes:
+        """The picture file."""
+        try:
+            return self._path(i).read_bytes()
+        except FileNotFoundError as error:
+            raise BadSample("missing", str(self._path(i))) from error
+        except OSError as error:
+            raise BadSample("unreadable", str(error)) from error
+
+    def meta(self, i: int) -> dict[str, Any]:
+        """The path of the file."""
+        return {"path": str(self._path(i))}
+
+
+def read_annotations(
+    path: str | Path, *, images: str | Path | None = None, split: str | None = None
+) -> Files:
+    """The pairs that a file or folder names.
+
+    - a folder: its one table (csv, tsv, jsonl, json), or pictures with a .txt of the same name beside them;
+    - csv and tsv with a header, jsonl: a picture column (`image`, `file_name`, `filepath`, ...) and a text
+      column (`caption`, `text`, ...), one row a pair or a list of texts a row;
+    - json: a list of such rows (ALBEF's own layout), COCO captions, or Karpathy's `dataset_*.json`.
+
+    Args:
+        images: the pictures' folder; the annotation file's own by default.
+        split: Karpathy's `train`, `restval`, `val` or `test`; several joined by "+" (`train+restval`).
+
+    Raises:
+        UserError: missing, unknown layout, no such column or split.
+    """
+    path = Path(path)
+    if path.is_dir():
+        table = _find_table(path)
+        if table is None:
+            return Files(images or path, _pictures_with_texts(path), where=str(path))
+        return read_annotations(table, images=images or path, split=split)
+    if not path.exists():
+        raise UserError(f"There is no file or folder {path}: check the path.")
+    root = Path(images) if images is not None else path.parent
+    if not root.is_dir():
+        raise UserError(f"There is no folder of pictures {root}: check `images`.")
+    rows, karpathy = _read_rows(path, root, split)
+    if split is not None and not karpathy:
+        raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
+    return Files(root, rows, where=str(path))
+
+
+def _find_table(folder: Path) -> Path | None:
+    tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in TABLES)
+    if len(tables) > 1:
+        names = ", ".join(table.name for table in tables[:5])
+        raise UserError(f"{folder} holds several annotation files ({names}): name the one to read.")
+    return tables[0] if tables else None
+
+
+def _pictures_with_texts(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower().lstrip(".") in EXTENSIONS:
+            beside = file.with_suffix(".txt")
+            try:
+                texts = split_lines(beside.read_bytes()) if beside.exists() else []
+            except BadSample:
+                texts = []
+            yield str(file.relative_to(folder)), texts
+
+
+def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[tuple[str, list[str]]], bool]:
+    """The rows, and whether the layout has splits."""
+    kind = path.suffix.lower()
+    try:
+        if kind in (".csv", ".tsv"):
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                head = file.readline()
+                file.seek(0)
+                delimiter = "\t" if kind == ".tsv" or ("\t" in head and "," not in head) else ","
+                csv.field_size_limit(2**24)
+                return _table(list(csv.DictReader(file, delimiter=delimiter)), path), False
+        text = path.read_text(encoding="utf-8-sig")
+        if kind == ".jsonl":
+            return _table([json.loads(line) for line in text.splitlines() if line.strip()], path), False
+        if kind == ".json":
+            read = json.loads(text)
+            if isinstance(read, list):
+                return _table(read, path), False
+            if isinstance(read, dict) and isinstance(read.get("images"), list):
+                if isinstance(read.get("annotations"), list):
+                    return _coco(read), False
+                return _karpathy(read, root, split, path), True
+    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} can't be read as {kind.lstrip('.')}: {error}.") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} lacks what its layout promises ({type(error).__name__}: {error})."
+        ) from error
+    raise UserError(
+        f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO captions or a Karpathy json."
+    )
+
+
+def _table(rows: list[dict[str, Any]], path: Path) -> Iterator[tuple[str, list[str]]]:
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} holds no rows: give one object or line a picture.")
+    image, text = (_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
+    return ((str(row.get(image) or "").strip(), _as_texts(row.get(text))) for row in rows)
+
+
+def _column(row: dict[str, Any], names: tuple[str, ...], path: Path) -> str:
+    lower = {str(key).strip().lower(): key for key in row}
+    for name in names:
+        if name in lower:
+            return lower[name]
+    found = ", ".join(str(key) for key in row)
+    raise UserError(f"{path} has no column {' or '.join(names[:3])} (it has {found}): rename one.")
+
+
+def _as_texts(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
+
+
+def _coco(read: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    names = {image["id"]: image["file_name"] for image in read["images"]}
+    captions: dict[Any, list[str]] = {number: [] for number in names}
+    for annotation in read["annotations"]:
+        if annotation["image_id"] in captions:
+            captions[annotation["image_id"]].append(annotation["caption"])
+    return ((names[number], texts) for number, texts in captions.items())
+
+
+def _karpathy(
+    read: dict[str, Any], root: Path, split: str | None, path: Path
+) -> Iterator[tuple[str, list[str]]]:
+    known = sorted({image["split"] for image in read["images"]})
+    wanted = set(split.split("+")) if split else set(known)
+    if not wanted <= set(known):
+        raise UserError(f"{path} has no split {split}: choose from {', '.join(known)}.")
+    rows = []
+    for image in read["images"]:
+        if image["split"] in wanted:
+            # COCO's pictures lie in train2014 and val2014, Flickr30k's in one folder
+            inside = os.path.join(image.get("filepath") or "", image["filename"])
+            name = inside if (root / inside).exists() else image["filename"]
+            rows.append((name, [sentence["raw"] for sentence in image["sentences"]]))
+    return iter(rows)

@@ -1,0 +1,238 @@
+"""Picture to tensor: what training does to it, and what evaluation does."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from torch import Tensor
+
+from multiway.data.randaugment import affine, randaugment
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # ALBEF's and BLIP's too
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Every form of left and right (leftmost, right-hand, ...) in the languages of the bundled names, and
+# clockwise.
+SIDED = re.compile(
+    r"\b(left|right|clockwise|counterclockwise|anticlockwise|link[es]|recht|gauche|droite?\b|izquierd|derech|esquerd"
+    r"|direit|лев[аоуы]|слева|влево|налево|прав[аоуы]|справа|вправо|направо)|[左右]|왼|오른|बाएं|बाईं|बायां|बाएँ|दाएं|दाईं|दायां|दाएँ",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What is done to a training picture, in this order. The defaults are ALBEF's pre-training.
+
+    Attributes:
+        crop_scale: area of the random crop as a share of the picture; None squashes the whole picture
+            instead. ALBEF: (0.2, 1) in pre-training, (0.5, 1) in fine-tuning.
+        crop_ratio: width over height of the crop.
+        flip: probability of a horizontal flip; never where the caption says left or right.
+        rand_n: operations of ALBEF's RandAugment; 0 = none.
+        rand_m: their strength, 0 to 10.
+        rotate: largest angle in degrees.
+        translate: largest shift as a share of the side.
+        zoom: smallest and largest factor of size.
+        shear: largest shear as a share of the side.
+        fill: grey level of what comes in from outside under rotate, translate, zoom and shear.
+        brightness: change by a factor of at most 1 +- this; so for contrast and saturation.
+        contrast: see brightness.
+        saturation: see brightness.
+        hue: largest turn of the colour circle, 0.5 = half.
+        grayscale: probability.
+        invert: probability of the negative.
+        blur: probability of a Gaussian blur of radius 0.1 to 1 % of the side.
+    """
+
+    crop_scale: tuple[float, float] | None = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    rand_n: int = 2
+    rand_m: float = 7.0
+    rotate: float = 0.0
+    translate: float = 0.0
+    zoom: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0
+    fill: int = 128
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grayscale: float = 0.0
+    invert: float = 0.0
+    blur: float = 0.0
+
+    def min_side(self, image_size: int | tuple[int, int]) -> int:
+        """The side that a picture must keep on decoding, so that the smallest crop still has `image_size` pixels."""
+        largest = max(_height_width(image_size))
+        return math.ceil(largest / math.sqrt(self.crop_scale[0])) if self.crop_scale else 2 * largest
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """See `train_transform`."""
+
+    image_size: tuple[int, int]
+    augment: Augment
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(
+        self, image: Image.Image, caption: str, generator: np.random.Generator
+    ) -> Float[Tensor, "3 H W"]:
+        image = self.distort(image, caption, generator)
+        return to_tensor(image, self.mean, self.std)
+
+    def distort(self, image: Image.Image, caption: str, generator: np.random.Generator) -> Image.Image:
+        """The augmented picture before it becomes a tensor (RGB, `image_size`)."""
+        a = self.augment
+        height, width = self.image_size
+        if a.crop_scale is not None:
+            image = image.crop(_crop_box(image.size, a.crop_scale, a.crop_ratio, generator))
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        if generator.random() < a.flip and not says_side(caption):
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if a.rand_n:
+            image = randaugment(image, generator, n=a.rand_n, m=a.rand_m)
+        image = _geometric(image, a, generator)
+        return _photometric(image, a, generator)
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """See `eval_transform`."""
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fit: Literal["squash", "crop"] = "squash"
+
+    def __call__(
+        self, image: Image.Image, caption: str = "", generator: np.random.Generator | None = None
+    ) -> Float[Tensor, "3 H W"]:
+        height, width = self.image_size
+        if self.fit == "crop":
+            factor = max(height / image.height, width / image.width)
+            size = max(width, int(image.width * factor)), max(height, int(image.height * factor))
+            image = image.resize(size, Image.Resampling.BICUBIC) if size != image.size else image
+            left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+            image = image.crop((left, top, left + width, top + height))
+        elif image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return to_tensor(image, self.mean, self.std)
+
+
+def train_transform(
+    image_size: int | tuple[int, int],
+    augment: Augment | None = None,
+    mean: tuple[float, ...] = CLIP_MEAN,
+    std: tuple[float, ...] = CLIP_STD,
+) -> TrainTransform:
+    """A callable (RGB picture, caption, generator) -> `[3, H, W]` float32: augmented and normalised.
+
+    Args:
+        image_size: pixels, one number or (height, width).
+        augment: ALBEF's pre-training by default.
+    """
+    return TrainTransform(_height_width(image_size), augment or Augment(), tuple(mean), tuple(std))
+
+
+def eval_transform(
+    image_size: int | tuple[int, int],
+    mean: tuple[float, ...] = CLIP_MEAN,
+    std: tuple[float, ...] = CLIP_STD,
+    fit: Literal["squash", "crop"] = "squash",
+) -> EvalTransform:
+    """A callable (RGB picture) -> `[3, H, W]` float32: resized (bicubic) and normalised, nothing random.
+
+    Args:
+        image_size: pixels, one number or (height, width).
+        fit: `squash` to the size whatever the shape (ALBEF), or resize the shorter side and `crop` the
+            middle (CLIP).
+    """
+    return EvalTransform(_height_width(image_size), tuple(mean), tuple(std), fit)
+
+
+def says_side(caption: str) -> bool:
+    """Whether a mirrored picture would make the caption false: it says left or right in some form."""
+    return SIDED.search(caption) is not None
+
+
+def to_tensor(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Tensor, "3 H W"]:
+    """RGB picture -> float32 `(x / 255 - mean) / std`."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).to(torch.float32, copy=True)
+    scale = [torch.tensor(value, dtype=torch.float32).view(3, 1, 1) for value in (mean, std)]
+    return pixels.contiguous().div_(255).sub_(scale[0]).div_(scale[1])
+
+
+def _height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+
+
+def _crop_box(
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """The box of Inception's random crop: area uniform, shape log-uniform, ten tries, then the middle."""
+    width, height = size
+    for _ in range(10):
+        area = width * height * generator.uniform(*scale)
+        shape = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(generator.integers(width - w + 1)), int(generator.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = max(1, min(width, round(height * ratio[1])))
+    h = max(1, min(height, round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _geometric(image: Image.Image, a: Augment, generator: np.random.Generator) -> Image.Image:
+    """Rotation, shear, zoom and shift about the middle, in one resampling."""
+    if not (a.rotate or a.translate or a.shear or a.zoom != (1.0, 1.0)):
+        return image
+    width, height = image.size
+    angle = math.radians(generator.uniform(-a.rotate, a.rotate))
+    shear = generator.uniform(-a.shear, a.shear)
+    zoom = generator.uniform(*a.zoom)
+    dx, dy = generator.uniform(-a.translate, a.translate, size=2) * (width, height)
+    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
+    # target -> source: undo the shift, turn and scale about the middle, shear
+    p, q, r, s = cos, sin + shear * cos, -sin, cos - shear * sin
+    cx, cy = width / 2, height / 2
+    inverse = (p, q, cx - p * (cx + dx) - q * (cy + dy), r, s, cy - r * (cx + dx) - s * (cy + dy))
+    return affine(image, inverse, fill=(a.fill,) * 3)
+
+
+def _photometric(image: Image.Image, a: Augment, generator: np.random.Generator) -> Image.Image:
+    for enhancer, strength in (
+        (ImageEnhance.Brightness, a.brightness),
+        (ImageEnhance.Contrast, a.contrast),
+        (ImageEnhance.Color, a.saturation),
+    ):
+        if strength:
+            image = enhancer(image).enhance(max(0.0, generator.uniform(1 - strength, 1 + strength)))
+    if a.hue:
+        turn = round(generator.uniform(-a.hue, a.hue) * 255) % 256
+        hue, saturation, value = image.convert("HSV").split()
+        hue = hue.point([(level + turn) % 256 for level in range(256)])
+        image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    if a.grayscale and generator.random() < a.grayscale:
+        image = image.convert("L").convert("RGB")
+    if a.invert and generator.random() < a.invert:
+        image = ImageOps.invert(image)
+    if a.blur and generator.random() < a.blur:
+        image = image.filter(ImageFilter.GaussianBlur(generator.uniform(0.001, 0.01) * max(image.size)))
+    return image

@@ -1,0 +1,198 @@
+"""Sources of pairs, and one random-access dataset over several of them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from multiway.data import emoji, scenes
+from multiway.data.annotations import TABLES, read_annotations
+from multiway.data.augment import Augment
+from multiway.data.images import decode
+from multiway.data.sample import BadSample, Sample
+from multiway.data.shards import Shards, expand
+from multiway.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One source of pairs.
+
+    Attributes:
+        path: img2dataset tars (one, a folder of them, a glob, brace ranges, an fsspec URL); a folder of
+            pictures with a csv or jsonl; a csv, tsv, jsonl, COCO captions or Karpathy json; `emoji` (the
+            bundled drawings); `scenes:N` (N drawn pictures; `scenes:N:SEED`).
+        images: the folder of the pictures that an annotation file names.
+        split: of a Karpathy json (`train+restval`), or of the emoji protocol (train, combination, style,
+            all).
+        weight: how often each of its pictures is seen in an epoch; 0.5 shows half of them, another half each
+            time.
+        texts: the first text of each picture only, or all.
+    """
+
+    path: str
+    images: str | None = None
+    split: str | None = None
+    weight: float = 1.0
+    texts: Literal["first", "all"] = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a run trains on and is validated on.
+
+    Attributes:
+        train: sources of the training pairs.
+        val: sources of the validation pairs.
+        image_size: pixels, one number or (height, width).
+        augment: what is done to training pictures.
+        max_bad_share: above this share of bad samples a run stops.
+        workers: processes that load; 0 loads in the training process. The batches are the same.
+        seed: of the order, the choice among a picture's captions, and the augmentation.
+    """
+
+    train: tuple[Source, ...]
+    val: tuple[Source, ...] = ()
+    image_size: int | tuple[int, int] = 256
+    augment: Augment = field(default_factory=Augment)
+    max_bad_share: float = 0.05
+    workers: int = 0
+    seed: int = 0
+
+
+class Store(Protocol):
+    """What a source must offer: keys, texts and picture files by number."""
+
+    problems: Counter[str]
+
+    def __len__(self) -> int: ...
+    def key(self, i: int) -> str: ...
+    def texts(self, i: int) -> list[str]: ...
+    def image(self, i: int) -> Any: ...  # the bytes of a picture file, or a picture
+    def meta(self, i: int) -> dict[str, Any]: ...
+
+
+class Dataset:
+    """Random access to the samples of one or several sources, numbered one source after the other.
+
+    Attributes:
+        sources: as given.
+        sizes: samples in each source.
+        problems: what indexing could not use, by reason.
+    """
+
+    def __init__(self, sources: Sequence[Source] | Source, *, min_side: int | None = None):
+        """Index the sources.
+
+        Args:
+            min_side: large JPEGs are decoded smaller, but no side below this (see `images.decode`); None =
+                whole.
+
+        Raises:
+            UserError: a source is missing, of unknown layout, or empty.
+        """
+        self.sources = (sources,) if isinstance(sources, Source) else tuple(sources)
+        if not self.sources:
+            raise UserError("No data: name at least one source.")
+        self.min_side = min_side
+        self._stores: list[Store] = [_open(source) for source in self.sources]
+        self.sizes = tuple(len(store) for store in self._stores)
+        self.problems: Counter[str] = sum((store.problems for store in self._stores), Counter())
+        self._starts = np.cumsum([0, *self.sizes])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _place(self, i: int) -> tuple[int, Store, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)}")
+        number = int(np.searchsorted(self._starts, i, side="right")) - 1
+        return number, self._stores[number], i - int(self._starts[number])
+
+    def key(self, i: int) -> str:
+        """The key of sample `i`."""
+        _, store, inside = self._place(i)
+        return store.key(inside)
+
+    def texts(self, i: int) -> list[str]:
+        """The texts of sample `i`, without decoding its picture.
+
+        Raises:
+            BadSample: `empty_caption`, `bad_text`, or the shard can't be read.
+        """
+        number, store, inside = self._place(i)
+        texts = store.texts(inside)
+        if not texts:
+            raise BadSample("empty_caption")
+        return texts[:1] if self.sources[number].texts == "first" else texts
+
+    def image(self, i: int) -> Image.Image:
+        """The picture of sample `i`: upright, RGB, 8 bits.
+
+        Raises:
+            BadSample: it can't be read or decoded.
+        """
+        _, store, inside = self._place(i)
+        image = store.image(inside)
+        return decode(image, min_side=self.min_side) if isinstance(image, bytes) else image
+
+    def source(self, i: int) -> str:
+        """The path of sample `i`'s source."""
+        return self.sources[self._place(i)[0]].path
+
+    def sample(self, i: int) -> Sample:
+        """Sample `i` whole.
+
+        Raises:
+            BadSample: it can't be used; the reason says why.
+        """
+        _, store, inside = self._place(i)
+        return Sample(key=store.key(inside), texts=self.texts(i), image=self.image(i), source=self.source(i),
+                      meta=store.meta(inside))  # fmt: skip
+
+    def following(self, i: int) -> Iterator[int]:
+        """`i`, and then the other samples of its source in turn: who stands in when one is bad."""
+        number, _, inside = self._place(i)
+        start, size = int(self._starts[number]), self.sizes[number]
+        return (start + (inside + n) % size for n in range(size))
+
+
+def _open(source: Source) -> Store:
+    if not source.weight > 0:
+        raise UserError(f"The weight of source {source.path} is {source.weight}: give one above 0.")
+    if source.path == "emoji":
+        return emoji.open_split(source.split or "all")
+    if source.path.startswith("scenes:"):
+        return scenes.parse(source.path)
+    if _is_listed(source.path):
+        return read_annotations(source.path, images=source.images, split=source.split)
+    if source.split is not None:
+        raise UserError(
+            f"The tars of {source.path} have no splits: leave `split` out, or name the split's own tars."
+        )
+    shards = Shards(expand(source.path))
+    if not len(shards):
+        why = (
+            ", ".join(f"{reason} {count}" for reason, count in shards.problems.items())
+            or "the tars are empty"
+        )
+        raise UserError(
+            f"No picture with a text in {source.path} ({why}): give tars of KEY.jpg with KEY.txt."
+        )
+    return shards
+
+
+def _is_listed(path: str) -> bool:
+    """Whether the pictures of `path` are files of their own, and not in tars."""
+    if "://" in path:
+        return False
+    if os.path.isdir(path):
+        return not any(name.endswith(".tar") for name in os.listdir(path))
+    return Path(path).suffix.lower() in TABLES
