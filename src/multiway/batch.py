@@ -14,7 +14,7 @@ class Batch:
 
     Attributes:
         image: `[B, 3, H, W]` float, normalised by the image tower's mean and std.
-        image_embeds: `[B, N, D]` float, cached output of a frozen image tower; `image` is then None.
+        image_prefix: `[B, ...]` cached output of the image tower's frozen prefix; `image` is then None.
         input_ids: `[B, T]` int64 token ids.
         attention_mask: `[B, T]` int64, 1 = real token.
         ids: `[B]` int64; rows with equal ids are positives of each other.
@@ -24,7 +24,7 @@ class Batch:
     """
 
     image: Tensor | None = None
-    image_embeds: Tensor | None = None
+    image_prefix: Tensor | None = None
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
     ids: Tensor | None = None

@@ -202,15 +202,15 @@ class ALBEF(MomentumSystem):
         masks = attention_mask.repeat(len(both), 1)
 
         # Unimodal encoders, and the momentum model's.
-        tower_trains = any(p.requires_grad for p in enc.image_tower.parameters())
-        image_embeds = enc.image_tower(batch.image) if batch.image_embeds is None else batch.image_embeds
+        prefix = batch.image_prefix if batch.image is None else enc.image_tower.prefix(batch.image)
+        image_embeds = enc.image_tower.rest(prefix)
         image_features = enc.image_feature(image_embeds)
         text_embeds, *mlm_embeds = enc.text(torch.cat(both), masks).chunk(len(both))
         text_features = enc.text_feature(text_embeds, attention_mask)
         image_m, text_m, mlm_embeds_m = image_features, text_features, []
         if m is not None:
             with torch.no_grad():
-                image_embeds_m = m.image_tower(batch.image) if tower_trains else image_embeds
+                image_embeds_m = m.image_tower.rest(prefix)
                 image_m = m.image_feature(image_embeds_m)
                 text_embeds_m, *mlm_embeds_m = m.text(torch.cat(both), masks).chunk(len(both))
                 text_m = m.text_feature(text_embeds_m, attention_mask)

@@ -167,8 +167,8 @@ class CLIP(System):
 
     def losses(self, batch: Batch, state: nn.Module, draws=None, generator=None) -> dict[str, Tensor]:
         """`itc`: the symmetric cross-entropy; there is nothing to draw."""
-        image_embeds = self.image_tower(batch.image) if batch.image_embeds is None else batch.image_embeds
-        image = self.image_features(image_embeds)
+        prefix = batch.image_prefix if batch.image is None else self.image_tower.prefix(batch.image)
+        image = self.image_features(self.image_tower.rest(prefix))
         text = self.text_features(self.text(batch.input_ids), batch.attention_mask)
         wide, size = self.config.negatives == "global", len(image)
         images, texts = (gather(x, self.config.gradient) for x in (image, text)) if wide else (image, text)

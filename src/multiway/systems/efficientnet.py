@@ -11,6 +11,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from multiway.systems.image_tower import FrozenBlocks, ImageTower
+
 #: (repeats, kernel, stride, expansion, channels) of each stage.
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
 
@@ -53,13 +55,13 @@ class InvertedBottleneck(nn.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(ImageTower):
     """`[B, 3, H, W]` in (x - 127) / 128 of 0..255 to `[B, H/32 * W/32, 1280]`; BatchNorm keeps its loaded statistics."""
 
     width, pooled_index = 1280, None
     image_mean, image_std = (127 / 255,) * 3, (128 / 255,) * 3
 
-    def __init__(self, image_size: int | tuple[int, int] = 224):
+    def __init__(self, image_size: int | tuple[int, int] = 224, frozen_blocks: FrozenBlocks = 0):
         super().__init__()
         self.image_size = image_size
         self._conv_stem = SameConv(3, 32, 3, stride=2, bias=False)
@@ -74,17 +76,32 @@ class EfficientNetLite0(nn.Module):
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = SameConv(channels, self.width, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(self.width, eps=1e-3)
+        self.frozen = len(blocks) + 1 if frozen_blocks == "all" else frozen_blocks
+        if self.frozen:
+            for part in (self._conv_stem, self._bn0, self._blocks[: self.frozen]):
+                part.requires_grad_(False)
+        if self.frozen > len(blocks):
+            self._conv_head.requires_grad_(False)
+            self._bn1.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> EfficientNetLite0:
-        """Training mode but for BatchNorm: small batches would spoil the statistics, frozen or tuned."""
-        super().train(mode)
-        for part in self.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.eval()
-        return self
-
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N 1280"]:
-        x = F.relu6(self._bn0(self._conv_stem(image)))
-        for block in self._blocks:
+    def prefix(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        if self.frozen == 0:
+            return image
+        x = self._stem(image)
+        for block in self._blocks[: self.frozen]:
             x = block(x)
-        return rearrange(F.relu6(self._bn1(self._conv_head(x))), "b c h w -> b (h w) c")
+        return self._head(x) if self.frozen > len(self._blocks) else x
+
+    def rest(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N 1280"]:
+        if self.frozen == 0:
+            x = self._stem(x)
+        for block in self._blocks[self.frozen :]:
+            x = block(x)
+        x = x if self.frozen > len(self._blocks) else self._head(x)
+        return rearrange(x, "b c h w -> b (h w) c")
+
+    def _stem(self, image: Tensor) -> Tensor:
+        return F.relu6(self._bn0(self._conv_stem(image)))
+
+    def _head(self, x: Tensor) -> Tensor:
+        return F.relu6(self._bn1(self._conv_head(x)))

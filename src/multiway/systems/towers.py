@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from einops import rearrange
 from jaxtyping import Float
@@ -11,27 +10,11 @@ from torch import Tensor, nn
 
 from multiway.errors import UserError
 from multiway.systems.efficientnet import EfficientNetLite0
+from multiway.systems.image_tower import FrozenBlocks, ImageTower
 from multiway.systems.vit import VisionTransformer, ViTConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class ImageTower(Protocol):
-    """Any module that turns pictures into tokens.
-
-    Attributes:
-        width: D of the tokens. pooled_index: the token that stands for the picture, or None (then they are pooled).
-        image_size: pixels. image_mean, image_std: of the three channels, for pictures in 0..1.
-    """
-
-    width: int
-    pooled_index: int | None
-    image_size: int | tuple[int, int]
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-
-    def __call__(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,35 +24,49 @@ class BackboneConfig:
     Attributes:
         name: `efficientnet_lite0`, `torchvision:<name>`, `timm:<name>`, or `user` (the module is handed to `load`).
         image_size: pixels, one side or (height, width).
+        frozen_blocks: so many first blocks of EfficientNet-Lite0 are never trained (17 with its head); of the others,
+            only 0 and "all".
     """
 
     name: str
     image_size: int | tuple[int, int] = 224
+    frozen_blocks: FrozenBlocks = 0
 
 
-class Backbone(nn.Module):
-    """A foreign backbone's last feature map as tokens; BatchNorm keeps its loaded statistics."""
+class Backbone(ImageTower):
+    """A foreign backbone's last feature map, or its tokens."""
 
-    pooled_index = None
-
-    def __init__(self, features: nn.Module, width: int, image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    def __init__(
+        self,
+        features: nn.Module,
+        config: BackboneConfig,
+        *,
+        width: int,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        pooled_index: int | None = None,
+    ):
         super().__init__()
-        self.features, self.width, self.image_size = features, width, image_size
+        if config.frozen_blocks not in (0, "all"):
+            raise UserError(f"the image tower {config.name} can be frozen as a whole or not at all: frozen_blocks all")
+        self.features, self.width, self.image_size, self.pooled_index = features, width, config.image_size, pooled_index
         self.image_mean, self.image_std = mean, std
+        self.frozen = config.frozen_blocks == "all"
+        if self.frozen:
+            self.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> Backbone:
-        super().train(mode)
-        for part in self.modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                part.eval()
-        return self
+    def prefix(self, image: Float[Tensor, "B 3 H W"]) -> Tensor:
+        return self._tokens(image) if self.frozen else image
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+    def rest(self, x: Tensor) -> Float[Tensor, "B N D"]:
+        return x if self.frozen else self._tokens(x)
+
+    def _tokens(self, image: Tensor) -> Float[Tensor, "B N D"]:
         x = self.features(image)
         return rearrange(x, "b c h w -> b (h w) c") if x.ndim == 4 else x
 
 
-def build_image_tower(config: ViTConfig | BackboneConfig, user: nn.Module | None = None) -> nn.Module:
+def build_image_tower(config: ViTConfig | BackboneConfig, user: nn.Module | None = None) -> ImageTower:
     """The tower that a config names, with fresh weights.
 
     Raises:
@@ -79,23 +76,25 @@ def build_image_tower(config: ViTConfig | BackboneConfig, user: nn.Module | None
         return VisionTransformer(config)
     family, _, name = config.name.partition(":")
     if family == "efficientnet_lite0":
-        return EfficientNetLite0(config.image_size)
+        return EfficientNetLite0(config.image_size, config.frozen_blocks)
     if family == "user":
         if user is None:
             raise UserError(
                 "this model has a tower of the user's own: pass it as load(..., image_tower=module)"
             )
-        return user
+        size, index = user.image_size, user.pooled_index
+        config = BackboneConfig(name="user", image_size=size, frozen_blocks=config.frozen_blocks)
+        return Backbone(user, config, width=user.width, mean=user.image_mean, std=user.image_std, pooled_index=index)
     if family == "torchvision":
-        return _torchvision(name, config.image_size)
+        return _torchvision(name, config)
     if family == "timm":
-        return _timm(name, config.image_size)
+        return _timm(name, config)
     raise UserError(
         f"unknown image tower {config.name!r}: take vit, efficientnet_lite0, torchvision:<name>, timm:<name> or user"
     )
 
 
-def _torchvision(name: str, image_size) -> Backbone:
+def _torchvision(name: str, config: BackboneConfig) -> Backbone:
     import torchvision
 
     try:
@@ -109,17 +108,18 @@ def _torchvision(name: str, image_size) -> Backbone:
         features = nn.Sequential(
             *(child for key, child in children.items() if key not in ("avgpool", "fc", "classifier"))
         )
-    return Backbone(features, _channels(features, image_size, name), image_size)
+    return Backbone(features, config, width=_channels(features, config.image_size, name))
 
 
-def _timm(name: str, image_size) -> Backbone:
+def _timm(name: str, config: BackboneConfig) -> Backbone:
     try:
         import timm
     except ModuleNotFoundError:
         raise UserError("the image tower timm:<name> needs timm: pip install timm") from None
     model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
-    config = timm.data.resolve_model_data_config(model)
-    return Backbone(model, model.num_features, image_size, tuple(config["mean"]), tuple(config["std"]))
+    data = timm.data.resolve_model_data_config(model)
+    mean, std = tuple(data["mean"]), tuple(data["std"])
+    return Backbone(model, config, width=model.num_features, mean=mean, std=std)
 
 
 def _channels(features: nn.Module, image_size, name: str) -> int:

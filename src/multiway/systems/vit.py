@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from multiway.core.block import Block, Stack
 from multiway.core.embed import PatchEmbed, resize_positions
 from multiway.core.init import init_vit
+from multiway.systems.image_tower import FrozenBlocks, ImageTower
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -24,6 +25,7 @@ class ViTConfig:
     Attributes:
         image_size: pixels, one side or (height, width); multiples of `patch_size`.
         hidden: width of the feed-forward's middle. drop_path: rate at the last block, growing linearly from 0.
+        frozen_blocks: the embeddings and so many first blocks are never trained; "all": nothing of the tower is.
         clip_stem: CLIP's form: no bias in the patch projection, a LayerNorm before the blocks.
         mean, std: of the pictures' channels.
     """
@@ -37,6 +39,7 @@ class ViTConfig:
     hidden: int = 3072
     eps: float = 1e-6
     drop_path: float = 0.0
+    frozen_blocks: FrozenBlocks = 0
     clip_stem: bool = False
     quick_gelu: bool = False
     mean: tuple[float, float, float] = CLIP_MEAN
@@ -49,7 +52,7 @@ class ViTConfig:
         return height // self.patch_size, width // self.patch_size
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(ImageTower):
     """An image tower: `[B, 3, H, W]` to `[B, 1 + N, D]`, the class token first."""
 
     pooled_index = 0
@@ -79,6 +82,14 @@ class VisionTransformer(nn.Module):
         init_vit(self)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
+        self.frozen = config.depth if config.frozen_blocks == "all" else config.frozen_blocks
+        if self.frozen:
+            for part in (self.patches, self.norm_pre, self.blocks[: self.frozen]):
+                part.requires_grad_(False)
+            self.cls_token.requires_grad_(False)
+            self.positions.requires_grad_(False)
+        if config.frozen_blocks == "all":
+            self.norm.requires_grad_(False)
 
     def embed(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         """Class token and patches with their positions, resized when the picture's grid is another one."""
@@ -86,8 +97,16 @@ class VisionTransformer(nn.Module):
         x = torch.cat([self.cls_token.expand(len(image), -1, -1), self.patches(image)], dim=1)
         return self.norm_pre(x + resize_positions(self.positions, grid, old_grid=self.config.grid))
 
-    def forward(
-        self, image: Float[Tensor, "B 3 H W"], *, maps: list[Tensor] | None = None
-    ) -> Float[Tensor, "B N D"]:
-        """Normalised last hidden states; `maps` receives every block's attention map."""
-        return self.norm(self.blocks(self.embed(image), maps=maps))
+    def prefix(self, image: Float[Tensor, "B 3 H W"]) -> Tensor:
+        if self.frozen == 0:
+            return image
+        x = self.embed(image)
+        for block in self.blocks[: self.frozen]:
+            x = block(x)
+        return x
+
+    def rest(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Float[Tensor, "B N D"]:
+        """Normalised last hidden states; `maps` receives the attention map of every block that is left."""
+        if self.frozen == 0:
+            return self.norm(self.blocks(self.embed(x), maps=maps))
+        return self.norm(self.blocks[self.frozen :](x, maps=maps))

@@ -1,0 +1,47 @@
+"""What every image tower is: a frozen prefix, whose output can be cached, and the rest."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+#: How many of a tower's first blocks are never trained; "all" freezes the whole tower.
+FrozenBlocks = int | Literal["all"]
+
+
+class ImageTower(nn.Module):
+    """Pictures to tokens: `rest(prefix(image))`.
+
+    `prefix` holds no trained weight, so its output depends on the picture alone: it can be cached on disk, and the
+    momentum model shares it. BatchNorm keeps its loaded statistics, frozen or tuned: small batches would spoil them.
+
+    Attributes:
+        width: D of the tokens. pooled_index: the token that stands for the picture; None: they are pooled.
+        image_size: pixels. image_mean, image_std: of the three channels, for pictures in 0..1.
+    """
+
+    width: int
+    pooled_index: int | None
+    image_size: int | tuple[int, int]
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+
+    def prefix(self, image: Float[Tensor, "B 3 H W"]) -> Tensor:
+        """What the frozen blocks make of a picture; the picture itself when there are none."""
+        return image
+
+    def rest(self, x: Tensor) -> Float[Tensor, "B N D"]:
+        """Tokens from the prefix's output."""
+        raise NotImplementedError
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        return self.rest(self.prefix(image))
+
+    def train(self, mode: bool = True) -> ImageTower:
+        super().train(mode)
+        for part in self.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
+        return self
