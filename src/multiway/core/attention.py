@@ -21,6 +21,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from multiway.core.ragged import Ragged
+
 
 @dataclass(frozen=True)
 class KeyValue:
@@ -112,9 +114,12 @@ class SelfAttention(nn.Module):
         causal: bool = False,
         cache: Cache | None = None,
         layer: int = 0,
+        ragged: Ragged | None = None,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        query, key, value = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
+        """`ragged` says that `x` is its packed tokens `[1, N, D]`; the mask is then of the padded batch."""
+        qkv = self.qkv(x) if ragged is None else ragged.pad(self.qkv(x))
+        query, key, value = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.heads)
         context = KeyValue(key, value)
         if cache is not None:
             # One new token sees all that is cached, so the causal mask is only needed while the prefix is read.
@@ -122,7 +127,8 @@ class SelfAttention(nn.Module):
             context = cache.append(layer, context)
         dropout = self.dropout if self.training else 0.0
         y = attend(query, context, mask=mask, causal=causal, dropout=dropout, maps=maps)
-        return self.out(rearrange(y, "b h t d -> b t (h d)"))
+        y = rearrange(y, "b h t d -> b t (h d)")
+        return self.out(y if ragged is None else ragged.pack(y))
 
 
 class CrossAttention(nn.Module):
@@ -146,9 +152,13 @@ class CrossAttention(nn.Module):
         context: KeyValue,
         *,
         mask: Tensor | None = None,
+        ragged: Ragged | None = None,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        query = rearrange(self.query(x), "b t (h d) -> b h t d", h=self.heads)
+        """Arguments as in `SelfAttention`."""
+        query = self.query(x) if ragged is None else ragged.pad(self.query(x))
+        query = rearrange(query, "b t (h d) -> b h t d", h=self.heads)
         dropout = self.dropout if self.training else 0.0
         y = attend(query, context, mask=mask, dropout=dropout, maps=maps)
-        return self.out(rearrange(y, "b h t d -> b t (h d)"))
+        y = rearrange(y, "b h t d -> b t (h d)")
+        return self.out(y if ragged is None else ragged.pack(y))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from multiway.core.attention import Cache, CrossAttention, KeyValue, SelfAttention
+from multiway.core.ragged import Ragged
 
 #: An expert's name for all tokens, or consecutive (expert, length) segments of the sequence.
 Route = str | Sequence[tuple[str, int]]
@@ -130,6 +131,7 @@ class Block(nn.Module):
         context_mask: Tensor | None = None,
         cache: Cache | None = None,
         layer: int = 0,
+        ragged: Ragged | None = None,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """One layer.
@@ -138,15 +140,17 @@ class Block(nn.Module):
             route: the expert of all tokens, or (expert, length) segments in order.
             mask: see `core.masks`; `causal` is its fast special case.
             context: keys and values for cross-attention; None skips it, also in a block that has it.
+            ragged: `x` is its packed tokens `[1, N, D]`; masks and maps are of the padded batch.
             maps: receives the self-attention map and, after it, the cross-attention map (slow path).
         """
 
         def attention(y: Tensor) -> Tensor:
-            return self.attention(y, mask=mask, causal=causal, cache=cache, layer=layer, maps=maps)
+            options = {"cache": cache, "layer": layer, "ragged": ragged, "maps": maps}
+            return self.attention(y, mask=mask, causal=causal, **options)
 
         def cross(y: Tensor) -> Tensor:
             assert self.cross is not None and context is not None
-            return self.cross(y, context, mask=context_mask, maps=maps)
+            return self.cross(y, context, mask=context_mask, ragged=ragged, maps=maps)
 
         x = self._residual(x, attention, self.norm1, self.gamma1)
         if self.cross is not None and context is not None:
@@ -185,6 +189,7 @@ class Stack(nn.ModuleList):
         causal: bool = False,
         context: Context | None = None,
         cache: Cache | None = None,
+        ragged: Ragged | None = None,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """All blocks; arguments as in `Block.forward`, with one `context` for all layers."""
@@ -197,6 +202,7 @@ class Stack(nn.ModuleList):
                 "context_mask": None if context is None else context.mask,
                 "cache": cache,
                 "layer": i,
+                "ragged": ragged,
                 "maps": maps,
             }
             if self.checkpointing and self.training and torch.is_grad_enabled():

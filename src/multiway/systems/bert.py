@@ -11,6 +11,7 @@ from multiway.core import masks
 from multiway.core.block import Block, Context, Stack
 from multiway.core.embed import WordEmbed
 from multiway.core.init import init_bert
+from multiway.core.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class TextStack(nn.Module):
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], *, causal: bool = False
     ) -> Float[Tensor, "B T D"]:
         """The text layers over token ids; `causal` for a decoder."""
-        return self.text(self.embed(input_ids), mask=self._mask(attention_mask, causal))
+        return self._unpadded(self.text, self.embed(input_ids), attention_mask, causal=causal)
 
     def fuse(
         self,
@@ -81,9 +82,20 @@ class TextStack(nn.Module):
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """The fusion layers over hidden states; `maps` receives self- and cross-attention maps of every layer."""
-        return self.fusion(hidden, mask=self._mask(attention_mask, causal), context=context, maps=maps)
+        if maps is not None:
+            return self.fusion(hidden, mask=_mask(attention_mask, causal), context=context, maps=maps)
+        return self._unpadded(self.fusion, hidden, attention_mask, causal=causal, context=context)
 
     @staticmethod
-    def _mask(attention_mask: Int[Tensor, "B T"], causal: bool) -> Tensor:
-        mask = masks.padding(attention_mask)
-        return mask & masks.causal(attention_mask.shape[1], mask.device) if causal else mask
+    def _unpadded(stack: Stack, x, attention_mask, *, causal: bool, context: Context | None = None) -> Tensor:
+        """The stack on real tokens only, where there is padding; what comes out at padding is zero then."""
+        mask = _mask(attention_mask, causal)
+        ragged = Ragged.of(attention_mask)
+        if len(ragged.index) == attention_mask.numel():
+            return stack(x, mask=mask, context=context)
+        return ragged.pad(stack(ragged.pack(x), mask=mask, context=context, ragged=ragged))
+
+
+def _mask(attention_mask: Int[Tensor, "B T"], causal: bool) -> Tensor:
+    mask = masks.padding(attention_mask)
+    return mask & masks.causal(attention_mask.shape[1], mask.device) if causal else mask
