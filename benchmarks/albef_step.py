@@ -1,12 +1,13 @@
 """Time and memory of one ALBEF pre-training step: our fast path beside the plain path, with the same weights.
 
-    python benchmarks/albef_step.py [--threads N] [--repeats N] [--device cpu|cuda] [--out docs/figures/albef_step.json]
+    python benchmarks/albef_step.py [--threads N] [--repeats N] [--device cpu|cuda] [--out FILE.json]
 
-The plain path is the same modules with the fast paths off: the schedule of work of the official code. A step is
-losses, backward, AdamW and `advance` (enqueue, EMA). ViT-B at 256 px, batch 8, texts as long as Flickr8k's captions
-(a histogram of token lengths; no caption is needed) and cut to each batch's longest, as the official code does.
-Times are interleaved, plain and fast on the same batch one after the other, and compared by their medians; memory is
-the peak of a process of its own for each path. Dropout is off, so that both paths must give the same losses.
+The plain path is the same modules with the fast paths off: the official schedule of work. A step is
+losses, backward, AdamW and `advance` (enqueue, EMA). ViT-B at 256 px, batch 8, texts as long as Flickr8k's
+captions (a histogram of token lengths; no caption is needed) and cut to each batch's longest, as the official
+code does. Times are interleaved, plain and fast on the same batch one after the other, and compared by
+their medians; memory is the peak of a process of its own for each path. Dropout is off, so that both paths
+must give the same losses.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Trainer:
 
 
 def peak(args: argparse.Namespace, fast: bool) -> dict[str, int]:
-    """Peak bytes of two steps in a process of its own: `total`, and `over_weights`, without model and optimizer."""
+    """Peak bytes of two steps in their own process: `total`, and `over_weights`, less model and optimizer."""
     command = [sys.executable, __file__, "--memory-of", "fast" if fast else "plain", "--size", args.size]
     command += ["--threads", str(args.threads), "--batch", str(args.batch), "--device", args.device]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -162,7 +163,12 @@ def compare(args: argparse.Namespace) -> dict:
         "command": "python " + " ".join([Path(__file__).name, *sys.argv[1:]]),
         "machine": {"device": args.device, "threads": torch.get_num_threads(), "cpu": _cpu()},
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "setting": {"size": args.size, "image_size": image_size, "batch": args.batch, "repeats": args.repeats},
+        "setting": {
+            "size": args.size,
+            "image_size": image_size,
+            "batch": args.batch,
+            "repeats": args.repeats,
+        },
         "seconds": seconds,
         "median_seconds": median,
         "speedup": median["plain"] / median["fast"],
@@ -177,7 +183,9 @@ def compare(args: argparse.Namespace) -> dict:
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
 
 
 def main() -> None:
@@ -188,7 +196,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, help="default: docs/figures/albef_step.json (with _cuda on a GPU)")
+    parser.add_argument(
+        "--out", type=Path, help="default: docs/figures/albef_step.json (with _cuda on a GPU)"
+    )
     parser.add_argument("--memory-of", choices=("plain", "fast"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -203,7 +213,10 @@ def main() -> None:
     for name in ("plain", "fast"):
         gib = figures["peak_bytes"][name]["total"] / 2**30
         print(f"{name:<6}{figures['median_seconds'][name]:8.3f} s a step   {gib:6.2f} GiB peak")
-    print(f"{figures['speedup']:.2f} times as fast; losses differ by at most {figures['largest_loss_difference']:.1e}")
+    print(
+        f"{figures['speedup']:.2f} times as fast; "
+        f"losses differ by at most {figures['largest_loss_difference']:.1e}"
+    )
     if figures["largest_loss_difference"] > 1e-5:
         sys.exit("error: the two paths do not give the same losses")
 

@@ -1,6 +1,6 @@
 """Record how many tokens the captions of a folder of shards have: counts alone, no caption.
 
-    python benchmarks/token_lengths.py SHARDS... > benchmarks/flickr8k_token_lengths.json
+python benchmarks/token_lengths.py SHARDS... > benchmarks/flickr8k_token_lengths.json
 """
 
 from __future__ import annotations

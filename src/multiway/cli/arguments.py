@@ -50,12 +50,18 @@ def dispatch(prog: str, about: str, commands: Mapping[str, Command], argv: Seque
     commands[name].load()(argv[1:])
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that raises `UserError` and shows every default."""
 
     def __init__(self, prog: str, about: str, **options):
-        formatter = argparse.ArgumentDefaultsHelpFormatter
-        super().__init__(prog, description=about, formatter_class=formatter, allow_abbrev=False, **options)
+        super().__init__(prog, description=about, formatter_class=_Defaults, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and leaving."""

@@ -22,13 +22,15 @@ def add_source(parser: Parser, flag: str) -> None:
     options = {"dest": "source", "required": True} if flag.startswith("-") else {}
     parser.add_argument(
         flag,
-        help="shards (a tar, a folder, a glob, {000..009}.tar), a folder of pictures with csv or jsonl, COCO or "
-        "Karpathy json, emoji, or scenes:N",
+        help="shards (a tar, a folder, a glob, {000..009}.tar), a folder of pictures with csv or jsonl, "
+        "COCO or Karpathy json, emoji, or scenes:N",
         **options,
     )
     parser.add_argument("--images", help="folder of the pictures that an annotation file names")
     parser.add_argument("--split", help="of a Karpathy json, or of emoji: train, combination, style or all")
-    parser.add_argument("--texts", choices=("first", "all"), default="all", help="the first text of a picture, or all")
+    parser.add_argument(
+        "--texts", choices=("first", "all"), default="all", help="the first text of a picture, or all"
+    )
 
 
 def source_of(args: argparse.Namespace):
@@ -40,7 +42,9 @@ def source_of(args: argparse.Namespace):
 
 def inspect(argv: Sequence[str]) -> None:
     """Read a source and print what is in it."""
-    parser = Parser("multiway data inspect", "Count pictures, texts and bad samples of a source, and show a few.")
+    parser = Parser(
+        "multiway data inspect", "Count pictures, texts and bad samples of a source, and show a few."
+    )
     add_source(parser, "source")
     parser.add_argument("--read", type=int, default=1000, help="pictures to decode, spread evenly; 0 for all")
     parser.add_argument("--show", type=int, default=5, help="samples to show")
@@ -50,28 +54,18 @@ def inspect(argv: Sequence[str]) -> None:
     import json
 
     from multiway.data.dataset import Dataset
-    from multiway.data.sample import BadSample, Tally
+    from multiway.tasks.inspect import look
 
     dataset = Dataset(source_of(args))
-    count = min(args.read, len(dataset)) if args.read > 0 else len(dataset)
-    tally, texts, sizes, shown = Tally(found=dataset.problems, total=len(dataset)), [], [], []
-    for i in (k * len(dataset) // count for k in range(count)):
-        try:
-            sample = dataset.sample(i)
-        except BadSample as bad:
-            tally.add(i, bad.reason)
-            continue
-        tally.add(i)
-        texts.append(sample.texts)
-        sizes.append(sample.image.size)
-        if len(shown) < args.show:
-            shown.append({"key": sample.key, "size": list(sample.image.size), "texts": sample.texts})
+    seen = look(dataset, read=args.read, show=args.show)
+    texts, sizes = seen.texts, seen.sizes
+    shown = [{"key": s.key, "size": list(s.image.size), "texts": s.texts} for s in seen.first]
     words = [len(text.split()) for group in texts for text in group]
     report = {
         "source": args.source,
         "pictures": len(dataset),
-        "read": count,
-        "bad": tally.reasons,
+        "read": len(seen.tally.seen),
+        "bad": seen.tally.reasons,
         "texts_per_picture": sum(map(len, texts)) / max(len(texts), 1),
         "words_per_text": sum(words) / max(len(words), 1),
         "smallest": list(min(sizes, key=min, default=(0, 0))),
@@ -81,7 +75,7 @@ def inspect(argv: Sequence[str]) -> None:
     if args.json:
         print(json.dumps(report, ensure_ascii=False))
         return
-    print(f"{args.source}: {len(dataset):,} pictures; {tally.sentence()}")
+    print(f"{args.source}: {len(dataset):,} pictures; {seen.tally.sentence()}")
     print(f"{report['texts_per_picture']:.2f} texts a picture, {report['words_per_text']:.1f} words a text")
     print("smallest {} x {}, largest {} x {} pixels".format(*report["smallest"], *report["largest"]))
     for row in shown:

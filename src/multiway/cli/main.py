@@ -20,10 +20,14 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("multiway.cli.evaluate:evaluate", "measure a model: retrieval"),
     "match": Command("multiway.cli.match:match", "how well texts fit a picture"),
     "search": Command("multiway.cli.search:search", "index a folder of pictures, and ask it"),
-    "systems": Command("multiway.cli.systems:systems", "the systems, and where their parameters and FLOPs lie"),
+    "systems": Command(
+        "multiway.cli.systems:systems", "the systems, and where their parameters and FLOPs lie"
+    ),
     "data": Command("multiway.cli.data:data", "look at a source of pairs before training on it"),
 }
-ABOUT = "Vision-language pre-training systems on one transformer core.\n--traceback shows where a failure arose."
+ABOUT = (
+    "Vision-language pre-training systems on one transformer core.\n--traceback shows where a failure arose."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def match(argv: Sequence[str]) -> None:
-    """Print the texts, the best first, with the ITM probability (or the ITC similarity without an ITM head)."""
+    """Print the texts, best first, with the ITM probability (ITC similarity where there is no ITM head)."""
     from multiway.cli.arguments import Parser
 
     parser = Parser("multiway match", "How well each text fits a picture, the best first.")

@@ -14,7 +14,9 @@ from multiway.errors import UserError
 T = TypeVar("T")
 
 
-def override(value: T, argv: Sequence[str], *, prog: str, kind: type | None = None, group: str = "train") -> T:
+def override(
+    value: T, argv: Sequence[str], *, prog: str, kind: type | None = None, group: str = "train"
+) -> T:
     """`value` with the leaves that `argv` names replaced; `--help` prints all of them with their values.
 
     Args:
@@ -34,7 +36,12 @@ def override(value: T, argv: Sequence[str], *, prog: str, kind: type | None = No
             # A config's union keeps the kind that the recipe chose; its leaves are what flags change.
             config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
             result, rest = tyro.cli(
-                kind or type(value), prog=prog, default=value, args=argv, config=config, return_unknown_args=True
+                kind or type(value),
+                prog=prog,
+                default=value,
+                args=argv,
+                config=config,
+                return_unknown_args=True,
             )
     except SystemExit as left:
         if left.code == 0:

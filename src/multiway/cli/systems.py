@@ -24,7 +24,9 @@ def systems(argv: Sequence[str]) -> None:
 
     rows = {name: profile(name) for name in SYSTEMS}
     if args.json:
-        print(json.dumps({name: {"paper": SYSTEMS[name].paper, "parts": parts} for name, parts in rows.items()}))
+        print(
+            json.dumps({name: {"paper": SYSTEMS[name].paper, "parts": parts} for name, parts in rows.items()})
+        )
         return
 
     from rich import box

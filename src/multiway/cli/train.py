@@ -1,16 +1,18 @@
-"""`multiway train RECIPE`: the recipe, then `--from run.json`, then flags decide what runs; the same under torchrun."""
+"""`multiway train RECIPE`: the recipe, then `--from run.json`, then flags decide; the same under torchrun."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from multiway.errors import UserError
 
+READ = 200  # pictures of each source that --dry-run decodes
 ABOUT = """Train a recipe. Any field of the run can be changed by its dotted flag, as in --train.lr 1e-4 or
---data.train.0.path shards; those of `train` also by their name alone, as in --seed 1. The recipe comes first, then
---from run.json, then flags; what ran is written to OUT/run.json."""
+--data.train.0.path shards; those of `train` also by their name alone, as in --seed 1. The recipe comes first,
+then --from run.json, then flags; what ran is written to OUT/run.json."""
 
 
 def train(argv: Sequence[str]) -> None:
@@ -18,12 +20,20 @@ def train(argv: Sequence[str]) -> None:
     from multiway import recipes
     from multiway.cli.arguments import Parser
 
-    parser = Parser("multiway train", ABOUT, usage="multiway train RECIPE [--from run.json] [flags]", add_help=False)
-    parser.epilog = f"recipes: {', '.join(recipes.list_recipes())}. multiway train RECIPE --help lists every field."
+    parser = Parser(
+        "multiway train", ABOUT, usage="multiway train RECIPE [--from run.json] [flags]", add_help=False
+    )
+    parser.epilog = (
+        f"recipes: {', '.join(recipes.list_recipes())}. multiway train RECIPE --help lists every field."
+    )
     parser.add_argument("--from", dest="base", type=Path, metavar="RUN", help="a run.json to start from")
     parser.add_argument("--out", type=Path, help="folder to write to; without it runs/ and the run's name")
-    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="go on from OUT's last checkpoint")
-    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="where to run")
+    parser.add_argument(
+        "--resume", choices=("auto", "never"), default="auto", help="go on from OUT's last checkpoint"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="where to run"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
 
     name = argv[0] if argv and not argv[0].startswith("-") else None
@@ -45,13 +55,22 @@ def train(argv: Sequence[str]) -> None:
     run = override(run, flags, kind=kind, prog=f"multiway train {name or f'--from {args.base}'}")
     if args.device != "auto":
         run = replace(run, train=replace(run.train, device=args.device))
+
+    if args.dry_run:
+        _show(run)
+        return
+
+    from multiway.tasks.pretrain import pretrain
+
     out = args.out or Path("runs") / run.name
-    _start(run, out, resume=args.resume, dry_run=args.dry_run)
+    result = pretrain(run, out, resume=args.resume)
+    if result.stopped_by is None and os.environ.get("RANK", "0") == "0":
+        print(f"model in {out / 'model'}")
 
 
 def _read(path: Path):
     """A saved run, read back strictly with the config class of the system that it names."""
-    from multiway.data import DataConfig
+    from multiway.data.dataset import DataConfig
     from multiway.systems import SYSTEMS
     from multiway.train.run import read_json, read_run
 
@@ -59,5 +78,23 @@ def _read(path: Path):
     saved = read_json(path).get("run")
     name = saved.get("system", {}).get("system") if isinstance(saved, dict) else None
     if name not in SYSTEMS:
-        raise UserError(f"{path} names no system (run.system.system is {name!r}): give a run.json that multiway wrote")
+        raise UserError(
+            f"{path} names no system (run.system.system is {name!r}): give a run.json that multiway wrote"
+        )
     return read_run(path, SYSTEMS[name].config(), DataConfig)
+
+
+def _show(run) -> None:
+    import json
+
+    from multiway.data.dataset import Dataset
+    from multiway.tasks.inspect import look
+    from multiway.train.build import describe
+
+    description = describe(run, world=int(os.environ.get("WORLD_SIZE", "1")))
+    print("\n".join([json.dumps(description.run, indent=2), *description.lines()]))
+    for name, sources in (("train", run.data.train), ("val", run.data.val)):
+        for source in sources:
+            dataset = Dataset(source)
+            tally = look(dataset, read=READ).tally
+            print(f"data.{name}: {source.path}: {len(dataset):,} pictures; {tally.sentence()}")

@@ -1,0 +1,1 @@
+"""Fine-tune, predict and evaluate: one file a task."""
