@@ -75,9 +75,11 @@ def vqa_keys(keys: Iterable[str], fusion_layer: int) -> dict[str, str]:
     """As `retrieval_keys`, with the answer decoder started from the fusion layers, embeddings and MLM head (VQA.py)."""
     renamed = {}
     for key in keys:
-        renamed[key.replace("bert.", "")] = key
         if "text_encoder" not in key:
+            renamed[key] = key
             continue
+        if "bert." in key:  # the MLM head goes to the decoder alone
+            renamed[key.replace("bert.", "")] = key
         layer = re.search(r"\.layer\.(\d+)\.", key)
         if layer is not None:
             index = int(layer[1]) - fusion_layer
