@@ -1,1 +1,1 @@
-"""Files to batches: shards, annotations, decoding, augmentation, the loader, and the two samples that need no files."""
+"""Files to batches: shards, annotations, decoding, augmentation, loader; two samples that need no files."""

@@ -1,4 +1,4 @@
-"""Pictures listed in a file, or lying in a folder: csv, tsv, jsonl, json lists, COCO captions, Karpathy splits."""
+"""Pictures listed in a file or lying in a folder: csv, tsv, jsonl, json lists, COCO captions, Karpathy."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[tupl
             f"{path} lacks what its layout promises ({type(error).__name__}: {error})."
         ) from error
     raise UserError(
-        f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO captions or a Karpathy json."
+        f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO or Karpathy json."
     )
 
 

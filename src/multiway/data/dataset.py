@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,10 @@ class DataConfig:
         max_bad_share: above this share of bad samples a run stops.
         workers: processes that load; 0 loads in the training process. The batches are the same.
         seed: of the order, the choice among a picture's captions, and the augmentation.
+        merge_equal_texts: pictures with byte-equal texts share an id, and are positives of each other where the
+            system goes by ids.
+        cache_views: augmented views of each picture whose features of the image tower's frozen blocks are kept on
+            disk; 0 runs the frozen blocks anew each step.
     """
 
     train: tuple[Source, ...]
@@ -65,6 +70,8 @@ class DataConfig:
     max_bad_share: float = 0.05
     workers: int = 0
     seed: int = 0
+    merge_equal_texts: bool = False
+    cache_views: int = 0
 
 
 class Store(Protocol):
@@ -142,6 +149,15 @@ class Dataset:
         _, store, inside = self._place(i)
         image = store.image(inside)
         return decode(image, min_side=self.min_side) if isinstance(image, bytes) else image
+
+    def digest(self, i: int) -> bytes:
+        """A hash of sample `i`'s picture as it lies in its file."""
+        _, store, inside = self._place(i)
+        try:
+            image = store.image(inside)
+        except BadSample as bad:
+            return bad.reason.encode()
+        return hashlib.sha256(image if isinstance(image, bytes) else image.tobytes()).digest()
 
     def source(self, i: int) -> str:
         """The path of sample `i`'s source."""

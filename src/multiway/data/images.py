@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -43,7 +42,7 @@ def decode(content: bytes, *, min_side: int | None = None) -> Image.Image:
         raise BadSample("undecodable", f"{type(error).__name__}: {error}") from error
 
 
-def _open(file: BinaryIO) -> Image.Image:
+def _open(file: io.BytesIO) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's warnings of big or odd files: we count instead

@@ -1,4 +1,4 @@
-"""Which sample is seen when: a pure function of (seed, step, rank), so that resume and rank split are arithmetic."""
+"""Which sample is seen when: a function of (seed, step, rank), so resume and rank split are arithmetic."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Order:
         return numbers[share], passes[share]
 
     def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """All sample numbers of an epoch in order, and for each how often its source had been gone through."""
+        """All sample numbers of an epoch in order, and how often each one's source had been gone through."""
         if self._epoch is None or self._epoch[0] != epoch:
             numbers, passes, start = [], [], 0
             for source, (size, count) in enumerate(zip(self.sizes, self.counts, strict=True)):
@@ -88,7 +88,7 @@ class Order:
         return self._epoch[1], self._epoch[2]
 
     def _take(self, source: int, size: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """`count` places of a source's stream from `start` on: sample numbers inside the source, and their pass."""
+        """`count` places of a source's stream from `start` on: sample numbers, and their passes."""
         places = np.arange(start, start + count)
         passes, inside = np.divmod(places, size)
         if not self.shuffle:

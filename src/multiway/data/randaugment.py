@@ -22,7 +22,7 @@ def _enhance(level: float) -> float:
 
 
 def affine(image: Image.Image, inverse: tuple[float, ...], fill: tuple[int, ...] = GREY) -> Image.Image:
-    """The picture under an affine map, bilinear; `inverse` (a, b, c, d, e, f) maps a target pixel to its source."""
+    """The picture under an affine map, bilinear; `inverse` (a to f) maps a target pixel to its source."""
     return image.transform(
         image.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=fill
     )

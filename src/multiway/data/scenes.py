@@ -1,9 +1,9 @@
 """A drawn world: shapes in colours, sizes, counts and relations, with everything about each picture known.
 
 A scene is one group of like things ("three small red circles") or two groups, the second one in a relation to
-the first ("a large blue star to the left of two green squares"). Its caption names every thing in it, so a caption
-with one wrong word is false. All is a pure function of (seed, index). `scene_text.py` asks questions about
-scenes and spoils captions; `scene_shards.py` writes them as tars.
+the first ("a large blue star to the left of two green squares"). Its caption names every thing in it, so a
+caption with one wrong word is false. All is a pure function of (seed, index). `scene_text.py` asks questions
+about scenes and spoils captions; `scene_shards.py` writes them as tars.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def draw_scene(scene: Scene, image_size: int = 96) -> Image.Image:
 
 
 def boxes(scene: Scene, image_size: int = 96) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """(phrase, box in pixels: left, top, right, bottom) of every group of one: what a phrase alone points to."""
+    """(phrase, box: left, top, right, bottom in pixels) of every group of one: what a phrase points to."""
     found = []
     for thing in scene.things:
         group = scene.groups[thing.group]
@@ -175,8 +175,8 @@ def _draw_shape(
     elif shape == "heart":
         pen.pieslice((left, top, x + r * 0.1, top + r * 1.1), 135, 360, fill=colour)
         pen.pieslice((x - r * 0.1, top, right, top + r * 1.1), 180, 405, fill=colour)
-        pen.polygon([(left + r * 0.12, y - r * 0.15), (x, top + r * 0.5), (right - r * 0.12, y - r * 0.15), (x, bottom)],
-                    fill=colour)  # fmt: skip
+        shoulders = (left + r * 0.12, y - r * 0.15), (right - r * 0.12, y - r * 0.15)
+        pen.polygon([shoulders[0], (x, top + r * 0.5), shoulders[1], (x, bottom)], fill=colour)
     elif shape == "star":
         radii = [r, r * 0.42] * 5
         angles = [math.pi * (i / 5 - 0.5) for i in range(10)]

@@ -9,13 +9,13 @@ looked for.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import fsspec
 import numpy as np
@@ -73,7 +73,7 @@ def build_index(path: str) -> TarIndex:
     """Read every header of the tar at `path`."""
     rows: dict[str, list[int]] = {}
     problems: Counter[str] = Counter()
-    with fsspec.open(path, "rb") as file:
+    with _open(path) as file:
         for name, offset, size in _members(file, path, problems):
             folder, _, last = name.rpartition("/")
             stem, _, extension = last.partition(".")
@@ -97,13 +97,20 @@ def build_index(path: str) -> TarIndex:
     return TarIndex(keys=keys, spans=spans, problems=dict(problems))
 
 
+def _open(path: str) -> io.IOBase:
+    try:
+        return fsspec.open(path, "rb").open() if "://" in path else open(path, "rb")
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"Can't read the shard {path}: {error}; check the path.") from error
+
+
 def _part(extension: str) -> int | None:
     if extension in EXTENSIONS:
         return 0
     return PARTS.index(extension) if extension in PARTS[1:] else None
 
 
-def _members(file: BinaryIO, path: str, problems: Counter[str]) -> Iterator[tuple[str, int, int]]:
+def _members(file: io.IOBase, path: str, problems: Counter[str]) -> Iterator[tuple[str, int, int]]:
     """(name, offset of the content, size) of every whole regular file in the tar."""
     end = file.seek(0, os.SEEK_END)
     at, longname, lost, first = 0, None, False, True

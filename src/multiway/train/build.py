@@ -16,6 +16,7 @@ from multiway.systems.base import System
 from multiway.systems.bert import TextStack
 from multiway.text import Tokenizer
 from multiway.train import optim
+from multiway.train.features import PrefixLoader, cached_dataset, one_view
 from multiway.train.parallel import Ranks, choose_device, seed_all
 from multiway.train.run import Init, Run
 from multiway.weights import load
@@ -51,8 +52,11 @@ def build_loader(run: Run, system: System, ranks: Ranks) -> Any:
             f"data.image_size is {given} and the system's image tower takes {want}: make them equal"
         )
     transform = train_transform(config.image_size, config.augment, system.image_mean, system.image_std)
-    return Loader(
-        Dataset(config.train),
+    dataset = Dataset(config.train)
+    if config.cache_views:
+        dataset, transform = cached_dataset(system, dataset, config), one_view
+    loader = Loader(
+        dataset,
         encode=system.tokenizer,
         transform=transform,
         batch_size=run.train.per_rank(ranks.world),
@@ -60,8 +64,10 @@ def build_loader(run: Run, system: System, ranks: Ranks) -> Any:
         rank=ranks.rank,
         world=ranks.world,
         workers=config.workers,
+        merge_equal_texts=config.merge_equal_texts,
         max_bad_share=config.max_bad_share,
     )
+    return PrefixLoader(loader) if config.cache_views else loader
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

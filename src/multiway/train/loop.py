@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -31,6 +31,7 @@ from multiway.train.validate import Evaluate, improves, validate
 SKIPS_ALLOWED = 10  # in a row; more is a broken run, not a bad batch
 
 
+@runtime_checkable
 class Loader(Protocol):
     """Where batches come from; batch s of a rank is a function of s alone."""
 
