@@ -32,12 +32,12 @@ class KeyValue:
     value: Float[Tensor, "B H N d"]
 
     def select(self, index: Int[Tensor, " P"]) -> KeyValue:
-        """Rows `index` of the batch: hard negatives reuse a picture's keys and values instead of projecting again."""
+        """Rows `index` of the batch: hard negatives reuse a picture's keys and values."""
         return KeyValue(self.key.index_select(0, index), self.value.index_select(0, index))
 
 
 class Cache:
-    """Keys and values of the tokens decoded so far, one entry a layer; an explicit argument of a decoding call."""
+    """Keys and values of the tokens decoded so far, one entry a layer; an argument of a decoding call."""
 
     def __init__(self, layers: int):
         self.layers: list[KeyValue | None] = [None] * layers
@@ -122,7 +122,7 @@ class SelfAttention(nn.Module):
         query, key, value = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.heads)
         context = KeyValue(key, value)
         if cache is not None:
-            # One new token sees all that is cached, so the causal mask is only needed while the prefix is read.
+            # One new token sees all that is cached: the causal mask is only needed while the prefix is read.
             causal = causal and query.shape[2] > 1
             context = cache.append(layer, context)
         dropout = self.dropout if self.training else 0.0
@@ -132,7 +132,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries from one sequence, keys and values from a context of width C, which are computed once by `context`."""
+    """Queries from one sequence; keys and values from a context of width C, computed once by `context`."""
 
     def __init__(self, width: int, heads: int, *, context_width: int, dropout: float = 0.0):
         super().__init__()

@@ -6,13 +6,15 @@
         |                       |                            |
 x -> self-attention ------> [cross-attention] ------> feed-forward(expert) -> x
 ```
-Every system of the line is a stack of these; nothing about a call is set from outside, it all travels in arguments.
+Every system of the line is a stack of these. Nothing about a call is set from outside: it all travels in
+arguments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -62,7 +64,12 @@ class DropPath(nn.Module):
 
 @dataclass(frozen=True)
 class Context:
-    """What cross-attention looks at: keys and values per layer (None where a layer has no cross-attention), and a mask."""
+    """What cross-attention looks at.
+
+    Attributes:
+        layers: keys and values of each layer; None where a layer has no cross-attention.
+        mask: bool, True = may be attended to, broadcastable to `[B, H, T, N]`; None: everything.
+    """
 
     layers: tuple[KeyValue | None, ...]
     mask: Tensor | None = None
@@ -148,12 +155,9 @@ class Block(nn.Module):
             options = {"cache": cache, "layer": layer, "ragged": ragged, "maps": maps}
             return self.attention(y, mask=mask, causal=causal, **options)
 
-        def cross(y: Tensor) -> Tensor:
-            assert self.cross is not None and context is not None
-            return self.cross(y, context, mask=context_mask, ragged=ragged, maps=maps)
-
         x = self._residual(x, attention, self.norm1, self.gamma1)
         if self.cross is not None and context is not None:
+            cross = partial(self.cross, context=context, mask=context_mask, ragged=ragged, maps=maps)
             x = self._residual(x, cross, self.norm_cross, None)
         if isinstance(route, str):
             return self._residual(x, self.ffn[route], self.norm2[route], self.gamma2)
@@ -177,8 +181,8 @@ class Stack(nn.ModuleList):
     checkpointing: bool = False
 
     def context(self, tokens: Float[Tensor, "B N C"], mask: Tensor | None = None) -> Context:
-        """Keys and values of `tokens` for every layer with cross-attention, computed once and shared by all passes."""
-        return Context(tuple(b.cross.context(tokens) if b.cross is not None else None for b in self), mask)
+        """Keys and values of `tokens` for every layer that cross-attends, to be shared by all passes."""
+        return Context(tuple(None if b.cross is None else b.cross.context(tokens) for b in self), mask)
 
     def forward(
         self,

@@ -18,8 +18,8 @@ def resize_positions(
 ) -> Float[Tensor, "1 Q D"]:
     """Resize a table of learned positions to another grid of patches by bicubic interpolation.
 
-    The first `prefix` rows (class token) are kept. The old grid is square unless `old_grid` says otherwise; the new
-    one may have any shape. Source: `interpolate_pos_embed` of ALBEF's vit.py (align_corners=False).
+    The first `prefix` rows (class token) are kept. The old grid is square unless `old_grid` says otherwise;
+    the new one may have any shape. Source: `interpolate_pos_embed` of ALBEF's vit.py (align_corners=False).
 
     Raises:
         ValueError: the table's patch rows are not `old_grid`, or not a square when it is not given.

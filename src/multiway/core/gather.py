@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 
-#: What the gathered rows carry. "sum": each rank's rows receive the gradients of all ranks' losses, summed (exact under
-#: data parallelism); "own": only this rank's rows carry gradient; "none": no row does.
+#: What the gathered rows carry. "sum": each rank's rows receive the gradients of all ranks' losses, summed
+#: (exact under data parallelism); "own": only this rank's rows carry gradient; "none": no row does.
 Gradient = Literal["sum", "own", "none"]
 
 
@@ -28,7 +28,7 @@ def rank() -> int:
 
 
 def gather(x: Tensor, gradient: Gradient = "sum") -> Tensor:
-    """Rows of all ranks in rank order: `[B, ...]` on each rank to `[W * B, ...]` on all. Every rank has equal shapes."""
+    """Rows of all ranks in rank order: `[B, ...]` on each to `[W * B, ...]` on all; shapes are equal."""
     if world_size() == 1:
         return x.detach() if gradient == "none" else x
     if gradient == "sum":

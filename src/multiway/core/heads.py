@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class WordHead(nn.Module):
     """BERT's prediction head: dense, GELU, LayerNorm, then logits over the vocabulary.
 
-    The decoder's matrix is the word-embedding table, handed in at the call, so that the tie is visible there and
-    stored once. It may be applied to any selection of positions: masked ones only, in training.
+    The decoder's matrix is the word-embedding table, handed in at the call, so that the tie is visible there
+    and stored once. It may be applied to any selection of positions: masked ones only, in training.
     """
 
     def __init__(self, width: int, vocab_size: int, *, eps: float):

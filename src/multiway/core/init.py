@@ -18,7 +18,10 @@ def init_vit(module: nn.Module) -> None:
 
 
 def init_bert(module: nn.Module) -> None:
-    """BERT: Linear and Embedding weights normal 0.02, [PAD]'s row included; biases 0. Source: ALBEF models/xbert.py."""
+    """BERT: Linear and Embedding weights normal 0.02, [PAD]'s row included; biases 0.
+
+    Source: ALBEF models/xbert.py.
+    """
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=0.02)

@@ -22,7 +22,7 @@ def causal(length: int, device: torch.device | None = None) -> Bool[Tensor, "1 1
 
 
 def prefix(prefix_length: Int[Tensor, " B"], length: int) -> Bool[Tensor, "B 1 T T"]:
-    """The first `prefix_length[b]` tokens see each other; the rest is causal and sees the prefix (SimVLM, section 3)."""
+    """The first `prefix_length[b]` tokens see each other; the rest is causal (SimVLM, section 3)."""
     seen = torch.arange(length, device=prefix_length.device) < prefix_length[:, None]
     return causal(length, prefix_length.device) | seen[:, None, None, :]
 

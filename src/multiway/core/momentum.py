@@ -34,8 +34,8 @@ def ema_update(online: nn.Module, momentum: nn.Module, decay: float) -> None:
 class FeatureQueue(nn.Module):
     """A ring of the latest momentum features of pictures and texts, and the ids that they belong to.
 
-    Any batch size and any number of ranks: the ring wraps, and of a batch longer than the ring the last rows stay.
-    It starts as random unit vectors with id -100, which no sample has (official initialisation).
+    Any batch size and any number of ranks: the ring wraps, and of a batch longer than the ring the last rows
+    stay. It starts as random unit vectors with id -100, which no sample has (official initialisation).
 
     Args:
         size: rows Q; 0 for no queue. width: E.

@@ -16,8 +16,9 @@ def positives(ids: Int[Tensor, " B"], candidates: Int[Tensor, " N"]) -> Bool[Ten
 def soft_cross_entropy(
     logits: Float[Tensor, "B N"], positive: Bool[Tensor, "B N"] | None = None
 ) -> Float[Tensor, " B"]:
-    """-sum_j y_j log softmax(logits)_j a row, y uniform over the row's positives; None: candidate b is row b's only one.
+    """-sum_j y_j log softmax(logits)_j a row, with y uniform over the row's positives.
 
+    Without `positive`, candidate b is row b's only one.
     Source: ALBEF models/model_retrieval.py (`sim_targets = pos_idx / pos_idx.sum(1)`).
     """
     if positive is None:
@@ -42,13 +43,14 @@ def itc(
     teacher: tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]] | None = None,
     alpha: float | Tensor = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Contrast in both directions, each `(1 - alpha) CE(logits, positives) + alpha CE(logits, teacher)`, batch means.
+    """Contrast in both directions, each `(1 - alpha) CE(logits, positives) + alpha CE(logits, teacher)`.
 
-    This equals the official CE against `alpha * softmax(teacher) + (1 - alpha) * onehot` (ALBEF, eq. 1 and 6), without
-    forming the targets over the whole queue.
+    Batch means. This equals the official CE against `alpha * softmax(teacher) + (1 - alpha) * onehot` (ALBEF,
+    eq. 1 and 6), without forming the targets over the whole queue.
 
     Args:
-        image_to_text, text_to_image: similarities over temperature; columns are the candidates (batch, then queue).
+        image_to_text, text_to_image: similarities over temperature; columns are the candidates: batch, then
+            queue.
         positive: see `soft_cross_entropy`; symmetric in the batch part, so one serves both directions.
         teacher: the momentum model's similarities over temperature, in the same order.
         alpha: weight of the teacher in 0..1.

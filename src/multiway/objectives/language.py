@@ -18,7 +18,7 @@ def mask_tokens(
     word_starts: Bool[Tensor, "B T"] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """Choose 15 % of the tokens; 80 % of them become [MASK], 10 % any id of the vocabulary, 10 % stay (BERT, section 3.1).
+    """Choose 15 % of the tokens: 80 % of them become [MASK], 10 % any id, 10 % stay (BERT, section 3.1).
 
     Args:
         maskable: tokens that may be chosen; ALBEF spares only [PAD] and [CLS].
@@ -56,7 +56,7 @@ def mlm(
     alpha: float | Tensor = 0.0,
     count: Tensor | None = None,
 ) -> Float[Tensor, ""]:
-    """`(1 - alpha) CE(logits, targets) + alpha CE(logits, softmax(teacher))`, mean over masked positions (ALBEF, eq. 7).
+    """`(1 - alpha) CE(logits, targets) + alpha CE(logits, softmax(teacher))`, a mean (ALBEF, eq. 7).
 
     Args:
         logits: of the masked positions only, as the mean is over them alone.

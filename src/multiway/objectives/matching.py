@@ -16,10 +16,10 @@ def hard_negatives(
     generator: torch.Generator | None = None,
     hardest: bool = False,
 ) -> Int[Tensor, " B"]:
-    """One negative a row, drawn with probability softmax(similarity) over the allowed columns (ALBEF, section 3.3).
+    """One negative a row, drawn from softmax(similarity) over the allowed columns (ALBEF, section 3.2).
 
-    The draw is made in log space (Gumbel's maximum), so a saturated softmax can't leave a row without weight, where the
-    official code stops with "invalid multinomial distribution".
+    The draw is made in log space (Gumbel's maximum), so a saturated softmax can't leave a row without weight,
+    where the official code stops with "invalid multinomial distribution".
 
     Args:
         similarity: ITC similarities over temperature.

@@ -1,4 +1,4 @@
-"""The systems, by name: each value is a function that imports inside its body, so that listing them is instant."""
+"""The systems, by name. Each entry's functions import inside their bodies, so that listing is instant."""
 
 from __future__ import annotations
 

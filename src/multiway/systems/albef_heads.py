@@ -1,4 +1,4 @@
-"""ALBEF's fine-tuning networks beyond retrieval: the answer decoder of VQA, and two pictures with one text."""
+"""ALBEF's fine-tuning networks beyond retrieval: VQA's answer decoder, and two pictures with one text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from multiway.systems.towers import build_image_tower
 
 
 class AnswerModel(nn.Module):
-    """Question and picture are fused; a causal decoder, started from the fusion layers, writes the answer over them.
+    """Question and picture are fused; a causal decoder writes the answer over them.
 
-    Source: models/model_vqa.py. The decoder has as many layers as there are fusion layers, all with cross-attention.
+    The decoder has as many layers as there are fusion layers, all with cross-attention, and starts from their
+    weights. Source: models/model_vqa.py.
     """
 
     def __init__(self, config: ALBEFConfig):

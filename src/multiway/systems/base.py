@@ -22,9 +22,9 @@ Picture = str | Path | Image.Image | Tensor
 class System(nn.Module):
     """The base of all systems.
 
-    `losses` is a pure function of its arguments and the weights; whatever moves once a step (momentum encoder, queue,
-    ramps, clamps) is moved by `advance`, so that accumulation, activation checkpointing, compilation or a skipped
-    step can't move it twice.
+    `losses` is a pure function of its arguments and the weights. Whatever moves once a step (momentum
+    encoder, queue, ramps, clamps) is moved by `advance`, so that accumulation, activation checkpointing,
+    compilation or a skipped step can't move it twice.
 
     Attributes:
         tokenizer: set by `multiway.create` and `multiway.load`.
@@ -48,7 +48,7 @@ class System(nn.Module):
 
         Args:
             state: from `init_state`; read, never changed.
-            draws: the system's frozen dataclass of random choices; a field that is None is drawn from `generator`.
+            draws: the system's frozen dataclass of random choices; what is None is drawn from `generator`.
 
         Returns:
             0-d entries are losses, `loss` their weighted total; entries `enqueue/*` are rows for `advance`.
@@ -66,13 +66,13 @@ class System(nn.Module):
         return nn.Module()
 
     def begin(self, state: nn.Module) -> None:
-        """Once, before the first step of a run: what the official forward does before it uses a fresh model."""
+        """Once, before the first step of a run: what the official forward does to a fresh model."""
 
     def advance(self, state: nn.Module, outputs: Sequence[dict[str, Tensor]]) -> None:
-        """Once per optimizer step that was taken, after it; `outputs` are the losses of its micro-batches."""
+        """Once after each optimizer step that was taken; `outputs` are the losses of its micro-batches."""
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay applies: not to biases and gains, as in ALBEF's `optim_factory.add_weight_decay`."""
+        """Whether weight decay applies: not to biases and gains (ALBEF, `optim_factory.add_weight_decay`)."""
         return not (parameter.ndim == 1 or name.endswith(".bias"))
 
     def set_checkpointing(self, on: bool) -> None:
@@ -137,7 +137,7 @@ class System(nn.Module):
 
     @torch.inference_mode()
     def encode_image(self, images: Picture | Sequence[Picture]) -> Float[Tensor, "B E"]:
-        """Normalised features of pictures; their dot product with `encode_text` is the ITC similarity in -1..1."""
+        """Normalised features of pictures; their dot products with `encode_text`'s lie in -1..1."""
         return self.image_context(self.prepare(images))[0]
 
     @torch.inference_mode()

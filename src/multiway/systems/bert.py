@@ -21,7 +21,8 @@ class BertConfig:
     Attributes:
         layers: layers that see text alone. fusion_layers: layers with cross-attention after them.
         hidden: width of the feed-forward's middle. positions: longest text in tokens.
-        types: rows of the token-type table (0: none). dropout: in embeddings, attention and residual branches.
+        types: rows of the token-type table (0: none).
+        dropout: in embeddings, attention and residual branches.
     """
 
     vocab_size: int = 30522
@@ -81,7 +82,7 @@ class TextStack(nn.Module):
         causal: bool = False,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """The fusion layers over hidden states; `maps` receives self- and cross-attention maps of every layer."""
+        """The fusion layers; `maps` receives the self- and cross-attention maps of every layer."""
         if maps is not None:
             return self.fusion(hidden, mask=_mask(attention_mask, causal), context=context, maps=maps)
         return self._unpadded(self.fusion, hidden, attention_mask, causal=causal, context=context)

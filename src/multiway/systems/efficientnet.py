@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 as an image tower, so that a saved model needs no foreign package.
 
-Tan and Le 2019 without squeeze-and-excitation and swish (the Lite form): 4.65 M parameters, stride 32, tokens of
-width 1280. Keys follow the published `efficientnet-lite0` weights, so those load as they are.
+Tan and Le 2019 without squeeze-and-excitation and swish (the Lite form): 4.65 M parameters, stride 32, tokens
+of width 1280. Keys follow the published `efficientnet-lite0` weights, so those load as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from multiway.systems.image_tower import FrozenBlocks, ImageTower
 
 #: (repeats, kernel, stride, expansion, channels) of each stage.
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 
 
 class SameConv(nn.Conv2d):
@@ -56,7 +64,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class EfficientNetLite0(ImageTower):
-    """`[B, 3, H, W]` in (x - 127) / 128 of 0..255 to `[B, H/32 * W/32, 1280]`; BatchNorm keeps its loaded statistics."""
+    """`[B, 3, H, W]`, normalised as (x - 127) / 128 of 0..255, to `[B, H/32 * W/32, 1280]`."""
 
     width, pooled_index = 1280, None
     image_mean, image_std = (127 / 255,) * 3, (128 / 255,) * 3

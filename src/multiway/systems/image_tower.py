@@ -14,8 +14,9 @@ FrozenBlocks = int | Literal["all"]
 class ImageTower(nn.Module):
     """Pictures to tokens: `rest(prefix(image))`.
 
-    `prefix` holds no trained weight, so its output depends on the picture alone: it can be cached on disk, and the
-    momentum model shares it. BatchNorm keeps its loaded statistics, frozen or tuned: small batches would spoil them.
+    `prefix` holds no trained weight, so its output depends on the picture alone: it can be cached on disk,
+    and the momentum model shares it. BatchNorm keeps its loaded statistics, frozen or tuned: small batches
+    would spoil them.
 
     Attributes:
         width: D of the tokens. pooled_index: the token that stands for the picture; None: they are pooled.

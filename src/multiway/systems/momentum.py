@@ -40,7 +40,7 @@ class MomentumState(nn.Module):
 
 
 class Similarities(NamedTuple):
-    """ITC's matrices over temperature: this rank's rows; the batch's candidates, then the queue's, as columns."""
+    """ITC's matrices over temperature: this rank's rows against the batch, then the queue, as columns."""
 
     image_to_text: Float[Tensor, "B N"]
     text_to_image: Float[Tensor, "B N"]
@@ -66,8 +66,9 @@ class MomentumSystem(System):
             self.device
         )
 
-    # The official forward clamps, moves the average, computes the losses, then enqueues. Here the enqueue follows the
-    # optimizer's step, and the clamp and the average of the next forward follow it: the same order, once a step.
+    # The official forward clamps, moves the average, computes the losses, then enqueues. Here the enqueue
+    # follows the optimizer's step, and the next forward's clamp and average follow it: the same order, once a
+    # step.
 
     @torch.no_grad()
     def begin(self, state: MomentumState) -> None:
@@ -134,7 +135,7 @@ class MomentumSystem(System):
         return self.config.negatives == "global" and world_size() > 1
 
     def queued_ids(self, batch: Batch) -> Int[Tensor, " B"]:
-        """What the queue remembers of each row: its id, or -100 where a row's only positive is its own pair."""
+        """What the queue remembers of each row: its id, or -100 where its only positive is its own pair."""
         if self.config.positives == "ids":
             return batch.ids
         return torch.full((len(batch),), -100, device=self.device)

@@ -17,8 +17,8 @@ def profile(name: str) -> dict[str, dict[str, float]]:
     """Sizes of a system at its paper's size; built on the meta device, so that it takes no memory.
 
     Returns:
-        `vision`, `text` and `interaction`, each with `parameters` (millions) and `gflops`: one picture and one text of
-        16 tokens, encoded and matched once; a multiplication and an addition count as two.
+        `vision`, `text` and `interaction`, each with `parameters` (millions) and `gflops`: one picture and
+        one text of 16 tokens, encoded and matched once; a multiplication and an addition count as two.
     """
     entry = SYSTEMS[name]
     with torch.device("meta"):

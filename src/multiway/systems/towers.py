@@ -22,10 +22,11 @@ class BackboneConfig:
     """A convolutional or foreign tower.
 
     Attributes:
-        name: `efficientnet_lite0`, `torchvision:<name>`, `timm:<name>`, or `user` (the module is handed to `load`).
+        name: `efficientnet_lite0`, `torchvision:<name>`, `timm:<name>`, or `user` (the module is handed to
+            `load`).
         image_size: pixels, one side or (height, width).
-        frozen_blocks: so many first blocks of EfficientNet-Lite0 are never trained (17 with its head); of the others,
-            only 0 and "all".
+        frozen_blocks: so many first blocks of EfficientNet-Lite0 are never trained (17 with its head); of the
+            others, only 0 and "all".
     """
 
     name: str
@@ -48,9 +49,11 @@ class Backbone(ImageTower):
     ):
         super().__init__()
         if config.frozen_blocks not in (0, "all"):
-            raise UserError(f"the image tower {config.name} can be frozen as a whole or not at all: frozen_blocks all")
-        self.features, self.width, self.image_size, self.pooled_index = features, width, config.image_size, pooled_index
-        self.image_mean, self.image_std = mean, std
+            raise UserError(
+                f"the image tower {config.name} can be frozen as a whole or not at all: frozen_blocks all"
+            )
+        self.features, self.width, self.pooled_index = features, width, pooled_index
+        self.image_size, self.image_mean, self.image_std = config.image_size, mean, std
         self.frozen = config.frozen_blocks == "all"
         if self.frozen:
             self.requires_grad_(False)
@@ -84,13 +87,16 @@ def build_image_tower(config: ViTConfig | BackboneConfig, user: nn.Module | None
             )
         size, index = user.image_size, user.pooled_index
         config = BackboneConfig(name="user", image_size=size, frozen_blocks=config.frozen_blocks)
-        return Backbone(user, config, width=user.width, mean=user.image_mean, std=user.image_std, pooled_index=index)
+        return Backbone(
+            user, config, width=user.width, mean=user.image_mean, std=user.image_std, pooled_index=index
+        )
     if family == "torchvision":
         return _torchvision(name, config)
     if family == "timm":
         return _timm(name, config)
     raise UserError(
-        f"unknown image tower {config.name!r}: take vit, efficientnet_lite0, torchvision:<name>, timm:<name> or user"
+        f"unknown image tower {config.name!r}: take vit, efficientnet_lite0, torchvision:<name>, timm:<name> "
+        "or user"
     )
 
 

@@ -1,4 +1,4 @@
-"""The Vision Transformer tower (Dosovitskiy et al. 2021), with the two stems of the line: timm's and CLIP's."""
+"""The Vision Transformer tower (Dosovitskiy et al. 2021), with the line's two stems: timm's and CLIP's."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class ViTConfig:
 
     Attributes:
         image_size: pixels, one side or (height, width); multiples of `patch_size`.
-        hidden: width of the feed-forward's middle. drop_path: rate at the last block, growing linearly from 0.
-        frozen_blocks: the embeddings and so many first blocks are never trained; "all": nothing of the tower is.
+        hidden: width of the feed-forward's middle.
+        drop_path: rate at the last block, growing linearly from 0.
+        frozen_blocks: the embeddings and so many first blocks are never trained; "all": nothing of the tower.
         clip_stem: CLIP's form: no bias in the patch projection, a LayerNorm before the blocks.
         mean, std: of the pictures' channels.
     """

@@ -16,7 +16,7 @@ from multiway.weights.parts import bert, timm_vit, word_head
 
 
 def layout(config: ALBEFConfig) -> Layout:
-    """Keys of a pre-training checkpoint; of a retrieval one (no MLM head, no `bert.`, ids in the queue) without MLM.
+    """Keys of a pre-training checkpoint; without MLM, of a retrieval one (no `bert.`, ids in the queue).
 
     Our names are a system's (`encoders. ...`) and, behind `state.`, its state's.
     """
@@ -57,7 +57,7 @@ def vqa_layout(image: ViTConfig, text: BertConfig, decoder: BertConfig) -> Layou
 
 
 def assignment_layout(image: ViTConfig, text: BertConfig) -> Layout:
-    """Keys of `TextAssignment` in a pre-training checkpoint for NLVR2; `text` has its fusion layers doubled."""
+    """Keys of `TextAssignment` in NLVR2's pre-training checkpoint; `text` has its fusion layers doubled."""
     entries = [
         *timm_vit("image_tower.", "visual_encoder.", image),
         *bert("text.", "text_encoder.", text),
@@ -72,7 +72,7 @@ def retrieval_keys(keys: Iterable[str]) -> dict[str, str]:
 
 
 def vqa_keys(keys: Iterable[str], fusion_layer: int) -> dict[str, str]:
-    """As `retrieval_keys`, with the answer decoder started from the fusion layers, embeddings and MLM head (VQA.py)."""
+    """As `retrieval_keys`; the decoder starts from the fusion layers, embeddings and MLM head (VQA.py)."""
     renamed = {}
     for key in keys:
         if "text_encoder" not in key:
@@ -106,7 +106,7 @@ def assignment_keys(keys: Iterable[str], fusion_layer: int) -> dict[str, str]:
 
 
 def config_of(tensors: Mapping[str, Tensor], *, patch_size: int | None = None) -> ALBEFConfig:
-    """The sizes of an official checkpoint, read off its shapes; heads are 64 wide, as in every published one."""
+    """The sizes of an official checkpoint, read off its shapes; heads are 64 wide, as in all of them."""
     patch = tensors["visual_encoder.patch_embed.proj.weight"]
     width, size = patch.shape[0], patch_size or patch.shape[-1]
     rows = tensors["visual_encoder.pos_embed"].shape[1] - 1

@@ -63,10 +63,11 @@ def load(
     """A model from a folder of ours, a hub id, or an official checkpoint; in eval mode, with its tokenizer.
 
     Args:
-        path: a folder with config.json, `owner/name` on the Hugging Face hub, or a `.pth`, `.pt` or `.safetensors`
-            file in an official layout.
+        path: a folder with config.json, `owner/name` on the Hugging Face hub, or a `.pth`, `.pt` or
+            `.safetensors` file in an official layout.
         image_tower: the module, when the model has a tower of the user's own.
-        image_size: pixels, when they shall differ from the checkpoint's; an official checkpoint's positions are resized.
+        image_size: pixels, when an official checkpoint shall take others than its own: its positions are
+            resized.
 
     Raises:
         UserError: nothing is there, or it is not a model; the sentence says what is missing.
@@ -159,8 +160,8 @@ def _download(name: Path) -> Path:
         return Path(snapshot_download(name.as_posix(), allow_patterns=files))
     except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError, ValueError):
         raise UserError(
-            f"{name} is no folder here, and the hub gave no such model: check the path, or download it where there "
-            "is a network and give its folder"
+            f"{name} is no folder here, and the hub gave no such model: check the path, or download it where "
+            "there is a network and give its folder"
         ) from None
 
 
@@ -168,8 +169,8 @@ def _card(model: System) -> str:
     """A short model card: what it is and how to use it."""
     count = sum(p.numel() for p in model.parameters())
     return (
-        f"# {type(model).__name__}\n\nA {type(model).__name__} model of {count / 1e6:.1f} M parameters, written by "
-        f"multiway ({SYSTEMS[model.config.system].paper}).\n\n"
+        f"# {type(model).__name__}\n\nA {type(model).__name__} model of {count / 1e6:.1f} M parameters, "
+        f"written by multiway ({SYSTEMS[model.config.system].paper}).\n\n"
         '```python\nimport multiway\nmodel = multiway.load("this folder")\n'
         'model.encode_image("cat.jpg") @ model.encode_text("a cat").T\n```\n'
     )

@@ -1,4 +1,4 @@
-"""Pretrained towers to start from: DeiT or ViT weights, EfficientNet-Lite0's, and BERT's or MiniLM's text layers."""
+"""Pretrained towers to start from: DeiT, ViT and EfficientNet-Lite0; BERT's and MiniLM's text layers."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def load_image_tower(tower: nn.Module, name: str) -> Report:
 def load_text(text: TextStack, name: str, *, fusion_from: int | None = None) -> Report:
     """Load BERT-layout weights into a text stack.
 
-    The first layers go to the text layers. The fusion layers start from the layers that follow, as in ALBEF, whose
-    text encoder is one BERT cut in two; where the checkpoint has no more, or `fusion_from` says so, from its layers
-    `fusion_from ...`. Cross-attention keeps its fresh weights.
+    The first layers go to the text layers. The fusion layers start from the layers that follow, as in ALBEF,
+    whose text encoder is one BERT cut in two; where `fusion_from` says so, from layer `fusion_from` on; where
+    the checkpoint has too few, from its last ones. Cross-attention keeps its fresh weights.
 
     Args:
         name: a packaged name or a path, in BERT's layout with or without a `bert.` prefix.
@@ -107,9 +107,8 @@ def load_text(text: TextStack, name: str, *, fusion_from: int | None = None) -> 
     for table in ("embed.words.weight", "embed.positions.weight"):
         own, given = text.get_parameter(table), ours.get(table)
         if given is not None and given.shape[0] != own.shape[0] and given.shape[1] == own.shape[1]:
-            rows = min(
-                len(given), len(own)
-            )  # a shorter text, or further special tokens: the rest stays fresh
+            # A shorter text, or further special tokens: the rest stays fresh.
+            rows = min(len(given), len(own))
             ours[table] = torch.cat([given[:rows], own.detach()[rows:]])
     _fill(text, ours, missing, path)
     return Report(tuple(ours), (), tuple(missing), tuple(unexpected))

@@ -1,7 +1,8 @@
 """Key maps: one list of entries a layout, read in both directions.
 
-An entry says which tensors of a published layout make one tensor of ours. The same list loads a checkpoint, exports
-ours in that layout, and renames gradients or optimizer state, because every operation is linear and invertible.
+An entry says which tensors of a published layout make one tensor of ours. The same list loads a checkpoint,
+exports ours in that layout, and renames gradients or optimizer state, because every operation is linear and
+invertible.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Entry:
     """One tensor of ours and where it lies in the layout.
 
     Attributes:
-        ours: our name. theirs: the layout's names that make it. also: further names that hold the same tensor (ties).
+        ours: our name. theirs: the layout's names that make it.
+        also: further names that hold the same tensor (ties).
     """
 
     ours: str
@@ -49,7 +51,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """Every entry of a layout, and what it stores beside them (`constants`: recomputed on export, ignored on load)."""
+    """Every entry of a layout, and the `constants` beside them: written on export, ignored on load."""
 
     entries: tuple[Entry, ...]
     constants: Mapping[str, Tensor] = field(default_factory=dict)
@@ -61,7 +63,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Report:
-    """What a load did: our names that were matched, resized or missing, and the checkpoint's keys left over."""
+    """What a load did: our names that were matched, resized or missing, and the keys that were left over."""
 
     matched: tuple[str, ...]
     resized: tuple[str, ...]

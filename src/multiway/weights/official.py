@@ -34,8 +34,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path} was not opened: it is damaged or holds code beside its tensors ({reason[:80]}); convert it to "
-            "safetensors where you trust it"
+            f"{path} was not opened: it is damaged or holds code beside its tensors ({reason[:80]}); convert "
+            "it to safetensors where you trust it"
         ) from None
     for wrapper in ("model", "state_dict", "module"):
         if isinstance(values, Mapping) and isinstance(values.get(wrapper), Mapping):
@@ -79,7 +79,7 @@ def load_checkpoint(path: Path, *, image_size: int | tuple[int, int] | None = No
 def load_layout(
     model: System, layout: Layout, tensors: Mapping[str, Tensor], state: nn.Module | None = None
 ) -> Report:
-    """Load a checkpoint's tensors into a model, and its momentum model and queue into `state` where one is given.
+    """Load a checkpoint's tensors into a model, and its momentum model and queue into `state`, if given.
 
     Position tables of another resolution are resized; a queue of another size stays as it was initialised.
     """
