@@ -9,7 +9,7 @@ that equal features give equal scores wherever a chunk begins; the whole matrix 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,7 @@ def shortlist(
 ) -> Int[np.ndarray, "B K"]:
     """The k best items of each query, in the order of the gallery.
 
-    Ties at the border go to items that are no positive, so that a positive is in if and only if its rank is <= k.
+    Ties at the border go to items that are no positive, so that a positive is in just if its rank is <= k.
     """
     size = scores.shape[1]
     if k >= size:
@@ -140,28 +140,3 @@ def summary(ranks: Int[np.ndarray, " Q"], prefix: str) -> dict[str, float]:
     """`{prefix}_r1`, `_r5`, `_r10` in percent, and `_median_rank` from 1."""
     recalls = {f"{prefix}_r{k}": recall(ranks, k) for k in (1, 5, 10)}
     return {**recalls, f"{prefix}_median_rank": float(np.median(ranks))}
-
-
-def itm_eval(
-    scores_i2t: Float[np.ndarray, "N M"],
-    scores_t2i: Float[np.ndarray, "M N"],
-    txt2img: Mapping[int, int],
-    img2txt: Mapping[int, Sequence[int]],
-) -> dict[str, float]:
-    """ALBEF's own numbers (Retrieval.py, `itm_eval`), for the replay of its recorded runs.
-
-    It differs from ours in ties, which its reversed argsort breaks by position: among the -100 of the items that
-    were not re-ranked, that decides ranks beyond k.
-    """
-
-    def recalls(scores: np.ndarray, right: Mapping[int, Sequence[int]]) -> list[float]:
-        places = np.argsort(np.argsort(scores, axis=1)[:, ::-1], axis=1)
-        best = np.array([min(places[q, i] for i in right[q]) for q in range(len(scores))])
-        return [100.0 * float((best < k).mean()) for k in (1, 5, 10)]
-
-    txt = recalls(scores_i2t, img2txt)
-    img = recalls(scores_t2i, {q: [i] for q, i in txt2img.items()})
-    named = [f"{side}_r{k}" for side in ("txt", "img") for k in (1, 5, 10)]
-    txt_mean, img_mean = sum(txt) / 3, sum(img) / 3
-    means = {"txt_r_mean": txt_mean, "img_r_mean": img_mean, "r_mean": (txt_mean + img_mean) / 2}
-    return {**dict(zip(named, txt + img, strict=True)), **means}

@@ -1,0 +1,64 @@
+"""How well pictures and texts fit, pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from multiway.errors import UserError
+from multiway.systems.base import Picture, System
+from multiway.tasks.two_stage import evaluating, itm_score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """One pair's scores.
+
+    Attributes:
+        cosine: ITC similarity, -1..1: comparable among pairs of one model, no probability.
+        logit: the ITM head's "matched" logit, what retrieval re-ranks by; None without such a head.
+        probability: 0..1 by the ITM head's softmax; None without such a head.
+    """
+
+    cosine: float
+    logit: float | None = None
+    probability: float | None = None
+
+
+def match(
+    model: System, images: Sequence[Picture], texts: Sequence[str], *, batch_size: int = 32
+) -> list[Match]:
+    """Scores of aligned pairs; one picture may be given for several texts, or one text for several pictures.
+
+    Raises:
+        UserError: the numbers of pictures and texts do not fit, or a picture can't be read.
+    """
+    pairs = max(len(images), len(texts))
+    if not pairs or len(images) not in (1, pairs) or len(texts) not in (1, pairs):
+        raise UserError(
+            f"match got {len(images)} pictures and {len(texts)} texts: give as many, or one of either"
+        )
+    found: list[Match] = []
+    with evaluating(model):
+        lone = model.image_context(model.prepare(images)) if len(images) == 1 else None
+        for start in range(0, pairs, batch_size):
+            part = slice(start, start + batch_size)
+            features, context = lone or model.image_context(model.prepare(images[part]))
+            ids, mask = model.tokenize(texts if len(texts) == 1 else texts[part])
+            text_features, hidden = model.text_context(ids, mask)
+            rows = torch.arange(max(len(features), len(ids)), device=model.device)
+            of_picture, of_text = rows % len(features), rows % len(ids)
+            cosine = (features[of_picture] * text_features[of_text]).sum(-1).tolist()
+            if context is None:
+                found += [Match(cosine=c) for c in cosine]
+                continue
+            logits = model.match_pairs(context.select(of_picture), hidden[of_text], mask[of_text]).float()
+            scores, probabilities = (
+                itm_score(logits.cpu().numpy()).tolist(),
+                logits.softmax(-1)[:, 1].tolist(),
+            )
+            triples = zip(cosine, scores, probabilities, strict=True)
+            found += [Match(cosine=c, logit=s, probability=p) for c, s, p in triples]
+    return found

@@ -1,0 +1,218 @@
+"""Image-text retrieval: TR asks with a picture for its texts, IR with a text for its pictures.
+
+Two numbers each: `itc`, the dual encoder alone, and `itm`, after the k best of each query were put in the
+order of the ITM head (official: ALBEF Retrieval.py; k is 128 on Flickr30K, 256 on COCO). Texts that are equal
+byte for byte are one text with several positive pictures. Items outside a shortlist keep their ITC order
+below it; the official matrices hold -100 there, which differs in ranks beyond k alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from multiway.data.sample import BadSample, Sample
+from multiway.errors import UserError
+from multiway.metrics import retrieval as metrics
+from multiway.systems.base import System
+from multiway.tasks.two_stage import (
+    Pictures,
+    Progress,
+    Texts,
+    encode_texts,
+    evaluating,
+    itm_score,
+    match_pairs,
+    silent,
+)
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """What is evaluated on: `data.Dataset`, or anything with its two methods."""
+
+    def __len__(self) -> int: ...
+    def sample(self, i: int) -> Sample: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """The numbers, and what it took to get them.
+
+    Attributes:
+        result: what `evaluate` returns.
+        pairs: pairs that the ITM head scored, each once.
+        seconds: that this took.
+        skipped: reason -> number of samples that could not be used.
+    """
+
+    result: dict
+    pairs: int = 0
+    seconds: float = 0.0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def sentence(self) -> str:
+        """Sizes, speed and losses in one line."""
+        line = f"{self.result['n_images']:,} pictures, {self.result['n_texts']:,} texts"
+        if self.pairs:
+            speed = self.pairs / max(self.seconds, 1e-9)
+            line += f"; {self.pairs:,} pairs re-ranked in {self.seconds:.1f} s ({speed:,.0f} pairs/s)"
+        if self.skipped:
+            line += "; skipped " + ", ".join(f"{reason} {count:,}" for reason, count in self.skipped.items())
+        return line
+
+
+def evaluate(
+    model: System,
+    samples: Samples,
+    *,
+    texts: Literal["first", "all"] = "all",
+    k: int = 16,
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> dict:
+    """Recalls in percent and median ranks, from 1, in both directions.
+
+    Args:
+        texts: of each picture the first text alone, or all.
+        k: how many of each query's best the ITM head re-ranks.
+        progress: called as progress(stage, done, total).
+
+    Returns:
+        `n_images`, `n_texts`, `k`, `itc` and `itm`; the latter two hold `tr_r1 tr_r5 tr_r10 tr_median_rank`
+        and `ir_*` likewise. `itm` is None without an ITM head.
+
+    Raises:
+        UserError: no sample can be used, or k is below 1.
+        FloatingPointError: the model's features are not finite.
+    """
+    return measure(model, samples, texts=texts, k=k, batch_size=batch_size, progress=progress).result
+
+
+def measure(
+    model: System,
+    samples: Samples,
+    *,
+    texts: Literal["first", "all"] = "all",
+    k: int = 16,
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> Measurement:
+    """`evaluate`, with speed and tally."""
+    if k < 1:
+        raise UserError(f"k is {k}: re-rank at least one candidate a query")
+    with evaluating(model):
+        pictures, captions, skipped = _read(model, samples, batch_size, progress)
+        if texts == "first":
+            captions = [lines[:1] for lines in captions]
+        number: dict[str, int] = {}
+        pairs = [
+            (i, number.setdefault(line, len(number))) for i, lines in enumerate(captions) for line in lines
+        ]
+        image, text = np.array(pairs, np.int64).T
+        encoded = encode_texts(model, *model.tokenize(list(number)), batch_size=batch_size, progress=progress)
+        tr = metrics.Positives.from_pairs(image, text, len(captions))
+        ir = metrics.Positives.from_pairs(text, image, len(number))
+        tr_ranks, tr_candidates = metrics.rank_by_similarity(pictures.features, encoded.features, tr, k=k)
+        ir_ranks, ir_candidates = metrics.rank_by_similarity(encoded.features, pictures.features, ir, k=k)
+        result = {"n_images": len(captions), "n_texts": len(number), "k": k}
+        result |= {"itc": metrics.summary(tr_ranks, "tr") | metrics.summary(ir_ranks, "ir"), "itm": None}
+        if not model.has_itm:
+            return Measurement(result=result, skipped=skipped)
+        start = time.perf_counter()
+        tr_scores, ir_scores, scored = score_candidates(
+            model, pictures, encoded, tr_candidates, ir_candidates, progress=progress
+        )
+        seconds = time.perf_counter() - start
+    tr_ranks = metrics.rerank(tr_ranks, tr_candidates, tr_scores, tr)
+    ir_ranks = metrics.rerank(ir_ranks, ir_candidates, ir_scores, ir)
+    result["itm"] = metrics.summary(tr_ranks, "tr") | metrics.summary(ir_ranks, "ir")
+    return Measurement(result=result, pairs=scored, seconds=seconds, skipped=skipped)
+
+
+def score_candidates(
+    model: System,
+    pictures: Pictures,
+    texts: Texts,
+    tr_candidates: Int[np.ndarray, "N K"],
+    ir_candidates: Int[np.ndarray, "M L"],
+    *,
+    progress: Progress = silent,
+) -> tuple[Float[np.ndarray, "N K"], Float[np.ndarray, "M L"], int]:
+    """ITM scores of both directions' candidates, and how many different pairs that took.
+
+    The pairs of both directions are united, sorted by picture, and scored once.
+    """
+    size = len(texts.hidden)
+    tr_codes = np.arange(len(tr_candidates))[:, None] * size + texts.row[tr_candidates]
+    ir_codes = ir_candidates * size + texts.row[: len(ir_candidates), None]
+    codes = np.unique(np.concatenate([tr_codes.ravel(), ir_codes.ravel()]))
+    logits = match_pairs(model, pictures, texts, codes // size, codes % size, progress=progress)
+    scores = itm_score(logits)
+    return scores[np.searchsorted(codes, tr_codes)], scores[np.searchsorted(codes, ir_codes)], len(codes)
+
+
+def score_matrices(
+    model: System,
+    image: Float[Tensor, "N 3 H W"],
+    input_ids: Int[Tensor, "M T"],
+    attention_mask: Int[Tensor, "M T"],
+    *,
+    k: int,
+    batch_size: int = 32,
+    fill: float = -100.0,
+) -> tuple[Float[np.ndarray, "N M"], Float[np.ndarray, "M N"], Float[np.ndarray, "N M"]]:
+    """The official evaluation's matrices: ITM scores of pictures to texts, of texts to pictures, and ITC.
+
+    Entries outside a query's k best are `fill` (ALBEF Retrieval.py, `evaluation`).
+    """
+    with evaluating(model):
+        pictures = Pictures(model, lambda numbers: image[list(numbers)].to(model.device))
+        for start in range(0, len(image), batch_size):
+            numbers = list(range(start, min(start + batch_size, len(image))))
+            pictures.add(numbers, pictures.load(numbers))
+        texts = encode_texts(model, input_ids, attention_mask, batch_size=batch_size)
+        itc = np.concatenate([s for _, s in metrics.similarity_blocks(pictures.features, texts.features)])
+        nobody = np.empty(0, np.int64)
+        tr, ir = metrics.shortlist(itc, k, nobody, nobody), metrics.shortlist(itc.T, k, nobody, nobody)
+        tr_scores, ir_scores, _ = score_candidates(model, pictures, texts, tr, ir)
+    i2t, t2i = np.full(itc.shape, fill, np.float32), np.full(itc.T.shape, fill, np.float32)
+    np.put_along_axis(i2t, tr, tr_scores, axis=1)
+    np.put_along_axis(t2i, ir, ir_scores, axis=1)
+    return i2t, t2i, itc
+
+
+def _read(
+    model: System, samples: Samples, batch_size: int, progress: Progress
+) -> tuple[Pictures, list[list[str]], dict[str, int]]:
+    """Encode the usable pictures; their texts; and why others are not usable."""
+
+    def load(numbers: Sequence[int]) -> Tensor:
+        return model.prepare([samples.sample(i).image for i in numbers])
+
+    pictures, captions, skipped = Pictures(model, load), [], Counter()
+    numbers, images = [], []
+    for i in range(len(samples)):
+        try:
+            sample = samples.sample(i)
+        except BadSample as bad:
+            skipped[bad.reason] += 1
+        else:
+            numbers.append(i)
+            images.append(sample.image)
+            captions.append(sample.texts)
+        if numbers and (len(numbers) == batch_size or i == len(samples) - 1):
+            pictures.add(numbers, model.prepare(images))
+            numbers, images = [], []
+            progress("pictures", i + 1, len(samples))
+    if not captions:
+        why = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items()) or "the data is empty"
+        raise UserError(f"no pair to evaluate on ({why}): give pictures with texts")
+    return pictures, captions, dict(skipped)
