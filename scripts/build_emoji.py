@@ -72,7 +72,8 @@ class Drawings:
         icon = self.icons["icons"][name]
         left, top = icon.get("left", 0), icon.get("top", 0)
         width, height = (icon.get(side, self.icons.get(side, 16)) for side in ("width", "height"))
-        return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
+        view = f"{left} {top} {width} {height}"
+        return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{view}">{icon["body"]}</svg>'
 
     def jpeg(self, hexcode: str) -> bytes:
         """The drawing as an 80x80 JPEG on white; one that is not square lies in the middle."""
@@ -129,18 +130,33 @@ def build(out: Path, packages: Path) -> list[Path]:
                 name = names[code.upper()]
                 add(tar, f"{key}.jpg", drawings[vendor].jpeg(code))
                 add(tar, f"{key}.txt", caption(name).encode())
-                meta.append({"key": key, "vendor": vendor, "hexcode": code.upper(), "label": name["label"],
-                             "group": groups["groups"][str(name["group"])],
-                             "subgroup": groups["subgroups"][str(name["subgroup"])],
-                             "split": "train", "tone": name["tone"], "licence": LICENCES[vendor]})  # fmt: skip
+                meta.append(
+                    {
+                        "key": key,
+                        "vendor": vendor,
+                        "hexcode": code.upper(),
+                        "label": name["label"],
+                        "group": groups["groups"][str(name["group"])],
+                        "subgroup": groups["subgroups"][str(name["subgroup"])],
+                        "split": "train",
+                        "tone": name["tone"],
+                        "licence": LICENCES[vendor],
+                    }
+                )
 
     translated = {language: read_names(emojibase, language) for language in LANGUAGES}
     drawn = {row["hexcode"] for row in meta if row["tone"] is None}
     concepts = [
-        {"hexcode": code, "label": name["label"], "tags": name["tags"], "group": groups["groups"][str(name["group"])],
-         "labels": {language: translated[language][code]["label"] for language in LANGUAGES}}
-        for code, name in names.items() if code in drawn
-    ]  # fmt: skip
+        {
+            "hexcode": code,
+            "label": name["label"],
+            "tags": name["tags"],
+            "group": groups["groups"][str(name["group"])],
+            "labels": {language: translated[language][code]["label"] for language in LANGUAGES},
+        }
+        for code, name in names.items()
+        if code in drawn
+    ]
     for filename, rows in (("meta.jsonl", meta), ("concepts.jsonl", concepts)):
         files.append(out / filename)
         files[-1].write_text(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -74,6 +74,7 @@ class DataConfig:
     cache_views: int = 0
 
 
+@runtime_checkable
 class Store(Protocol):
     """What a source must offer: keys, texts and picture files by number."""
 

@@ -74,7 +74,8 @@ def dataset(split: str = "all") -> Dataset:
 @cache
 def read_protocol() -> dict[str, list[str]]:
     """The keys of each split, from protocol.json."""
-    return json.loads((FOLDER / "protocol.json").read_text(encoding="utf-8"))
+    read = json.loads((FOLDER / "protocol.json").read_text(encoding="utf-8"))
+    return {split: keys for split, keys in read.items() if isinstance(keys, list)}
 
 
 @cache

@@ -37,19 +37,19 @@ def _sharpness(image: Image.Image, level: float, sign: int) -> Image.Image:
 
 
 def _shear_x(image: Image.Image, level: float, sign: int) -> Image.Image:
-    return affine(image, (1, sign * level / MAX_LEVEL * 0.3, 0, 0, 1, 0))
+    return affine(image, (1.0, sign * level / MAX_LEVEL * 0.3, 0.0, 0.0, 1.0, 0.0))
 
 
 def _shear_y(image: Image.Image, level: float, sign: int) -> Image.Image:
-    return affine(image, (1, 0, 0, sign * level / MAX_LEVEL * 0.3, 1, 0))
+    return affine(image, (1.0, 0.0, 0.0, sign * level / MAX_LEVEL * 0.3, 1.0, 0.0))
 
 
 def _translate_x(image: Image.Image, level: float, sign: int) -> Image.Image:
-    return affine(image, (1, 0, sign * level / MAX_LEVEL * 10, 0, 1, 0))
+    return affine(image, (1.0, 0.0, sign * level / MAX_LEVEL * 10, 0.0, 1.0, 0.0))
 
 
 def _translate_y(image: Image.Image, level: float, sign: int) -> Image.Image:
-    return affine(image, (1, 0, 0, 0, 1, sign * level / MAX_LEVEL * 10))
+    return affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, sign * level / MAX_LEVEL * 10))
 
 
 def _rotate(image: Image.Image, level: float, sign: int) -> Image.Image:

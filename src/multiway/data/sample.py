@@ -65,7 +65,8 @@ class Tally:
     @property
     def reasons(self) -> dict[str, int]:
         """reason -> count, the most frequent first."""
-        return dict((Counter(self.bad.values()) + self.found).most_common())
+        counts = Counter(self.bad.values()) + self.found
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def bad_share(self) -> float:

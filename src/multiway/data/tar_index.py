@@ -99,7 +99,10 @@ def build_index(path: str) -> TarIndex:
 
 def _open(path: str) -> io.IOBase:
     try:
-        return fsspec.open(path, "rb").open() if "://" in path else open(path, "rb")
+        if "://" not in path:
+            return open(path, "rb")
+        filesystem, inside = fsspec.core.url_to_fs(path)
+        return filesystem.open(inside, "rb")
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"Can't read the shard {path}: {error}; check the path.") from error
 

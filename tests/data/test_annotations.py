@@ -1,0 +1,119 @@
+"""Every way to list pictures gives the same samples; what can't be read is one sentence."""
+
+import json
+
+import pytest
+
+from multiway.data.annotations import read_annotations
+from multiway.data.dataset import Dataset, Source
+from multiway.data.sample import BadSample
+from multiway.errors import UserError
+
+TEXTS = {"a.jpg": ["a cat", "the cat"], "b.jpg": ["a dog"], "sub/c.png": ["two birds, a bee"]}
+
+
+@pytest.fixture
+def folder(tmp_path, make_picture):
+    (tmp_path / "pictures/sub").mkdir(parents=True)
+    for name in TEXTS:
+        (tmp_path / "pictures" / name).write_bytes(
+            make_picture(format="PNG" if name.endswith("png") else "JPEG")
+        )
+    return tmp_path / "pictures"
+
+
+def table(kind):
+    pairs = [(name, text) for name, texts in TEXTS.items() for text in texts]
+    if kind == "csv":
+        return "image,caption\n" + "".join(f'{name},"{text}"\n' for name, text in pairs)
+    if kind == "tsv":
+        return "filepath\ttitle\n" + "".join(f"{name}\t{text}\n" for name, text in pairs)
+    if kind == "jsonl":
+        return "".join(json.dumps({"file_name": name, "text": text}) + "\n" for name, text in pairs)
+    if kind == "albef.json":
+        return json.dumps([{"image": name, "caption": texts} for name, texts in TEXTS.items()])
+    if kind == "coco.json":
+        names = list(TEXTS)
+        return json.dumps({
+            "images": [{"id": 7 + i, "file_name": name} for i, name in enumerate(names)],
+            "annotations": [{"image_id": 7 + names.index(name), "caption": text} for name, text in pairs],
+        })  # fmt: skip
+    return json.dumps({"images": [
+        {"split": "val" if name == "b.jpg" else "train", "filename": name.split("/")[-1],
+         "filepath": "/".join(name.split("/")[:-1]), "sentences": [{"raw": text} for text in texts]}
+        for name, texts in TEXTS.items()
+    ]})  # fmt: skip
+
+
+KINDS = ["csv", "tsv", "jsonl", "albef.json", "coco.json", "karpathy.json"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("inside", [True, False])
+def test_all_layouts_give_the_same_samples(folder, tmp_path, kind, inside):
+    path = (folder if inside else tmp_path) / f"list.{kind}"
+    path.write_text("\ufeff" + table(kind) if kind == "csv" else table(kind), encoding="utf-8")
+    if inside:
+        dataset = Dataset(Source(path=str(folder)))  # the folder's one table is found
+    else:
+        dataset = Dataset(Source(path=str(path), images=str(folder)))
+    assert {dataset.key(i): dataset.texts(i) for i in range(len(dataset))} == TEXTS
+    assert dataset.sample(2).image.size == (24, 16)
+
+
+def test_texts_beside_the_pictures(folder):
+    for name, texts in TEXTS.items():
+        (folder / name).with_suffix(".txt").write_text("\n".join(texts))
+    dataset = Dataset(Source(path=str(folder), texts="first"))
+    assert [dataset.texts(i) for i in range(3)] == [["a cat"], ["a dog"], ["two birds, a bee"]]
+
+
+def test_karpathy_splits(folder):
+    path = folder / "dataset.json"
+    path.write_text(table("karpathy.json"))
+    assert read_annotations(path, split="val").names == ["b.jpg"]
+    assert len(read_annotations(path, split="train+val")) == 3
+    with pytest.raises(UserError, match="no split test: choose from train, val"):
+        read_annotations(path, split="test")
+
+
+def test_rows_that_say_nothing_are_counted(folder):
+    path = folder / "x.jsonl"
+    rows = [{"image": "a.jpg", "caption": " "}, {"image": "b.jpg", "caption": "b"}, {"image": None, "caption": "?"},
+            {"image": "gone.jpg", "caption": "gone"}]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, rows)))
+    files = read_annotations(path)
+    assert files.names == ["b.jpg", "gone.jpg"]
+    assert files.problems == {"empty_caption": 1, "no_image": 1}
+    with pytest.raises(BadSample, match="missing"):
+        files.image(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [("x.csv", "name,words\na.jpg,cat\n", "no column image"),
+     ("x.csv", "", "no rows"),
+     ("x.jsonl", '{"image": "a.jpg", "caption"\n', "can't be read as jsonl"),
+     ("x.json", '{"what": 1}', "no known layout"),
+     ("x.json", '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "x"}]}', "lacks what"),
+     ("x.jsonl", '{"image": "nowhere.jpg", "caption": "x"}', "name their folder"),
+     ("x.jsonl", '{"image": "a.jpg", "caption": ""}', "No picture with a caption")],
+)  # fmt: skip
+def test_wrong_files_are_one_sentence(folder, name, content, says):
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=says) as caught:
+        read_annotations(folder / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_paths(tmp_path, folder):
+    with pytest.raises(UserError, match="no file or folder"):
+        read_annotations(tmp_path / "none.csv")
+    (folder / "a.csv").write_text(table("csv"))
+    with pytest.raises(UserError, match="no folder of pictures"):
+        read_annotations(folder / "a.csv", images=tmp_path / "none")
+    (folder / "b.csv").write_text(table("csv"))
+    with pytest.raises(UserError, match="several annotation files"):
+        read_annotations(folder)
+    with pytest.raises(UserError, match="has no splits"):
+        read_annotations(folder / "a.csv", split="train")
