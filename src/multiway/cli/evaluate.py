@@ -21,19 +21,43 @@ def evaluate(argv: Sequence[str]) -> None:
 def retrieval(argv: Sequence[str]) -> None:
     """Print recalls and median ranks, by contrast alone and re-ranked by the ITM head."""
     from multiway.cli.data import add_source, source_of
+    from multiway.cli.model import add_device, load_model, progress_bar
 
     parser = Parser(
         "multiway evaluate retrieval",
-        "Recall and median rank of texts of pictures (tr) and pictures of texts (ir): by contrast (itc), and with "
-        "the K best re-ranked by the matching head (itm). Equal texts are one text with several pictures; a query "
-        "is right at k if any of its positives is among the first k; ties count against the model.",
+        "Recall in percent and median rank of the texts of pictures (tr) and the pictures of texts (ir): by "
+        "contrast (itc), and with the K best re-ranked by the matching head (itm). Equal texts are one text with "
+        "several pictures; a query is right at k if any of its positives is among the first k; ties count "
+        "against the model.",
     )
     parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
     add_source(parser, "--data")
     parser.add_argument("--k", type=int, default=16, help="candidates that the matching head re-ranks")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures, texts or pairs at a time")
-    parser.add_argument(
-        "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="where to run"
-    )
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures, texts or pairs at a time")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse(argv)
+
+    import json
+
+    from multiway.data.dataset import Dataset
+    from multiway.tasks.retrieval import measure
+
+    samples = Dataset(source_of(args))
+    model = load_model(args)
+    with progress_bar() as progress:
+        found = measure(
+            model, samples, texts=args.texts, k=args.k, batch_size=args.batch_size, progress=progress
+        )
+    if args.json:
+        print(json.dumps(found.result))
+        return
+    print(found.sentence())
+    for stage in ("itc", "itm"):
+        if (values := found.result[stage]) is not None:
+            print(f"{stage}   {_line(values, 'tr')}   {_line(values, 'ir')}")
+
+
+def _line(values: dict[str, float], way: str) -> str:
+    recalls = " / ".join(f"{values[f'{way}_r{k}']:.1f}" for k in (1, 5, 10))
+    return f"{way.upper()} R@1/5/10 {recalls}, median rank {values[f'{way}_median_rank']:g}"

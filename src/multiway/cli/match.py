@@ -6,30 +6,32 @@ from collections.abc import Sequence
 
 
 def match(argv: Sequence[str]) -> None:
-    """Print the texts, best first, with the ITM probability (ITC similarity where there is no ITM head)."""
+    """Print the texts, best first, with the ITM probability (where there is a head) and the ITC similarity."""
     from multiway.cli.arguments import Parser
+    from multiway.cli.model import add_device, load_model
 
     parser = Parser("multiway match", "How well each text fits a picture, the best first.")
     parser.add_argument("image", help="a picture")
     parser.add_argument("texts", nargs="+", metavar="text", help="one or more texts")
     parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse(argv)
 
     import json
 
-    import multiway
+    from multiway.tasks.match import match
 
-    model = multiway.load(args.model)
-    if model.has_itm:
-        scores, score = model.match(args.image, args.texts), "match probability"
-    else:
-        scores, score = (model.encode_image(args.image) @ model.encode_text(args.texts).T)[0], "similarity"
-    ranked = sorted(zip(scores.tolist(), args.texts, strict=True), key=lambda row: -row[0])
+    scores = match(load_model(args), [args.image], args.texts)
+    rows = [
+        {"text": text, "probability": score.probability, "similarity": score.cosine}
+        for text, score in zip(args.texts, scores, strict=True)
+    ]
+    rows.sort(key=lambda row: (row["probability"] or 0.0, row["similarity"]), reverse=True)
     if args.json:
-        rows = [{"text": text, "score": value} for value, text in ranked]
-        print(json.dumps({"image": args.image, "score": score, "texts": rows}))
+        print(json.dumps({"image": args.image, "texts": rows}))
         return
-    print(f"{score} with {args.image}")
-    for value, text in ranked:
-        print(f"{value:8.3f}  {text}")
+    print("probability  similarity")
+    for row in rows:
+        probability = "-" if row["probability"] is None else f"{row['probability']:.3f}"
+        print(f"{probability:>11}  {row['similarity']:>10.3f}  {row['text']}")

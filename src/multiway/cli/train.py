@@ -19,6 +19,7 @@ def train(argv: Sequence[str]) -> None:
     """Resolve the run and train it, or print it with `--dry-run`."""
     from multiway import recipes
     from multiway.cli.arguments import Parser
+    from multiway.cli.model import add_device
 
     parser = Parser(
         "multiway train", ABOUT, usage="multiway train RECIPE [--from run.json] [flags]", add_help=False
@@ -31,9 +32,7 @@ def train(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--resume", choices=("auto", "never"), default="auto", help="go on from OUT's last checkpoint"
     )
-    parser.add_argument(
-        "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="where to run"
-    )
+    add_device(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
 
     name = argv[0] if argv and not argv[0].startswith("-") else None
