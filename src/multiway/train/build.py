@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,11 +11,12 @@ from torch import nn
 
 from multiway.data.augment import train_transform
 from multiway.data.dataset import DataConfig, Dataset
+from multiway.data.sample import BadSample
 from multiway.errors import UserError
 from multiway.systems import SYSTEMS
 from multiway.systems.base import System
 from multiway.systems.bert import TextStack
-from multiway.text import Tokenizer
+from multiway.text import Tokenizer, train_vocabulary
 from multiway.train import optim
 from multiway.train.features import PrefixLoader, cached_dataset, one_view
 from multiway.train.parallel import Ranks, choose_device, seed_all
@@ -36,9 +38,24 @@ def build(run: Run, ranks: Ranks) -> tuple[System, Any]:
 def build_system(run: Run, say: Callable[[str], None] = print) -> System:
     """The system with its tokenizer, its towers' pretrained weights, or the weights of a whole checkpoint."""
     system = SYSTEMS[run.system.system].network()(run.system)
-    system.tokenizer = Tokenizer.load(run.system.tokenizer)
+    system.tokenizer = _tokenizer(run)
     _start_from(system, run.init, say)
     return system
+
+
+def _tokenizer(run: Run) -> Tokenizer:
+    """The system's vocabulary; a `trained` one is learned from the training captions, the same each time."""
+    config = run.system.tokenizer
+    if config.vocab != "trained":
+        return Tokenizer.load(config)
+    dataset = Dataset(run.data.train)
+    return train_vocabulary(_texts(dataset), size=run.system.text.vocab_size, config=config)
+
+
+def _texts(dataset: Dataset) -> Iterator[str]:
+    for number in range(len(dataset)):
+        with suppress(BadSample):
+            yield from dataset.texts(number)
 
 
 def build_loader(run: Run, system: System, ranks: Ranks) -> Any:
