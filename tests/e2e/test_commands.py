@@ -122,15 +122,18 @@ def test_evaluate_retrieval_prints_one_object(cli, model_folder, pictures):
 
 
 def test_search_finds_pictures(cli, model_folder, pictures, tmp_path):
-    code, _, err = cli("search", "index", pictures, "--model", model_folder, "--out", tmp_path / "index")
+    index = ["--index", tmp_path / "index", "--model", model_folder, "--top", "3"]
+    code, out, err = cli("search", "index", pictures, "--model", model_folder, "--out", tmp_path / "index")
     assert code == 0, err
-    code, out, err = cli(
-        "search", "query", "a red picture", "--index", tmp_path / "index", "--top", "3", "--json"
-    )
+    assert "6 pictures encoded" in out
+    code, out, err = cli("search", "query", "a red picture", *index, "--json")
     assert code == 0, err
     hits = json.loads(out)["hits"]
     assert len(hits) == 3
-    assert all(hit["image"].endswith(".png") for hit in hits)
+    assert all(hit["key"].endswith(".png") for hit in hits)
+    code, out, err = cli("search", "query", pictures / "red.png", "--picture", *index)
+    assert code == 0, err
+    assert "red.png" in out.splitlines()[1]
 
 
 def test_a_failure_is_short_and_says_where_its_traceback_is(monkeypatch, capsys):

@@ -51,7 +51,7 @@ WRONG = {
         ["MISSING"],
     ),
     "empty folder to search": (["search", "index", "EMPTY", "--model", "MODEL", "--out", "OUT"], ["EMPTY"]),
-    "missing index": (["search", "query", "a cat", "--index", "MISSING"], ["MISSING"]),
+    "missing index": (["search", "query", "a cat", "--index", "MISSING", "--model", "MODEL"], ["MISSING"]),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def match(argv: Sequence[str]) -> None:
-    """Print the texts, best first, with the ITM probability (where there is a head) and the ITC similarity."""
+    """Print the texts, best first, with ITM probability (where there is a head) and ITC similarity."""
     from multiway.cli.arguments import Parser
     from multiway.cli.model import add_device, load_model
 
