@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 
@@ -34,6 +35,25 @@ class Batch:
 
     def __len__(self) -> int:
         return next(len(t) for t in self._tensors().values())
+
+    def need(self, name: str) -> Tensor:
+        """A field that its user can't do without.
+
+        Raises:
+            ValueError: the batch has none.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"this batch has no {name}, which the system's losses need")
+        return value
+
+    def text(self) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+        """Token ids and attention mask.
+
+        Raises:
+            ValueError: the batch has no texts.
+        """
+        return self.need("input_ids"), self.need("attention_mask")
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

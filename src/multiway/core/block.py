@@ -12,9 +12,10 @@ arguments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -179,6 +180,10 @@ class Stack(nn.ModuleList):
     """Blocks in a row. `checkpointing` recomputes each block in the backward pass to save memory."""
 
     checkpointing: bool = False
+
+    if TYPE_CHECKING:  # nn.ModuleList only says that they are modules
+
+        def __iter__(self) -> Iterator[Block]: ...
 
     def context(self, tokens: Float[Tensor, "B N C"], mask: Tensor | None = None) -> Context:
         """Keys and values of `tokens` for every layer that cross-attends, to be shared by all passes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from multiway.core.gather import gather
 
+M = TypeVar("M", bound=nn.Module)
 
-def momentum_copy(module: nn.Module) -> nn.Module:
+
+def momentum_copy(module: M) -> M:
     """A copy that follows `module` by `ema_update` and never receives gradient; kept in fp32."""
     return copy.deepcopy(module).float().requires_grad_(False)
 
@@ -22,13 +25,14 @@ def ema_update(online: nn.Module, momentum: nn.Module, decay: float) -> None:
 
     A parameter that is not trained equals its copy for ever, so it is left alone.
     """
-    pairs = [
-        (m, p.to(m.dtype))
-        for p, m in zip(online.parameters(), momentum.parameters(), strict=True)
-        if p.requires_grad
-    ]
-    if pairs:
-        torch._foreach_lerp_([m for m, _ in pairs], [p for _, p in pairs], 1 - decay)
+    averages: list[Tensor] = []
+    targets: list[Tensor] = []
+    for p, m in zip(online.parameters(), momentum.parameters(), strict=True):
+        if p.requires_grad:
+            averages.append(m)
+            targets.append(p.to(m.dtype))
+    if averages:
+        torch._foreach_lerp_(averages, targets, 1 - decay)
 
 
 class FeatureQueue(nn.Module):
@@ -40,6 +44,11 @@ class FeatureQueue(nn.Module):
     Args:
         size: rows Q; 0 for no queue. width: E.
     """
+
+    image: Tensor
+    text: Tensor
+    ids: Tensor
+    pointer: Tensor
 
     def __init__(self, size: int, width: int):
         super().__init__()

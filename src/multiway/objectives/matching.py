@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -35,6 +37,33 @@ def hard_negatives(
         scores = scores - torch.log(-torch.log(uniform.clamp_(1e-20, 1 - 1e-7)))
     index = scores.masked_fill(forbidden, float("-inf")).argmax(1)
     return index.masked_fill(forbidden.all(1), -1)
+
+
+class Pairs(NamedTuple):
+    """P = 3B pairs: texts with their pictures, texts with negative pictures, negative texts with pictures."""
+
+    text: Int[Tensor, " P"]
+    """The row of each pair's text."""
+    image: Int[Tensor, " P"]
+    """The row of each pair's picture."""
+    labels: Int[Tensor, " P"]
+    """1 = belong together, 0 = do not; -100 where there was no negative."""
+
+
+def pairs(
+    own: Int[Tensor, " B"], negative_text: Int[Tensor, " B"], negative_image: Int[Tensor, " B"]
+) -> Pairs:
+    """What ITM is asked: B positives and 2B hard negatives (ALBEF, section 3.2).
+
+    Args:
+        own: the row of each sample's own text and picture.
+        negative_text, negative_image: from `hard_negatives`; where it is -1, the own one stands in, unlabelled.
+    """
+    text = negative_text.where(negative_text >= 0, own)
+    image = negative_image.where(negative_image >= 0, own)
+    negatives = torch.cat([negative_image, negative_text])
+    labels = torch.cat([torch.ones_like(own), torch.where(negatives < 0, -100, 0)])
+    return Pairs(torch.cat([own, own, text]), torch.cat([own, image, own]), labels)
 
 
 def itm(logits: Float[Tensor, "P 2"], labels: Int[Tensor, " P"]) -> Float[Tensor, ""]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,7 @@ class System(nn.Module):
     compilation or a skipped step can't move it twice.
 
     Attributes:
+        config: the system's own frozen dataclass, as its state and draws are its own.
         tokenizer: set by `multiway.create` and `multiway.load`.
         image_size, image_mean, image_std: how pictures are prepared.
         image_tower: the module that turns pictures into tokens.
@@ -35,6 +37,7 @@ class System(nn.Module):
     """
 
     has_itm = False
+    config: Any
     tokenizer: Tokenizer | None = None
     parts: dict[str, tuple[str, ...]]
     image_size: int | tuple[int, int]
@@ -42,8 +45,8 @@ class System(nn.Module):
     image_std: tuple[float, float, float]
 
     def losses(
-        self, batch: Batch, state: nn.Module, draws=None, generator: torch.Generator | None = None
-    ) -> dict:
+        self, batch: Batch, state: Any, draws: Any = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Losses of one micro-batch.
 
         Args:
@@ -56,8 +59,8 @@ class System(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no pre-training losses")
 
     def forward(
-        self, batch: Batch, state: nn.Module, draws=None, generator: torch.Generator | None = None
-    ) -> dict:
+        self, batch: Batch, state: Any, draws: Any = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """`losses`, under the name that data-parallel wrappers call."""
         return self.losses(batch, state, draws, generator)
 
@@ -65,10 +68,10 @@ class System(nn.Module):
         """What moves once a step, as a module whose state dict is part of a checkpoint."""
         return nn.Module()
 
-    def begin(self, state: nn.Module) -> None:
+    def begin(self, state: Any) -> None:
         """Once, before the first step of a run: what the official forward does to a fresh model."""
 
-    def advance(self, state: nn.Module, outputs: Sequence[dict[str, Tensor]]) -> None:
+    def advance(self, state: Any, outputs: Sequence[dict[str, Tensor]]) -> None:
         """Once after each optimizer step that was taken; `outputs` are the losses of its micro-batches."""
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:

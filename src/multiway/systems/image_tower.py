@@ -7,6 +7,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from multiway.batch import Batch
+
 #: How many of a tower's first blocks are never trained; "all" freezes the whole tower.
 FrozenBlocks = int | Literal["all"]
 
@@ -36,6 +38,14 @@ class ImageTower(nn.Module):
     def rest(self, x: Tensor) -> Float[Tensor, "B N D"]:
         """Tokens from the prefix's output."""
         raise NotImplementedError
+
+    def batch_prefix(self, batch: Batch) -> Tensor:
+        """The prefix's output for a batch's pictures: the cached one where the batch has it.
+
+        Raises:
+            ValueError: the batch has no pictures.
+        """
+        return batch.need("image_prefix") if batch.image is None else self.prefix(batch.image)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         return self.rest(self.prefix(image))

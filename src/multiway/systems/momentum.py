@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
-from multiway.core.gather import gather, rank, world_size
+from multiway.core.gather import Gradient, gather, gather_ragged, rank, world_size
 from multiway.core.momentum import FeatureQueue, ema_update, momentum_copy
-from multiway.objectives import contrastive
+from multiway.objectives import contrastive, matching
 from multiway.systems.base import System
 
 
-class MomentumState(nn.Module):
+E = TypeVar("E", bound=nn.Module)
+
+
+class MomentumState(nn.Module, Generic[E]):
     """What moves once a step: the momentum model, the queue, and how many steps were taken.
 
     Args:
@@ -24,8 +27,11 @@ class MomentumState(nn.Module):
         ramp_steps: steps over which `alpha` grows linearly from 0 to `alpha_end`.
     """
 
+    encoders: E | None
+    step: Tensor
+
     def __init__(
-        self, encoders: nn.Module | None, queue_size: int, embed_dim: int, alpha_end: float, ramp_steps: int
+        self, encoders: E | None, queue_size: int, embed_dim: int, alpha_end: float, ramp_steps: int
     ):
         super().__init__()
         self.encoders = None if encoders is None else momentum_copy(encoders)
@@ -52,13 +58,13 @@ class Similarities(NamedTuple):
     """The column of row 0's own pair."""
 
 
-class MomentumSystem(System):
-    """A system with `encoders`, `temperature`, and a config that has ALBEF's fields of ITC."""
+class MomentumSystem(System, Generic[E]):
+    """A system with `encoders`, `temperature`, and a config that has ALBEF's fields of ITC and ITM."""
 
-    encoders: nn.Module
+    encoders: E
     temperature: nn.Parameter
 
-    def init_state(self, *, steps_per_epoch: int = 1) -> MomentumState:
+    def init_state(self, *, steps_per_epoch: int = 1) -> MomentumState[E]:
         config = self.config
         encoders = None if config.momentum is None else self.encoders
         ramp = config.alpha_ramp_epochs * steps_per_epoch
@@ -71,26 +77,24 @@ class MomentumSystem(System):
     # step.
 
     @torch.no_grad()
-    def begin(self, state: MomentumState) -> None:
+    def begin(self, state: MomentumState[E]) -> None:
         if self.config.temperature_range is not None:
             self.temperature.clamp_(*self.config.temperature_range)
         if state.encoders is not None:
             ema_update(self.encoders, state.encoders, self.config.momentum)
 
     @torch.no_grad()
-    def advance(self, state: MomentumState, outputs: Sequence[dict[str, Tensor]]) -> None:
+    def advance(self, state: MomentumState[E], outputs: Sequence[dict[str, Tensor]]) -> None:
         if state.encoders is not None:
-            rows = [
-                torch.cat([out[f"enqueue/{name}"] for out in outputs]) for name in ("image", "text", "ids")
-            ]
-            state.queue.enqueue(*rows)
+            names = ("enqueue/image", "enqueue/text", "enqueue/ids")
+            state.queue.enqueue(*(torch.cat([out[name] for out in outputs]) for name in names))
         state.step += 1
         self.begin(state)
 
     def similarities(
         self,
         batch: Batch,
-        state: MomentumState,
+        state: MomentumState[E],
         image_features: Float[Tensor, "B E"],
         text_features: Float[Tensor, "B E"],
         image_features_m: Float[Tensor, "B E"],
@@ -100,12 +104,13 @@ class MomentumSystem(System):
 
         Without a momentum model the candidates are the online features, with gradient to both sides.
         """
-        wide, size = self.wide, len(image_features)
-        gradient = "none" if state.encoders is not None else "sum"
-        images, texts = image_features_m, text_features_m
-        if wide:
-            images, texts = gather(images, gradient), gather(texts, gradient)
-        first = rank() * size if wide else 0
+        size = len(image_features)
+        gradient: Gradient = "none" if state.encoders is not None else "sum"
+        images, texts = (
+            self.candidates(image_features_m, gradient),
+            self.candidates(text_features_m, gradient),
+        )
+        first = rank() * size if self.wide else 0
         image_all, text_all = torch.cat([images, state.queue.image]), torch.cat([texts, state.queue.text])
         teacher = None
         if state.encoders is not None and self.config.alpha:
@@ -115,8 +120,8 @@ class MomentumSystem(System):
                     text_features_m @ image_all.T / self.temperature,
                 )
         if self.config.positives == "ids":
-            ids = gather(batch.ids, "none") if wide else batch.ids
-            positive = contrastive.positives(batch.ids, torch.cat([ids, state.queue.ids]))
+            ids = batch.need("ids")
+            positive = contrastive.positives(ids, torch.cat([self.candidates(ids, "none"), state.queue.ids]))
         else:
             rows = torch.arange(first, first + size, device=images.device)
             positive = contrastive.positives(rows, torch.arange(len(image_all), device=images.device))
@@ -129,6 +134,26 @@ class MomentumSystem(System):
             first,
         )
 
+    def hard_negatives(
+        self,
+        similarity: Float[Tensor, "B N"],
+        sims: Similarities,
+        generator: torch.Generator | None,
+    ) -> Int[Tensor, " B"]:
+        """For each row of one of the `sims` a negative among the batch's candidates; -1 where there is none."""
+        return matching.hard_negatives(
+            similarity[:, : sims.batch],
+            sims.positive[:, : sims.batch],
+            generator=generator,
+            hardest=self.config.hardest,
+        )
+
+    def candidates(self, x: Tensor, gradient: Gradient = "sum", *, ragged: bool = False) -> Tensor:
+        """What this rank's rows are compared with: its own rows, or all ranks'; `ragged`: of different T."""
+        if not self.wide:
+            return x
+        return gather_ragged(x, gradient) if ragged else gather(x, gradient)
+
     @property
     def wide(self) -> bool:
         """Whether candidates and negatives come from all ranks."""
@@ -137,5 +162,5 @@ class MomentumSystem(System):
     def queued_ids(self, batch: Batch) -> Int[Tensor, " B"]:
         """What the queue remembers of each row: its id, or -100 where its only positive is its own pair."""
         if self.config.positives == "ids":
-            return batch.ids
+            return batch.need("ids")
         return torch.full((len(batch),), -100, device=self.device)

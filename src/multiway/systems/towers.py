@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from multiway.core.pooling import AttentionPool
 from multiway.errors import UserError
 from multiway.systems.efficientnet import EfficientNetLite0
 from multiway.systems.image_tower import FrozenBlocks, ImageTower
@@ -67,6 +69,14 @@ class Backbone(ImageTower):
     def _tokens(self, image: Tensor) -> Float[Tensor, "B N D"]:
         x = self.features(image)
         return rearrange(x, "b c h w -> b (h w) c") if x.ndim == 4 else x
+
+
+def image_feature(
+    tokens: Float[Tensor, "B N C"], tower: ImageTower, pool: AttentionPool | None, proj: nn.Linear
+) -> Float[Tensor, "B E"]:
+    """The normalised ITC feature of a tower's tokens: its class token, or all of them pooled, projected."""
+    pooled = tokens[:, tower.pooled_index] if pool is None else pool(tokens)
+    return F.normalize(proj(pooled), dim=-1)
 
 
 def build_image_tower(config: ViTConfig | BackboneConfig, user: nn.Module | None = None) -> ImageTower:

@@ -1,0 +1,101 @@
+"""What a momentum model copies: image tower, text stack, projections into one space, and a head for words."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from multiway.core.heads import WordHead
+from multiway.core.pooling import AttentionPool, mean_pool
+from multiway.systems.bert import BertConfig, TextStack
+from multiway.systems.towers import BackboneConfig, build_image_tower, image_feature
+from multiway.systems.vit import ViTConfig
+
+
+class Unimodal(NamedTuple):
+    """What a batch is before the modalities meet."""
+
+    image_embeds: Float[Tensor, "B N C"]
+    image_features: Float[Tensor, "B E"]
+    text_embeds: Float[Tensor, "B T D"]
+    text_features: Float[Tensor, "B E"]
+    mlm_embeds: Float[Tensor, "B T D"] | None
+    """The hidden states of the masked text."""
+
+
+class Encoders(nn.Module):
+    """An image tower and a text stack, each projected and normalised for ITC; with `mlm`, a head for words.
+
+    Args:
+        embed_dim: width E of the ITC features.
+        text_pooling: the text feature from [CLS], or from the mean of all tokens.
+        image_tower: the module, when `image.name` is "user".
+    """
+
+    def __init__(
+        self,
+        image: ViTConfig | BackboneConfig,
+        text: BertConfig,
+        *,
+        embed_dim: int,
+        text_pooling: Literal["cls", "mean"] = "cls",
+        mlm: bool = False,
+        image_tower: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.image_tower = build_image_tower(image, image_tower)
+        width = self.image_tower.width
+        self.pool = AttentionPool(width, text.width) if self.image_tower.pooled_index is None else None
+        self.text = TextStack(text, context_width=width)
+        self.image_proj = nn.Linear(width if self.pool is None else text.width, embed_dim)
+        self.text_proj = nn.Linear(text.width, embed_dim)
+        self.mlm_head = None
+        if mlm:
+            self.mlm_head = WordHead(text.width, text.vocab_size, eps=text.eps)
+            nn.init.normal_(self.mlm_head.dense.weight, std=0.02)
+            nn.init.zeros_(self.mlm_head.dense.bias)
+        self.text_pooling = text_pooling
+
+    def forward(
+        self,
+        prefix: Tensor,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        mlm_input_ids: Int[Tensor, "B T"] | None = None,
+    ) -> Unimodal:
+        """Both towers; the text layers read the masked texts, where there are any, in the same pass.
+
+        Args:
+            prefix: what the image tower's frozen prefix made of the pictures (`ImageTower.batch_prefix`).
+        """
+        image_embeds = self.image_tower.rest(prefix)
+        if mlm_input_ids is None:
+            text_embeds, mlm_embeds = self.text(input_ids, attention_mask), None
+        else:
+            both = self.text(torch.cat([input_ids, mlm_input_ids]), attention_mask.repeat(2, 1))
+            text_embeds, mlm_embeds = both.chunk(2)
+        text_features = self.text_feature(text_embeds, attention_mask)
+        return Unimodal(
+            image_embeds, self.image_feature(image_embeds), text_embeds, text_features, mlm_embeds
+        )
+
+    def image_feature(self, image_embeds: Float[Tensor, "B N C"]) -> Float[Tensor, "B E"]:
+        """The normalised ITC feature of a picture's tokens."""
+        return image_feature(image_embeds, self.image_tower, self.pool, self.image_proj)
+
+    def text_feature(
+        self, text_embeds: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B E"]:
+        """The normalised ITC feature of a text's hidden states."""
+        pooled = text_embeds[:, 0] if self.text_pooling == "cls" else mean_pool(text_embeds, attention_mask)
+        return F.normalize(self.text_proj(pooled), dim=-1)
+
+    def words(self, hidden: Float[Tensor, "*P D"]) -> Float[Tensor, "*P V"]:
+        """Logits over the vocabulary, tied to the word embeddings; only with `mlm`."""
+        if self.mlm_head is None:
+            raise ValueError("these encoders were built without a head for words (mlm=False)")
+        return self.mlm_head(hidden, self.text.embed.words.weight)

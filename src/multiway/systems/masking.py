@@ -1,0 +1,41 @@
+"""Masked words of a batch of texts: what the systems with MLM share."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from multiway.errors import UserError
+from multiway.objectives import language
+from multiway.text import Tokenizer
+
+
+def mask_words(
+    tokenizer: Tokenizer | None,
+    input_ids: Int[Tensor, "B T"],
+    attention_mask: Int[Tensor, "B T"],
+    *,
+    vocab_size: int,
+    probability: float,
+    whole_word: bool = False,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Masked ids and labels of `language.mask_tokens`; [PAD] and [CLS] are spared, [SEP] is not.
+
+    Source: ALBEF models/model_pretrain.py, `mask`.
+
+    Raises:
+        UserError: the model has no tokenizer, or its vocabulary no mask token.
+    """
+    if tokenizer is None or tokenizer.mask_id is None:
+        raise UserError("masked language modelling needs a tokenizer with a mask token: take a WordPiece one")
+    return language.mask_tokens(
+        input_ids,
+        attention_mask.bool() & (input_ids != tokenizer.cls_id),
+        mask_id=tokenizer.mask_id,
+        vocab_size=vocab_size,
+        probability=probability,
+        word_starts=tokenizer.word_starts(input_ids) if whole_word else None,
+        generator=generator,
+    )
