@@ -1,0 +1,90 @@
+"""Where searched pictures lie: a folder (and the folders in it), or tars."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from multiway.data.images import EXTENSIONS
+from multiway.data.sample import BadSample
+from multiway.data.shards import Shards, expand
+from multiway.errors import UserError
+
+
+class Folder:
+    """Picture files below a folder; a key is the path from there, with forward slashes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        found = []
+        for root, folders, names in os.walk(path):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [
+                (Path(root) / name).relative_to(path).as_posix()
+                for name in names
+                if not name.startswith(".") and name.rpartition(".")[2].lower() in EXTENSIONS
+            ]
+        self.keys = sorted(found)
+
+    def stamp(self, i: int) -> tuple[int, int] | None:
+        """Size and time of change: where both are as before, the file is taken as unchanged, unread."""
+        try:
+            status = (self.path / self.keys[i]).stat()
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
+
+    def read(self, i: int) -> bytes:
+        """The picture file.
+
+        Raises:
+            BadSample: `unreadable`.
+        """
+        try:
+            return (self.path / self.keys[i]).read_bytes()
+        except OSError as error:
+            raise BadSample("unreadable", str(error)) from error
+
+
+class Tars:
+    """The pictures of img2dataset tars, whatever their texts; a key that comes again gets its number."""
+
+    def __init__(self, path: str):
+        self._shards = Shards(expand(path))
+        seen: set[str] = set()
+        self.keys: list[str] = []
+        for i in range(len(self._shards)):
+            key = self._shards.key(i)
+            self.keys.append(f"{key}#{i}" if key in seen else key)
+            seen.add(key)
+
+    def stamp(self, i: int) -> None:
+        """None: a picture in a tar has no time of its own and is always read."""
+
+    def read(self, i: int) -> bytes:
+        """The picture file.
+
+        Raises:
+            BadSample: the tar can't be read there.
+        """
+        return self._shards.image(i)
+
+
+def open_pictures(source: str) -> Folder | Tars:
+    """The pictures at `source`: a folder of pictures, or tars (one, a folder of them, a glob, brace ranges).
+
+    Raises:
+        UserError: nothing there, or no picture in it.
+    """
+    path = Path(source)
+    if path.is_dir() and not any(path.glob("*.tar")):
+        pictures: Folder | Tars = Folder(path)
+    elif "://" not in source and not path.exists() and not set("*?[{") & set(source):
+        raise UserError(f"there is no {source}: give a folder of pictures, or tars")
+    else:
+        pictures = Tars(source)
+    if not pictures.keys:
+        raise UserError(
+            f"no picture in {source}: give a folder with {', '.join(EXTENSIONS[:4])} files, or tars"
+        )
+    return pictures
