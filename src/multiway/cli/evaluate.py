@@ -27,8 +27,8 @@ def retrieval(argv: Sequence[str]) -> None:
         "multiway evaluate retrieval",
         "Recall in percent and median rank of the texts of pictures (tr) and the pictures of texts (ir): by "
         "contrast (itc), and with the K best re-ranked by the matching head (itm). Equal texts are one text "
-        "with several pictures; a query is right at k if any of its positives is among the first k; ties count "
-        "against the model.",
+        "with several pictures; a query is right at k if any of its positives is among the first k; ties "
+        "count against the model.",
     )
     parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
     add_source(parser, "--data")
