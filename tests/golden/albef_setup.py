@@ -1,4 +1,4 @@
-"""Replays of what comes before ALBEF's first step: initialisation, schedule, tokens, checkpoints of other tasks."""
+"""Replays of what comes before ALBEF's first step: initialisation, schedule, tokens, conversions."""
 
 from __future__ import annotations
 
@@ -63,23 +63,30 @@ def init(case: Case) -> dict[str, Any]:
         farthest = (out[name] - expected).abs().argmax(0)
         out[f"inputs.expected_{name}"] = out[name][farthest, torch.arange(len(names))]
     out["inputs.numel"] = torch.tensor([weights[n].numel() for n in names])
-    return out | {"config.momentum_differs_from_online": differing, "config.tied": albef.facts(model)["config.tied"]}
+    return out | {
+        "config.momentum_differs_from_online": differing,
+        "config.tied": albef.facts(model)["config.tied"],
+    }
 
 
 def init_rule(case: Case, name: str) -> Rule:
-    """Six standard errors of a difference of two draws (of one draw, against the expected values); constants exactly."""
+    """Six standard errors of a difference of two draws, or of one from its expectation; constants exactly."""
     std, numel = case.inputs["expected_std"], case.inputs["numel"]
     exactly = 1e-7
     if name in ("mean", "std", "l2", "inputs.expected_mean", "inputs.expected_std"):
         error = std / numel.sqrt() if name.endswith("mean") else std / (2 * numel).sqrt()
-        error = std * 0.5**0.5 if name == "l2" else error  # the norm is sqrt(numel) times the root mean square
+        error = (
+            std * 0.5**0.5 if name == "l2" else error
+        )  # the norm is sqrt(numel) times the root mean square
         errors = 6 if name.startswith("inputs.") else 6 * 2**0.5
         tolerance = errors * error + exactly
         if name.startswith("inputs."):  # small tensors say little about a distribution
             tolerance = tolerance.where((numel >= 64) | (std == 0), 2 * std)
         return Rule(tolerance, relative=1e-6 if name == "l2" else 0.0)
     if name in ("min", "max"):
-        return Rule(3.5 * std + exactly)  # no two extremes of a uniform or of a large normal sample are farther apart
+        return Rule(
+            3.5 * std + exactly
+        )  # no two extremes of a uniform or of a large normal sample are farther apart
     if name == "pad_row_l2":
         return Rule(6 * 0.02)
     return Rule(1e-6 if "queue" in name else 0.0 if name == "pair_max_diff" else exactly)
@@ -125,9 +132,11 @@ def schedule(case: Case) -> dict[str, Any]:
     names = {p: name for name, p in system.named_parameters()}
     return {
         "lr_pretrain": rates,
-        "lr_finetune": rates,  # stepped at the end of an epoch instead of the start of the next: the same rates
+        "lr_finetune": rates,  # stepped at the end of an epoch instead of the next one's start: the same
         **{f"after.{name}": p.detach() for name, p in system.named_parameters()},
-        "config.param_groups": {(names[p], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]},
+        "config.param_groups": {
+            (names[p], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]
+        },
     }
 
 
@@ -180,13 +189,15 @@ def tokenize(case: Case) -> dict[str, Any]:
         **{f"{name}_mask": mask for name, (_, mask) in found.items()},
         "config.pre_caption": [cleaning.pre_caption(text, recorded["max_words"]) for text in captions],
         "config.pre_question": cleaned,
-        "config.vocab_sha256": hashlib.sha256(wordpiece.SHIPPED["bert-base-uncased"].read_bytes()).hexdigest(),
+        "config.vocab_sha256": hashlib.sha256(
+            wordpiece.SHIPPED["bert-base-uncased"].read_bytes()
+        ).hexdigest(),
     }
 
 
 @torch.no_grad()
 def checkpoint_conversion(case: Case) -> dict[str, Any]:
-    """A pre-training checkpoint becomes a model for retrieval, VQA and text assignment at a larger resolution."""
+    """A pre-training checkpoint becomes models of three other tasks at a larger resolution."""
     before = albef.config_of(case.config)
     config = replace(before, image=replace(before.image, image_size=case.config["new_image_res"]))
     image, ids, mask = (case.inputs[n] for n in ("image", "input_ids", "attention_mask"))
@@ -200,7 +211,9 @@ def _loaded(task: str, renamed: dict[str, str], expected: set[str]) -> dict[str,
     """What `load_state_dict(strict=False)` would report, and where each key came from."""
     resized = {k for k in renamed if k.endswith("pos_embed") and k in expected}
     return {
-        f"config.{task}.key_map": {new: "INTERPOLATED" if new in resized else old for new, old in renamed.items()},
+        f"config.{task}.key_map": {
+            new: "INTERPOLATED" if new in resized else old for new, old in renamed.items()
+        },
         f"config.{task}.missing_keys": expected - set(renamed),
         f"config.{task}.unexpected_keys": set(renamed) - expected,
     }
@@ -259,7 +272,11 @@ def _nlvr(case: Case, config, image: Tensor, ids: Tensor, mask: Tensor) -> dict[
     renamed = layouts.assignment_keys(case.weights, config.text.layers)
     _load_resized(model, layout, case, renamed, config.image.grid)
     # The head is the model's own, and the positions of text_encoder.embeddings are stored beside the table.
-    expected = layout.keys() | {"text_encoder.embeddings.position_ids", "vision_proj.weight", "vision_proj.bias"}
+    expected = layout.keys() | {
+        "text_encoder.embeddings.position_ids",
+        "vision_proj.weight",
+        "vision_proj.bias",
+    }
     expected |= {"text_proj.weight", "text_proj.bias", "temp"}
     hidden, logits = model(image[:1], image[1:2], ids[:1], mask[:1])
     return {

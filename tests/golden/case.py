@@ -1,4 +1,4 @@
-"""A recorded case of the official code, as it lies in a folder, and how closely a replay must agree with it."""
+"""A recorded case of the official code as it lies in a folder, and how closely a replay must agree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Case:
 
     @classmethod
     def load(cls, folder: Path) -> Case:
-        """A case is known by its folder's last two names; a weights file that config.json names is used instead."""
+        """Known by its folder's last two names; a weights file that config.json names is used instead."""
         folder = folder.resolve()
         config = json.loads((folder / "config.json").read_text())
         weights = folder / config.get("weights_file", "weights.safetensors")
@@ -64,14 +64,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Real:
-    """A replayed tensor of which only the `real` elements have a meaning; the others lie at padded positions."""
+    """A replayed tensor of which only the `real` elements count; the others lie at padded positions."""
 
     value: Tensor
     real: Tensor
 
 
 def at_tokens(value: Tensor, attention_mask: Tensor) -> Real:
-    """Hidden states or logits `[B, T, D]`, of which those at real tokens count (REPORT.md: padded ones do not)."""
+    """Hidden states or logits `[B, T, D]`, of which only those at real tokens count (REPORT.md)."""
     return Real(value, attention_mask.bool()[..., None])
 
 
@@ -92,5 +92,5 @@ def default_rule(case: Case, name: str) -> Rule:
 
 
 def without_gradient(name: str) -> bool:
-    """Attention key biases: zero gradient in exact arithmetic, so Adam turns rounding into steps (REPORT.md)."""
+    """Key biases: zero gradient in exact arithmetic, so Adam turns rounding into steps (REPORT.md)."""
     return name.endswith((".key.bias", ".attn.qkv.bias", "k_proj.bias", "attn.in_proj_bias"))

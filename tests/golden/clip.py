@@ -142,7 +142,9 @@ def hf_clip(case: Case) -> dict[str, Any]:
     layout = layouts.transformers_layout(config)
     model = load(case, config, layout)
     i, end = case.inputs, case.config["model"]["text_config"]["eos_token_id"]
-    out = step(model, layout, Batch(image=i["image"], input_ids=i["input_ids"], attention_mask=i["attention_mask"]))
+    out = step(
+        model, layout, Batch(image=i["image"], input_ids=i["input_ids"], attention_mask=i["attention_mask"])
+    )
     # Without a mask only the end of a text says how long it is.
     ends = (i["input_ids"] == end).long().argmax(1, keepdim=True)
     upto = (torch.arange(i["input_ids"].shape[1]) <= ends).long()

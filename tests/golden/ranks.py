@@ -15,8 +15,8 @@ import torch.multiprocessing
 def run(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
     """`[function(rank, *arguments) for rank in range(world)]`, all at once, in one process group.
 
-    `function` is found by its module's name in the new processes, so it lives at the top of an importable module.
-    It returns tensors in lists and dictionaries.
+    `function` is found by its module's name in the new processes, so it lives at the top of an importable
+    module. It returns tensors in lists and dictionaries.
     """
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (function, world, folder, arguments), nprocs=world)

@@ -2,8 +2,8 @@
 
     python tests/golden/replay.py [CASE_DIR ...] [--json]
 
-A line a case: tensors and recorded facts compared, excused, elements left out at padded positions, failed, and the
-worst error beside its tolerance. Without folders: all of tests/golden/cases. Exits with 1 on any failure.
+A line a case: tensors and recorded facts compared, excused, elements left out at padded positions, failed,
+and the worst error beside its tolerance. Without folders: all of tests/golden/cases. Exits with 1 on any failure.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # the modules beside this one, also for spawned ranks
+# The modules beside this one and, without an installation, the package; spawned ranks inherit both.
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "src")]
 
 import albef  # noqa: E402
+import albef_runs  # noqa: E402
 import albef_setup  # noqa: E402
 import clip  # noqa: E402
 import torch  # noqa: E402
@@ -28,12 +30,12 @@ from case import Case, Real, Rule, default_rule  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-#: What replays a case, and how closely it must agree. Names of outputs are the recorded ones; `config.<path>` and
-#: `inputs.<name>` are facts recorded there.
+#: What replays a case, and how closely it must agree. Names of outputs are the recorded ones; `config.<path>`
+#: and `inputs.<name>` are facts recorded there.
 CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], Rule]]] = {
     "albef/pretrain": (albef.pretrain, default_rule),
-    "albef/pretrain_2proc": (albef.pretrain_2proc, albef.pretrain_2proc_rule),
-    "albef/trajectory": (albef.trajectory, albef.trajectory_rule),
+    "albef/pretrain_2proc": (albef_runs.pretrain_2proc, albef_runs.pretrain_2proc_rule),
+    "albef/trajectory": (albef_runs.trajectory, albef_runs.trajectory_rule),
     "albef/init": (albef_setup.init, albef_setup.init_rule),
     "albef/retrieval_train": (albef.retrieval_train, default_rule),
     "albef/retrieval_eval": (albef.retrieval_eval, default_rule),
@@ -82,11 +84,14 @@ class Result:
 
     def line(self) -> str:
         """One line for a person, and one more for each failure."""
-        worst = f"worst {self.error:.1e} of {self.tolerance:.1e} in {self.worst}" if self.worst else "all exact"
+        worst = (
+            f"worst {self.error:.1e} of {self.tolerance:.1e} in {self.worst}" if self.worst else "all exact"
+        )
         return "\n".join(
             [
                 f"{'FAIL' if self.failed else 'ok  '} {self.case:28s} compared {self.compared:4d}  "
-                f"excused {self.excused}  skipped pads {self.skipped_pads}  failed {len(self.failed)}  {worst}",
+                f"excused {self.excused}  skipped pads {self.skipped_pads}  "
+                f"failed {len(self.failed)}  {worst}",
                 *(f"     {failure}" for failure in self.failed),
             ]
         )
@@ -148,7 +153,9 @@ def compare(result: Result, name: str, ours: Tensor | Real, recorded: Tensor, ru
         return
     if not recorded.is_floating_point():
         if not torch.equal(value.to(recorded.dtype), recorded):
-            result.failed.append(f"{name}: {int((value != recorded).sum())} of {recorded.numel()} values differ")
+            result.failed.append(
+                f"{name}: {int((value != recorded).sum())} of {recorded.numel()} values differ"
+            )
         return
     error, tolerance = rule.errors(value, recorded)
     if isinstance(ours, Real):
@@ -175,7 +182,9 @@ def compare_fact(result: Result, name: str, ours: Any, recorded: Any) -> None:
     elif isinstance(ours, set):
         recorded = {tuple(x) if isinstance(x, list) else x for x in recorded}
     if isinstance(ours, set) and ours != recorded:
-        result.failed.append(f"{name}: ours alone {_some(ours - recorded)}, recorded alone {_some(recorded - ours)}")
+        result.failed.append(
+            f"{name}: ours alone {_some(ours - recorded)}, recorded alone {_some(recorded - ours)}"
+        )
     elif isinstance(ours, dict):
         wrong = {k for k in ours.keys() | recorded.keys() if not _equal(ours.get(k), recorded.get(k))}
         if wrong:
@@ -198,7 +207,9 @@ def case_folders(root: Path) -> list[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", nargs="*", type=Path, metavar="CASE_DIR")
     parser.add_argument("--json", action="store_true", help="one object a line instead of text")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The recorded official runs, replayed: those committed here, and all of them where they lie beside the repository."""
+"""The recorded official runs, replayed: those committed here, and all that lie beside the repository."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def test_a_changed_output_fails_by_name(case: str, output: str, tmp_path: Path) 
     folder = copied(case, tmp_path)
     outputs = load_file(folder / "outputs.safetensors")
     changed = outputs[output].clone()
-    changed.view(-1)[0] += 1 if not changed.is_floating_point() else 1e-2 * max(1.0, float(changed.abs().max()))
+    changed.view(-1)[0] += (
+        1 if not changed.is_floating_point() else 1e-2 * max(1.0, float(changed.abs().max()))
+    )
     save_file(outputs | {output: changed}, folder / "outputs.safetensors")
     failed = replay.replay(folder).failed
     assert len(failed) == 1
@@ -91,7 +93,13 @@ def test_a_missing_weight_and_an_output_that_nothing_replays_fail(tmp_path: Path
 def test_the_command_prints_a_line_a_case_and_exits_with_1_on_failure(tmp_path: Path) -> None:
     unknown = tmp_path / "albef" / "unheard_of"
     unknown.mkdir(parents=True)
-    command = [sys.executable, str(HERE / "replay.py"), str(HERE / "cases/albef/schedule"), str(unknown), "--json"]
+    command = [
+        sys.executable,
+        str(HERE / "replay.py"),
+        str(HERE / "cases/albef/schedule"),
+        str(unknown),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     good, bad = (json.loads(line) for line in done.stdout.splitlines())
     assert done.returncode == 1
@@ -125,7 +133,9 @@ def test_comparison() -> None:
     assert compared(recorded + 2e-3, recorded, Rule(absolute=1e-5, scaled=True)).failed
     assert compared(recorded * float("nan"), recorded, Rule(absolute=1.0)).failed
     assert compared(recorded[:2], recorded, Rule(absolute=1e9)).failed
-    assert not compared(recorded + torch.tensor([1e-4, 0, 0]), recorded, Rule(relative=1e-5, whole=True)).failed
+    assert not compared(
+        recorded + torch.tensor([1e-4, 0, 0]), recorded, Rule(relative=1e-5, whole=True)
+    ).failed
     assert compared(torch.tensor([1, 2]), torch.tensor([1, 3]), Rule(absolute=9.0)).failed
     exact = torch.tensor([0.1, 5.0])
     assert compared(exact + torch.tensor([0.2, 0]), exact, Rule(absolute=torch.tensor([0.1, 1.0]))).failed
