@@ -47,22 +47,25 @@ def train(argv: Sequence[str]) -> None:
     from multiway.cli.overrides import override
     from multiway.train.run import Run
 
-    run = None if name is None else recipes.get(name)()
+    stages = () if name is None else recipes.stages(recipes.get(name)())
     if args.base is not None:
-        run = _read(args.base)
-    kind = Run[type(run.system), type(run.data)]
-    run = override(run, flags, kind=kind, prog=f"multiway train {name or f'--from {args.base}'}")
-    if args.device != "auto":
-        run = replace(run, train=replace(run.train, device=args.device))
+        stages = (_read(args.base),)
+    prog, resolved = f"multiway train {name or f'--from {args.base}'}", []
+    for run in stages:  # a flag changes every stage of a recipe
+        run = override(run, flags, kind=Run[type(run.system), type(run.data)], prog=prog)
+        if args.device != "auto":
+            run = replace(run, train=replace(run.train, device=args.device))
+        resolved.append(run)
 
     if args.dry_run:
-        _show(run)
+        for run in resolved:
+            _show(run)
         return
 
-    from multiway.tasks.pretrain import pretrain
+    from multiway.tasks.pretrain import pretrain_stages
 
-    out = args.out or Path("runs") / run.name
-    result = pretrain(run, out, resume=args.resume)
+    out = args.out or Path("runs") / (name or resolved[-1].name)
+    result = pretrain_stages(resolved, out, resume=args.resume)
     if result.stopped_by is None and os.environ.get("RANK", "0") == "0":
         print(f"model in {out / 'model'}")
 

@@ -1,4 +1,4 @@
-"""The recipes, by name: a value names a function that returns a `Run`, imported when it is asked for."""
+"""The recipes, by name: a value names a function that returns a `Run`, or a tuple of stages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ def list_recipes() -> list[str]:
     return list(RECIPES)
 
 
-def get(name: str) -> Callable[[], Run]:
+def stages(recipe: Run | tuple[Run, ...]) -> tuple[Run, ...]:
+    """The runs of a recipe: one, or several in a row that each start from the model of the one before."""
+    return recipe if isinstance(recipe, tuple) else (recipe,)
+
+
+def get(name: str) -> Callable[[], Run | tuple[Run, ...]]:
     """The recipe function called `name`.
 
     Raises:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +14,7 @@ from multiway.data.dataset import DataConfig, Dataset
 from multiway.systems import SYSTEMS
 from multiway.systems.base import System
 from multiway.train.loop import Result, train
-from multiway.train.run import Run
+from multiway.train.run import Init, Run
 from multiway.train.validate import Evaluate
 
 RERANKED = 16  # candidates that a validation re-ranks
@@ -27,6 +31,36 @@ def pretrain(run: Run, out: str | Path, *, resume: Literal["auto", "never"] = "a
         return weights.save(system, folder, card=card(run))
 
     return train(run, Path(out), resume=resume, evaluate=validation(run.data), save=save)
+
+
+def pretrain_stages(
+    runs: Sequence[Run], out: str | Path, *, resume: Literal["auto", "never"] = "auto"
+) -> Result:
+    """Train the stages of a recipe in turn, each from the model of the one before; the last model is `out/model`.
+
+    One stage trains in `out` itself, several in `out/1-name`, `out/2-name`, ... A stage that was finished is not
+    trained again.
+
+    Raises:
+        UserError: as `pretrain`.
+    """
+    out = Path(out)
+    if len(runs) == 1:
+        return pretrain(runs[0], out, resume=resume)
+    for number, run in enumerate(runs, 1):
+        folder = out / f"{number}-{run.name}"
+        if number > 1:
+            run = replace(run, init=Init(checkpoint=str(previous / "model")))
+        result, previous = pretrain(run, folder, resume=resume), folder
+        if result.stopped_by is not None:
+            return result
+    if int(os.environ.get("RANK", "0")) == 0:
+        aside = out / ".model"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(previous / "model", aside)
+        shutil.rmtree(out / "model", ignore_errors=True)
+        aside.rename(out / "model")
+    return result
 
 
 def validation(data: DataConfig) -> Evaluate | None:
