@@ -125,7 +125,7 @@ def trajectory_rule(case: Case, name: str) -> Rule:
     if name in ("temp", "final.temp"):
         return Rule(absolute=5e-6)
     if name.startswith("final_"):
-        return Rule(noisy(names, 1e-5 if name == "final_mean" else 1e-4, 1e-2))
+        return Rule(noisy(names, 1e-5 if name == "final_mean" else 1e-4, 0.1))
     if name.startswith("final.") and "queue" not in name:
         return Rule(relative=1e-5, whole=True)
     return Rule(absolute=2e-5)
@@ -211,5 +211,5 @@ def pretrain_2proc_rule(case: Case, name: str) -> Rule:
     if name.startswith("after."):
         return Rule(relative=1e-5, whole=True)
     if name == "after_l2":
-        return Rule(noisy(case.config["after_names"], 1e-4, 1e-2))
+        return Rule(noisy(case.config["after_names"], 1e-4, 0.1))
     return Rule(absolute=1e-5) if "queue" in name else default_rule(case, name)

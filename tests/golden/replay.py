@@ -3,7 +3,8 @@
     python tests/golden/replay.py [CASE_DIR ...] [--json]
 
 A line a case: tensors and recorded facts compared, excused, elements left out at padded positions, failed,
-and the worst error beside its tolerance. Without folders: all of tests/golden/cases. Exits with 1 on any failure.
+and the worst error beside its tolerance. Without folders: all of tests/golden/cases. Exits with 1 on any
+failure.
 """
 
 from __future__ import annotations
