@@ -34,15 +34,25 @@ def table(kind):
         return json.dumps([{"image": name, "caption": texts} for name, texts in TEXTS.items()])
     if kind == "coco.json":
         names = list(TEXTS)
-        return json.dumps({
-            "images": [{"id": 7 + i, "file_name": name} for i, name in enumerate(names)],
-            "annotations": [{"image_id": 7 + names.index(name), "caption": text} for name, text in pairs],
-        })  # fmt: skip
-    return json.dumps({"images": [
-        {"split": "val" if name == "b.jpg" else "train", "filename": name.split("/")[-1],
-         "filepath": "/".join(name.split("/")[:-1]), "sentences": [{"raw": text} for text in texts]}
-        for name, texts in TEXTS.items()
-    ]})  # fmt: skip
+        return json.dumps(
+            {
+                "images": [{"id": 7 + i, "file_name": name} for i, name in enumerate(names)],
+                "annotations": [{"image_id": 7 + names.index(name), "caption": text} for name, text in pairs],
+            }
+        )
+    return json.dumps(
+        {
+            "images": [
+                {
+                    "split": "val" if name == "b.jpg" else "train",
+                    "filename": name.split("/")[-1],
+                    "filepath": "/".join(name.split("/")[:-1]),
+                    "sentences": [{"raw": text} for text in texts],
+                }
+                for name, texts in TEXTS.items()
+            ]
+        }
+    )
 
 
 KINDS = ["csv", "tsv", "jsonl", "albef.json", "coco.json", "karpathy.json"]
@@ -79,8 +89,12 @@ def test_karpathy_splits(folder):
 
 def test_rows_that_say_nothing_are_counted(folder):
     path = folder / "x.jsonl"
-    rows = [{"image": "a.jpg", "caption": " "}, {"image": "b.jpg", "caption": "b"}, {"image": None, "caption": "?"},
-            {"image": "gone.jpg", "caption": "gone"}]  # fmt: skip
+    rows = [
+        {"image": "a.jpg", "caption": " "},
+        {"image": "b.jpg", "caption": "b"},
+        {"image": None, "caption": "?"},
+        {"image": "gone.jpg", "caption": "gone"},
+    ]
     path.write_text("\n".join(map(json.dumps, rows)))
     files = read_annotations(path)
     assert files.names == ["b.jpg", "gone.jpg"]
@@ -91,14 +105,16 @@ def test_rows_that_say_nothing_are_counted(folder):
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
-    [("x.csv", "name,words\na.jpg,cat\n", "no column image"),
-     ("x.csv", "", "no rows"),
-     ("x.jsonl", '{"image": "a.jpg", "caption"\n', "can't be read as jsonl"),
-     ("x.json", '{"what": 1}', "no known layout"),
-     ("x.json", '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "x"}]}', "lacks what"),
-     ("x.jsonl", '{"image": "nowhere.jpg", "caption": "x"}', "name their folder"),
-     ("x.jsonl", '{"image": "a.jpg", "caption": ""}', "No picture with a caption")],
-)  # fmt: skip
+    [
+        ("x.csv", "name,words\na.jpg,cat\n", "no column image"),
+        ("x.csv", "", "no rows"),
+        ("x.jsonl", '{"image": "a.jpg", "caption"\n', "can't be read as jsonl"),
+        ("x.json", '{"what": 1}', "no known layout"),
+        ("x.json", '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "x"}]}', "lacks what"),
+        ("x.jsonl", '{"image": "nowhere.jpg", "caption": "x"}', "name their folder"),
+        ("x.jsonl", '{"image": "a.jpg", "caption": ""}', "No picture with a caption"),
+    ],
+)
 def test_wrong_files_are_one_sentence(folder, name, content, says):
     (folder / name).write_text(content)
     with pytest.raises(UserError, match=says) as caught:

@@ -28,9 +28,18 @@ def close(pixel, colour, tolerance=4):
 
 @pytest.mark.parametrize(
     ("mode", "format"),
-    [("RGB", "JPEG"), ("RGB", "PNG"), ("RGB", "WEBP"), ("P", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("CMYK", "TIFF"),
-     ("YCbCr", "JPEG"), ("RGB", "BMP")],
-)  # fmt: skip
+    [
+        ("RGB", "JPEG"),
+        ("RGB", "PNG"),
+        ("RGB", "WEBP"),
+        ("P", "PNG"),
+        ("P", "GIF"),
+        ("CMYK", "JPEG"),
+        ("CMYK", "TIFF"),
+        ("YCbCr", "JPEG"),
+        ("RGB", "BMP"),
+    ],
+)
 def test_colours_survive(make_picture, mode, format):
     image = decode(make_picture(mode, format=format))
     assert (image.mode, image.size) == ("RGB", (24, 16))
@@ -76,9 +85,15 @@ def test_of_an_animation_the_first_frame(format):
 def test_exif_rotation(orientation):
     upright = Image.new("RGB", (16, 8), "white")
     upright.paste((255, 0, 0), (0, 0, 8, 8))  # red on the left
-    undo = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-            8: Image.Transpose.ROTATE_270}  # fmt: skip
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
     stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -105,9 +120,12 @@ def test_a_large_jpeg_is_decoded_smaller(make_picture):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"this is a text file, not a picture", "not_an_image"), (b"", "not_an_image"),
-     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_an_image")],
-)  # fmt: skip
+    [
+        (b"this is a text file, not a picture", "not_an_image"),
+        (b"", "not_an_image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_an_image"),
+    ],
+)
 def test_no_picture_at_all(content, reason):
     with pytest.raises(BadSample) as caught:
         decode(content)
@@ -160,4 +178,4 @@ def test_damage_never_raises_anything_else(place, value, cut, kind):
     try:
         assert decode(bytes(content[: len(content) - cut])).mode == "RGB"
     except BadSample as bad:
-        assert bad.reason in ("undecodable", "not_an_image", "bomb")
+        assert bad.reason in ("undecodable", "not_an_image", "bomb")  # noqa: PT017

@@ -1,4 +1,4 @@
-"""The loader's promises: every sample once, resume and workers change nothing, bad samples are replaced and counted."""
+"""Every sample once; resume and workers change nothing; bad samples are replaced and counted."""
 
 import itertools
 from collections import Counter
@@ -22,11 +22,27 @@ def same(a, b):
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3), batch=st.integers(1, 7), world=st.integers(1, 4),
-       seed=st.integers(0, 2**31), shuffle=st.booleans())  # fmt: skip
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    batch=st.integers(1, 7),
+    world=st.integers(1, 4),
+    seed=st.integers(0, 2**31),
+    shuffle=st.booleans(),
+)
 def test_the_ranks_share_an_epoch_exactly(sizes, batch, world, seed, shuffle):
-    orders = [Order(sizes, [1.0] * len(sizes), batch_size=batch, seed=seed, rank=rank, world=world, shuffle=shuffle,
-                    drop_last=False) for rank in range(world)]  # fmt: skip
+    orders = [
+        Order(
+            sizes,
+            [1.0] * len(sizes),
+            batch_size=batch,
+            seed=seed,
+            rank=rank,
+            world=world,
+            shuffle=shuffle,
+            drop_last=False,
+        )
+        for rank in range(world)
+    ]
     steps = orders[0].steps_per_epoch
     for epoch in range(2):
         of_step = [[order.step(epoch * steps + s)[0] for order in orders] for s in range(steps)]

@@ -35,10 +35,18 @@ def test_webdataset_reads_ours_the_same(make_tars):
 
 def test_json_cls_and_captions_without_a_txt(tmp_path, make_picture):
     png = make_picture(format="PNG")
-    write_shards(tmp_path, [
-        {"__key__": "a", "png": png, "json": {"caption": " a cat ", "width": 24}},
-        {"__key__": "b", "webp": make_picture(format="WEBP"), "txt": "\ufeffa dog\r\n\r\n  \r\na hound\r\n", "cls": "true\n"},
-    ])  # fmt: skip
+    write_shards(
+        tmp_path,
+        [
+            {"__key__": "a", "png": png, "json": {"caption": " a cat ", "width": 24}},
+            {
+                "__key__": "b",
+                "webp": make_picture(format="WEBP"),
+                "txt": "\ufeffa dog\r\n\r\n  \r\na hound\r\n",
+                "cls": "true\n",
+            },
+        ],
+    )
     shards = Shards(expand(str(tmp_path)))
     assert [shards.texts(i) for i in range(2)] == [["a cat"], ["a dog", "a hound"]]
     assert shards.meta(0) == {"caption": " a cat ", "width": 24}
@@ -47,7 +55,14 @@ def test_json_cls_and_captions_without_a_txt(tmp_path, make_picture):
 
 def test_parts_missing_are_counted(tmp_path, make_picture):
     jpg = make_picture()
-    write_shards(tmp_path, [{"__key__": "a", "jpg": jpg}, {"__key__": "b", "txt": "b"}, {"__key__": "c", "jpg": jpg, "txt": "c"}])  # fmt: skip
+    write_shards(
+        tmp_path,
+        [
+            {"__key__": "a", "jpg": jpg},
+            {"__key__": "b", "txt": "b"},
+            {"__key__": "c", "jpg": jpg, "txt": "c"},
+        ],
+    )
     shards = Shards(expand(str(tmp_path)))
     assert [shards.key(i) for i in range(len(shards))] == ["c"]
     assert shards.problems == {"no_text": 1, "no_image": 1}
@@ -156,6 +171,8 @@ def test_over_fsspec(make_tars, monkeypatch):
 
 
 def test_wrong_paths_are_the_users(tmp_path):
+    with pytest.raises(UserError, match="Can't list"):
+        expand("nosuchprotocol://bucket/*.tar")
     with pytest.raises(UserError, match="No tar at"):
         expand(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="check the path"):

@@ -161,7 +161,7 @@ def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[tupl
                 if isinstance(read.get("annotations"), list):
                     return _coco(read), False
                 return _karpathy(read, root, split, path), True
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} can't be read as {kind.lstrip('.')}: {error}.") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -57,10 +57,10 @@ class DataConfig:
         max_bad_share: above this share of bad samples a run stops.
         workers: processes that load; 0 loads in the training process. The batches are the same.
         seed: of the order, the choice among a picture's captions, and the augmentation.
-        merge_equal_texts: pictures with byte-equal texts share an id, and are positives of each other where the
-            system goes by ids.
-        cache_views: augmented views of each picture whose features of the image tower's frozen blocks are kept on
-            disk; 0 runs the frozen blocks anew each step.
+        merge_equal_texts: pictures with byte-equal texts share an id, and are positives of each other where
+            the system goes by ids.
+        cache_views: augmented views of each picture whose features of the image tower's frozen blocks are kept
+            on disk; 0 runs the frozen blocks anew each step.
     """
 
     train: tuple[Source, ...]
@@ -171,8 +171,13 @@ class Dataset:
             BadSample: it can't be used; the reason says why.
         """
         _, store, inside = self._place(i)
-        return Sample(key=store.key(inside), texts=self.texts(i), image=self.image(i), source=self.source(i),
-                      meta=store.meta(inside))  # fmt: skip
+        return Sample(
+            key=store.key(inside),
+            texts=self.texts(i),
+            image=self.image(i),
+            source=self.source(i),
+            meta=store.meta(inside),
+        )
 
     def following(self, i: int) -> Iterator[int]:
         """`i`, and then the other samples of its source in turn: who stands in when one is bad."""

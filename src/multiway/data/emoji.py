@@ -57,7 +57,7 @@ def open_split(split: str = "all") -> Split:
     """
     if split not in SPLITS:
         raise UserError(f"The emoji sample has no split {split}: choose from {', '.join(SPLITS)}.")
-    shards = Shards(str(path) for path in sorted(FOLDER.glob("*.tar")))
+    shards = _shards()
     if split == "all":
         return Split(shards, list(range(len(shards))))
     row = {shards.key(i): i for i in range(len(shards))}
@@ -69,6 +69,11 @@ def dataset(split: str = "all") -> Dataset:
     from multiway.data.dataset import Dataset, Source  # dataset.py imports this file
 
     return Dataset(Source(path="emoji", split=split))
+
+
+@cache
+def _shards() -> Shards:
+    return Shards(str(path) for path in sorted(FOLDER.glob("*.tar")))
 
 
 @cache

@@ -88,8 +88,16 @@ class Loader:
         self.max_bad_share = max_bad_share
         self.tally = Tally(found=dataset.problems, total=len(dataset))
         weights = [source.weight for source in dataset.sources]
-        self.order = Order(dataset.sizes, weights, batch_size=batch_size, seed=seed, rank=rank, world=world,
-                           shuffle=shuffle, drop_last=drop_last)  # fmt: skip
+        self.order = Order(
+            dataset.sizes,
+            weights,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world=world,
+            shuffle=shuffle,
+            drop_last=drop_last,
+        )
         self._steps = _Steps(dataset, self.order, transform, seed)
         self._first_with = _first_pictures(dataset) if merge_equal_texts else None
 

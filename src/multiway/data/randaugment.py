@@ -71,7 +71,7 @@ ALBEF_TABLE: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
 
 
 def randaugment(
-    image: Image.Image, generator: np.random.Generator, *, n: int = 2, m: float = 7
+    image: Image.Image, generator: np.random.Generator, *, n: int = 2, m: float = 7.0
 ) -> Image.Image:
     """`image` (RGB) after `n` operations of ALBEF's table at strength `m` of 10."""
     names = list(ALBEF_TABLE)

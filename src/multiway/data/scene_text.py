@@ -57,7 +57,7 @@ def make_pair(seed: int, index: int, *, swapped: float = 0.0, near_miss: float =
     noise: Noise = "none"
     caption = scene.caption
     if fate < swapped:
-        noise, caption = "swapped", _other_caption(seed, index, scene, draw)
+        noise, caption = "swapped", _other_caption(seed, scene, draw)
     elif fate < swapped + near_miss:
         kinds = [kind for kind in NEAR_MISSES if kind != "relation" or scene.relation is not None]
         kind = kinds[int(draw.integers(len(kinds)))]
@@ -74,23 +74,29 @@ def spoil(scene: Scene, kind: NearMiss, draw: np.random.Generator) -> str:
     if kind == "relation":
         if scene.relation is None:
             raise ValueError("a scene with one group has no relation to get wrong")
-        others = [relation for relation in RELATIONS if relation != scene.relation]
-        return describe(scene.groups, others[int(draw.integers(len(others)))])
+        # the opposite: what is to the left may be above as well, but it is never to the right
+        return describe(scene.groups, RELATIONS[scene.relation])
     number = int(draw.integers(len(scene.groups)))
     group = scene.groups[number]
-    choices = {"colour": list(COLOURS), "shape": list(SHAPES), "size": list(SIZES),
-               "count": list(range(1, MAX_COUNT + 1))}[kind]  # fmt: skip
+    choices = {
+        "colour": list(COLOURS),
+        "shape": list(SHAPES),
+        "size": list(SIZES),
+        "count": list(range(1, MAX_COUNT + 1)),
+    }[kind]
     wrong = [choice for choice in choices if choice != getattr(group, kind)]
     spoiled = replace(group, **{kind: wrong[int(draw.integers(len(wrong)))]})  # pyrefly: ignore
     groups = tuple(spoiled if i == number else group for i, group in enumerate(scene.groups))
     return describe(groups, scene.relation)
 
 
-def _other_caption(seed: int, index: int, scene: Scene, draw: np.random.Generator) -> str:
+def _other_caption(seed: int, scene: Scene, draw: np.random.Generator) -> str:
+    """The caption of a scene with at least one kind of thing that this one lacks."""
+    own = {(thing.size, thing.colour, thing.shape) for thing in scene.things}
     while True:
-        caption = make_scene(seed, int(draw.integers(2**31))).caption
-        if caption != scene.caption:
-            return caption
+        other = make_scene(seed, int(draw.integers(2**31)))
+        if not {(thing.size, thing.colour, thing.shape) for thing in other.things} <= own:
+            return other.caption
 
 
 def questions(scene: Scene) -> list[tuple[str, str]]:
@@ -105,7 +111,7 @@ def questions(scene: Scene) -> list[tuple[str, str]]:
             asked.append((f"what colour {verb} the {name}?", group.colour))
             asked.append((f"how big {verb} the {name}?", group.size))
         asked.append((f"how many {plural} are there?", str(count(scene, shape=group.shape))))
-        asked.append((f"is there a {group.colour} {group.shape}?", "yes"))
+        asked.append((f"is there {_with_article(group.colour)} {group.shape}?", "yes"))
     shapes = {group.shape for group in scene.groups}
     absent = next(shape for shape in SHAPES if shape not in shapes)
     asked.append((f"is there a {absent}?", "no"))
@@ -118,6 +124,10 @@ def questions(scene: Scene) -> list[tuple[str, str]]:
             asked.append((f"is the {a_name} {scene.relation} the {b_name}?", "yes"))
             asked.append((f"is the {a_name} {opposite} the {b_name}?", "no"))
     return asked
+
+
+def _with_article(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
 def count(scene: Scene, *, shape: str | None = None, colour: str | None = None) -> int:
@@ -169,5 +179,5 @@ def _say(left: Scene, right: Scene, draw: np.random.Generator) -> tuple[str, boo
         only = "left" if draw.random() < 0.5 else "right"
         inside, outside = (left, right) if only == "left" else (right, left)
         has = [count(scene, shape=shape, colour=colour) > 0 for scene in (inside, outside)]
-        return f"only the {only} picture contains a {colour} {shape}", has == [True, False]
+        return f"only the {only} picture contains {_with_article(colour)} {shape}", has == [True, False]
     return "both pictures hold the same number of things", len(left.things) == len(right.things)

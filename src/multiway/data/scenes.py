@@ -23,9 +23,15 @@ Relation = Literal["to the left of", "to the right of", "above", "below"]
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
 COLOURS = {
-    "red": (214, 39, 40), "green": (44, 160, 44), "blue": (31, 89, 200), "yellow": (245, 205, 30),
-    "purple": (140, 60, 180), "orange": (255, 127, 14), "black": (25, 25, 25), "grey": (140, 140, 140),
-}  # fmt: skip
+    "red": (214, 39, 40),
+    "green": (44, 160, 44),
+    "blue": (31, 89, 200),
+    "yellow": (245, 205, 30),
+    "purple": (140, 60, 180),
+    "orange": (255, 127, 14),
+    "black": (25, 25, 25),
+    "grey": (140, 140, 140),
+}
 SIZES = {"small": 0.5, "large": 0.95}  # diameter as a share of a cell
 RELATIONS: dict[Relation, Relation] = {
     "to the left of": "to the right of",
@@ -128,7 +134,7 @@ def _place(groups: tuple[Group, ...], relation: Relation | None, draw: np.random
             side = SIZES[group.size] / CELLS
             slack = (1 / CELLS - side) / 2
             dy, dx = draw.uniform(-slack, slack, size=2)
-            x, y = (column + 0.5) / CELLS + dx, (row + 0.5) / CELLS + dy
+            x, y = float((column + 0.5) / CELLS + dx), float((row + 0.5) / CELLS + dy)
             box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
             things.append(
                 Thing(size=group.size, colour=group.colour, shape=group.shape, box=box, group=number)
@@ -173,9 +179,10 @@ def _draw_shape(
         pen.rectangle((x - r * 0.3, top, x + r * 0.3, bottom), fill=colour)
         pen.rectangle((left, y - r * 0.3, right, y + r * 0.3), fill=colour)
     elif shape == "heart":
-        pen.pieslice((left, top, x + r * 0.1, top + r * 1.1), 135, 360, fill=colour)
-        pen.pieslice((x - r * 0.1, top, right, top + r * 1.1), 180, 405, fill=colour)
-        shoulders = (left + r * 0.12, y - r * 0.15), (right - r * 0.12, y - r * 0.15)
+        lobe = r * 1.08  # two round lobes that overlap in the middle, and a point below
+        pen.ellipse((left, top, left + lobe, top + lobe), fill=colour)
+        pen.ellipse((right - lobe, top, right, top + lobe), fill=colour)
+        shoulders = (left + r * 0.1, top + r * 0.84), (right - r * 0.1, top + r * 0.84)
         pen.polygon([shoulders[0], (x, top + r * 0.5), shoulders[1], (x, bottom)], fill=colour)
     elif shape == "star":
         radii = [r, r * 0.42] * 5
@@ -183,8 +190,10 @@ def _draw_shape(
         points = [(x + rr * math.cos(a), y + rr * math.sin(a)) for rr, a in zip(radii, angles, strict=True)]
         pen.polygon(points, fill=colour)
     else:
-        corners = {"triangle": [(x, top), (right, bottom), (left, bottom)],
-                   "diamond": [(x, top), (right, y), (x, bottom), (left, y)]}  # fmt: skip
+        corners = {
+            "triangle": [(x, top), (right, bottom), (left, bottom)],
+            "diamond": [(x, top), (right, y), (x, bottom), (left, y)],
+        }
         pen.polygon(corners[shape], fill=colour)
 
 

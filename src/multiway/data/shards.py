@@ -51,9 +51,12 @@ def expand(path: str) -> list[str]:
 def _expand_remote(url: str) -> list[str]:
     if url.endswith(".tar") and not any(letter in url for letter in "*?["):
         return [url]
-    filesystem, inside = fsspec.core.url_to_fs(url)
-    pattern = inside if any(letter in inside for letter in "*?[") else inside.rstrip("/") + "/*.tar"
-    return [filesystem.unstrip_protocol(name) for name in sorted(filesystem.glob(pattern))]
+    try:
+        filesystem, inside = fsspec.core.url_to_fs(url)
+        pattern = inside if any(letter in inside for letter in "*?[") else inside.rstrip("/") + "/*.tar"
+        return [filesystem.unstrip_protocol(name) for name in sorted(filesystem.glob(pattern))]
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"Can't list {url}: {error}; check the address.") from error
 
 
 def _braces(path: str) -> list[str]:
@@ -114,11 +117,8 @@ class Shards:
         content = self._read(i, "txt")
         if content is None:
             captions = self.meta(i).get("caption") or []
-            return [
-                line.strip()
-                for line in ([captions] if isinstance(captions, str) else captions)
-                if line.strip()
-            ]
+            captions = captions if isinstance(captions, list) else [captions]
+            return [line for line in (str(caption).strip() for caption in captions) if line]
         return split_lines(content)
 
     def meta(self, i: int) -> dict[str, Any]:

@@ -222,8 +222,13 @@ def _write_cache(place: Path, index: TarIndex, stamp: str) -> bool:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
-            np.savez(file, keys=index.keys, spans=index.spans,
-                     problems=np.array(json.dumps(index.problems)), stamp=np.array(stamp))  # fmt: skip
+            np.savez(
+                file,
+                keys=index.keys,
+                spans=index.spans,
+                problems=np.array(json.dumps(index.problems)),
+                stamp=np.array(stamp),
+            )
         aside.replace(place)
     except OSError:
         aside.unlink(missing_ok=True)
