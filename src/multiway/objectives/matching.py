@@ -57,7 +57,7 @@ def pairs(
 
     Args:
         own: the row of each sample's own text and picture.
-        negative_text, negative_image: from `hard_negatives`; where it is -1, the own one stands in, unlabelled.
+        negative_text, negative_image: from `hard_negatives`; for -1 the own one stands in, unlabelled.
     """
     text = negative_text.where(negative_text >= 0, own)
     image = negative_image.where(negative_image >= 0, own)

@@ -39,7 +39,7 @@ from multiway.systems.encoders import Encoders
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.masking import mask_words
 from multiway.systems.momentum import MomentumState, MomentumSystem, Similarities
-from multiway.systems.towers import BackboneConfig
+from multiway.systems.towers import BackboneConfig, build_image_tower
 from multiway.systems.vit import ViTConfig
 from multiway.text import TokenizerConfig
 
@@ -51,8 +51,8 @@ class ALBEFConfig:
     Attributes:
         embed_dim: width of the ITC features.
         temperature: initial value; `temperature_range` clamps it each step (None in retrieval fine-tuning).
-        momentum: EMA decay of the momentum model; None trains without one: ITC is then in-batch, with gradient
-            to both sides, and there is no queue and no teacher.
+        momentum: EMA decay of the momentum model; None trains without one, its queue and its soft targets:
+            ITC is then in-batch, with gradient to both sides.
         queue_size: momentum features kept.
         alpha: weight of the momentum model's soft targets, ramped up over the first `alpha_ramp_epochs`.
         mlm_weight: 0 for no MLM head (retrieval). mlm_probability: share of masked tokens.
@@ -120,6 +120,9 @@ class Figure(NamedTuple):
     losses: dict[str, Tensor]
 
 
+State = MomentumState[Encoders]
+
+
 class ALBEF(MomentumSystem[Encoders]):
     """ALBEF's networks and losses; with `mlm_weight=0` and `positives="ids"` its retrieval fine-tuning.
 
@@ -137,17 +140,10 @@ class ALBEF(MomentumSystem[Encoders]):
     def __init__(self, config: ALBEFConfig, image_tower: nn.Module | None = None):
         super().__init__()
         self.config = config
-        self.encoders = Encoders(
-            config.image,
-            config.text,
-            embed_dim=config.embed_dim,
-            text_pooling=config.text_pooling,
-            mlm=config.mlm_weight > 0,
-            image_tower=image_tower,
-        )
+        tower, mlm = build_image_tower(config.image, image_tower), bool(config.mlm_weight)
+        self.encoders = Encoders(tower, config.text, config.embed_dim, config.text_pooling, mlm=mlm)
         self.itm_head = nn.Linear(config.text.width, 2)
         self.temperature = nn.Parameter(torch.tensor(config.temperature))
-        tower = self.encoders.image_tower
         self.image_size, self.image_mean, self.image_std = tower.image_size, tower.image_mean, tower.image_std
 
     @property
@@ -157,25 +153,19 @@ class ALBEF(MomentumSystem[Encoders]):
     # --- the figure
 
     def losses(
-        self,
-        batch: Batch,
-        state: MomentumState[Encoders],
-        draws: Draws | None = None,
-        generator: torch.Generator | None = None,
+        self, batch: Batch, state: State, draws: Draws | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         return self.figure(batch, state, draws, generator).losses
 
     def figure(
-        self,
-        batch: Batch,
-        state: MomentumState[Encoders],
-        draws: Draws | None = None,
-        generator: torch.Generator | None = None,
+        self, batch: Batch, state: State, draws: Draws | None = None, generator: torch.Generator | None = None
     ) -> Figure:
         """One forward of models/model_pretrain.py (and model_retrieval.py), box by box."""
         config, encoders, momentum, draws = self.config, self.encoders, state.encoders, draws or Draws()
-        ids, mask = batch.text()
-        mlm_ids, mlm_labels = self._masked(ids, mask, draws, generator)
+        (ids, mask), alpha = batch.text(), state.alpha
+        mlm_ids, mlm_labels = draws.mlm_input_ids, draws.mlm_labels
+        if config.mlm_weight and mlm_ids is None:
+            mlm_ids, mlm_labels = mask_words(self.tokenizer, ids, mask, config, generator)
 
         # Unimodal encoders, the momentum model's too; a frozen prefix of the image tower is shared.
         prefix = encoders.image_tower.batch_prefix(batch)
@@ -188,23 +178,13 @@ class ALBEF(MomentumSystem[Encoders]):
         image_m, text_m = own_m.image_features, own_m.text_features
         sims = self.similarities(batch, state, own.image_features, own.text_features, image_m, text_m)
         loss_i2t, loss_t2i = contrastive.itc(
-            sims.image_to_text,
-            sims.text_to_image,
-            positive=sims.positive,
-            teacher=sims.teacher,
-            alpha=state.alpha,
+            sims.image_to_text, sims.text_to_image, positive=sims.positive, teacher=sims.teacher, alpha=alpha
         )
         losses = {"itc": (loss_i2t + loss_t2i) / 2, "itc_i2t": loss_i2t, "itc_t2i": loss_t2i}
 
         # ITM: each picture with its text, each text with a hard negative picture, each picture with a hard
         # negative text; all of them, and the masked texts, are one pass of the fusion layers.
-        negative_text, negative_image = draws.negative_text, draws.negative_image
-        if negative_text is None:
-            negative_text = self.hard_negatives(sims.image_to_text, sims, generator)
-        if negative_image is None:
-            negative_image = self.hard_negatives(sims.text_to_image, sims, generator)
-        rows = torch.arange(sims.first, sims.first + len(ids), device=ids.device)
-        pairs = matching.pairs(rows, negative_text, negative_image)
+        pairs = self.pairs(sims, draws.negative_text, draws.negative_image, generator)
         queries = self.candidates(own.text_embeds, ragged=True)[pairs.text]
         query_mask = self.candidates(mask, "none", ragged=True)[pairs.text]
         pictures = pairs.image
@@ -212,7 +192,7 @@ class ALBEF(MomentumSystem[Encoders]):
             longer = queries.shape[1] - ids.shape[1]  # where another rank's texts are
             queries = torch.cat([queries, F.pad(own.mlm_embeds, (0, 0, 0, longer))])
             query_mask = torch.cat([query_mask, F.pad(mask, (0, longer))])
-            pictures = torch.cat([pictures, rows])
+            pictures = torch.cat([pictures, pairs.image[: len(ids)]])
         context = encoders.text.fusion.context(self.candidates(own.image_embeds))
         hidden = encoders.text.fuse(queries, query_mask, context.select(pictures))
         fused = hidden[: len(pairs.labels)]
@@ -220,7 +200,7 @@ class ALBEF(MomentumSystem[Encoders]):
         losses["itm"] = matching.itm(itm_logits, pairs.labels)
         losses["loss"] = losses["itc"] + config.itm_weight * losses["itm"]
 
-        # MLM, the head on masked positions only; the momentum model reads the same texts with its own pictures.
+        # MLM, the head on masked positions only; the momentum model reads the same with its own pictures.
         mlm_hidden = mlm_hidden_m = logits_m = None
         if mlm_labels is not None:
             mlm_hidden = hidden[len(pairs.labels) :, : ids.shape[1]]
@@ -234,7 +214,7 @@ class ALBEF(MomentumSystem[Encoders]):
                 encoders.words(mlm_hidden[masked]),
                 mlm_labels[masked],
                 teacher_logits=logits_m,
-                alpha=state.alpha,
+                alpha=alpha,
                 count=mean_over_ranks(masked.sum().float()) if config.normalisation == "global" else None,
             )
             losses["loss"] = losses["loss"] + config.mlm_weight * losses["mlm"]
@@ -242,34 +222,8 @@ class ALBEF(MomentumSystem[Encoders]):
         if momentum is not None:
             losses["enqueue/image"], losses["enqueue/text"] = image_m, text_m
             losses["enqueue/ids"] = self.queued_ids(batch)
-        boxes = (
-            own.image_embeds,
-            own.image_features,
-            own.text_embeds,
-            own.text_features,
-            image_m,
-            text_m,
-            sims,
-        )
-        return Figure(*boxes, fused, itm_logits, pairs.labels, mlm_hidden, mlm_hidden_m, losses)
-
-    def _masked(
-        self, ids: Tensor, mask: Tensor, draws: Draws, generator: torch.Generator | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        config = self.config
-        if not config.mlm_weight:
-            return None, None
-        if draws.mlm_input_ids is not None:
-            return draws.mlm_input_ids, draws.mlm_labels
-        return mask_words(
-            self.tokenizer,
-            ids,
-            mask,
-            vocab_size=config.text.vocab_size,
-            probability=config.mlm_probability,
-            whole_word=config.whole_word,
-            generator=generator,
-        )
+        below = (own.image_embeds, own.image_features, own.text_embeds, own.text_features, image_m, text_m)
+        return Figure(*below, sims, fused, itm_logits, pairs.labels, mlm_hidden, mlm_hidden_m, losses)
 
     # --- two-stage retrieval
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.block import Context, Stack
 from multiway.errors import UserError
+from multiway.systems.image_tower import ImageTower
 from multiway.text import Tokenizer
 
 #: A picture as a user has it: a path, a PIL image, or a normalised `[3, H, W]` tensor.
@@ -43,6 +44,11 @@ class System(nn.Module):
     image_size: int | tuple[int, int]
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+
+    if TYPE_CHECKING:  # a submodule in one system, a submodule's in another
+
+        @property
+        def image_tower(self) -> ImageTower: ...
 
     def losses(
         self, batch: Batch, state: Any, draws: Any = None, generator: torch.Generator | None = None

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,17 +35,17 @@ from multiway.core.gather import Gradient, gather, rank
 from multiway.core.pooling import AttentionPool
 from multiway.objectives import contrastive
 from multiway.systems.base import System
+from multiway.systems.image_tower import ImageTower, image_feature
 from multiway.systems.towers import BackboneConfig, build_image_tower
-from multiway.systems.vit import ViTConfig
+from multiway.systems.vit import VisionTransformer, ViTConfig
 from multiway.text import TokenizerConfig
 
 MAX_SCALE = math.log(100)
 
 
-def clip_vit(**sizes) -> ViTConfig:
+def clip_vit(**sizes: Any) -> ViTConfig:
     """CLIP's ViT-B/32 at 224 pixels; `sizes` overrides."""
-    base = {"image_size": 224, "patch_size": 32, "eps": 1e-5, "clip_stem": True}
-    return ViTConfig(**(base | sizes))
+    return replace(ViTConfig(image_size=224, patch_size=32, eps=1e-5, clip_stem=True), **sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +112,16 @@ class TextTower(nn.Module):
 def init_clip(blocks: Stack, width: int) -> None:
     """OpenAI's `initialize_parameters`: smaller weights where a branch joins the residual stream."""
     residual = width**-0.5 * (2 * len(blocks)) ** -0.5
+    stds = {
+        "attention.qkv": width**-0.5,
+        "attention.out": residual,
+        "ffn.all.fc1": (2 * width) ** -0.5,
+        "ffn.all.fc2": residual,
+    }
     for block in blocks:
-        nn.init.normal_(block.attention.qkv.weight, std=width**-0.5)
-        nn.init.normal_(block.attention.out.weight, std=residual)
-        nn.init.normal_(block.ffn["all"].fc1.weight, std=(2 * width) ** -0.5)
-        nn.init.normal_(block.ffn["all"].fc2.weight, std=residual)
-        for part in (block.attention.qkv, block.attention.out, block.ffn["all"].fc1, block.ffn["all"].fc2):
-            nn.init.zeros_(part.bias)
+        for name, std in stds.items():
+            nn.init.normal_(block.get_parameter(f"{name}.weight"), std=std)
+            nn.init.zeros_(block.get_parameter(f"{name}.bias"))
 
 
 class CLIP(System):
@@ -134,12 +137,14 @@ class CLIP(System):
         "interaction": (),
     }
 
+    image_tower: ImageTower
+
     def __init__(self, config: CLIPConfig, image_tower: nn.Module | None = None):
         super().__init__()
         self.config = config
         self.image_tower = build_image_tower(config.image, image_tower)
         width = self.image_tower.width
-        if isinstance(config.image, ViTConfig):
+        if isinstance(self.image_tower, VisionTransformer):
             init_clip(self.image_tower.blocks, width)
         self.pool = AttentionPool(width, width) if self.image_tower.pooled_index is None else None
         self.text = TextTower(config.text)
@@ -153,10 +158,7 @@ class CLIP(System):
 
     def image_features(self, image_embeds: Float[Tensor, "B N C"]) -> Float[Tensor, "B E"]:
         """Normalised features of a tower's tokens."""
-        pooled = (
-            image_embeds[:, self.image_tower.pooled_index] if self.pool is None else self.pool(image_embeds)
-        )
-        return F.normalize(self.image_proj(pooled), dim=-1)
+        return image_feature(image_embeds, self.image_tower, self.pool, self.image_proj)
 
     def text_features(
         self, hidden: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"]
@@ -165,20 +167,32 @@ class CLIP(System):
         last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
         return F.normalize(self.text_proj(last), dim=-1)
 
-    def losses(self, batch: Batch, state: nn.Module, draws=None, generator=None) -> dict[str, Tensor]:
+    def losses(
+        self,
+        batch: Batch,
+        state: nn.Module,
+        draws: None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
         """`itc`: the symmetric cross-entropy; there is nothing to draw."""
-        prefix = batch.image_prefix if batch.image is None else self.image_tower.prefix(batch.image)
-        image = self.image_features(self.image_tower.rest(prefix))
-        text = self.text_features(self.text(batch.input_ids), batch.attention_mask)
-        wide, size = self.config.negatives == "global", len(image)
-        images, texts = (gather(x, self.config.gradient) for x in (image, text)) if wide else (image, text)
-        first, candidates = (rank() * size if wide else 0), batch.ids
-        positive = None
-        if self.config.positives == "ids":
-            candidates = gather(batch.ids, "none") if wide else batch.ids
-            positive = contrastive.positives(batch.ids if self.config.local_loss else candidates, candidates)
-        if not self.config.local_loss:
+        config = self.config
+        input_ids, attention_mask = batch.text()
+        wide = config.negatives == "global"
+
+        # Both towers, this rank's rows.
+        image = self.image_features(self.image_tower.rest(self.image_tower.batch_prefix(batch)))
+        text = self.text_features(self.text(input_ids), attention_mask)
+
+        # The candidates, and where this rank's rows lie among them.
+        images, texts = (gather(x, config.gradient) for x in (image, text)) if wide else (image, text)
+        first, positive = rank() * len(image) if wide else 0, None
+        if config.positives == "ids":
+            ids = batch.need("ids")
+            candidates = gather(ids, "none") if wide else ids
+            positive = contrastive.positives(ids if config.local_loss else candidates, candidates)
+        if not config.local_loss:
             image, text, first = images, texts, 0
+
         loss = contrastive.clip_loss(
             image,
             text,
@@ -201,6 +215,8 @@ class CLIP(System):
     def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B E"], None]:
         return self.image_features(self.image_tower(image)), None
 
-    def text_context(self, input_ids, attention_mask) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B T D"]]:
+    def text_context(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B T D"]]:
         hidden = self.text(input_ids)
         return self.text_features(hidden, attention_mask), hidden

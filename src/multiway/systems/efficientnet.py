@@ -28,16 +28,16 @@ STAGES = (
 class SameConv(nn.Conv2d):
     """Convolution padded as TensorFlow pads: the odd pixel goes to the bottom and the right."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         pad = []
         for size, kernel, stride in zip(
-            x.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
+            input.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
         ):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pad += [total // 2, total - total // 2]
         if pad[0] == pad[1] and pad[2] == pad[3]:
-            return F.conv2d(x, self.weight, self.bias, self.stride, (pad[2], pad[0]), 1, self.groups)
-        return F.conv2d(F.pad(x, pad), self.weight, self.bias, self.stride, 0, 1, self.groups)
+            return F.conv2d(input, self.weight, self.bias, self.stride, (pad[2], pad[0]), 1, self.groups)
+        return F.conv2d(F.pad(input, pad), self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
 class InvertedBottleneck(nn.Module):

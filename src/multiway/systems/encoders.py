@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from multiway.core.heads import WordHead
 from multiway.core.pooling import AttentionPool, mean_pool
 from multiway.systems.bert import BertConfig, TextStack
-from multiway.systems.towers import BackboneConfig, build_image_tower, image_feature
-from multiway.systems.vit import ViTConfig
+from multiway.systems.image_tower import ImageTower, image_feature
 
 
 class Unimodal(NamedTuple):
@@ -33,23 +32,21 @@ class Encoders(nn.Module):
     Args:
         embed_dim: width E of the ITC features.
         text_pooling: the text feature from [CLS], or from the mean of all tokens.
-        image_tower: the module, when `image.name` is "user".
     """
 
     def __init__(
         self,
-        image: ViTConfig | BackboneConfig,
+        image_tower: ImageTower,
         text: BertConfig,
-        *,
         embed_dim: int,
         text_pooling: Literal["cls", "mean"] = "cls",
+        *,
         mlm: bool = False,
-        image_tower: nn.Module | None = None,
     ):
         super().__init__()
-        self.image_tower = build_image_tower(image, image_tower)
-        width = self.image_tower.width
-        self.pool = AttentionPool(width, text.width) if self.image_tower.pooled_index is None else None
+        self.image_tower = image_tower
+        width = image_tower.width
+        self.pool = AttentionPool(width, text.width) if image_tower.pooled_index is None else None
         self.text = TextStack(text, context_width=width)
         self.image_proj = nn.Linear(width if self.pool is None else text.width, embed_dim)
         self.text_proj = nn.Linear(text.width, embed_dim)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from multiway.batch import Batch
+from multiway.core.pooling import AttentionPool
 
 #: How many of a tower's first blocks are never trained; "all" freezes the whole tower.
 FrozenBlocks = int | Literal["all"]
@@ -22,11 +24,13 @@ class ImageTower(nn.Module):
 
     Attributes:
         width: D of the tokens. pooled_index: the token that stands for the picture; None: they are pooled.
+        frozen: how many blocks the prefix has; a tower that is frozen as a whole or not at all has a bool.
         image_size: pixels. image_mean, image_std: of the three channels, for pictures in 0..1.
     """
 
     width: int
     pooled_index: int | None
+    frozen: int | bool
     image_size: int | tuple[int, int]
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
@@ -56,3 +60,11 @@ class ImageTower(nn.Module):
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.eval()
         return self
+
+
+def image_feature(
+    tokens: Float[Tensor, "B N C"], tower: ImageTower, pool: AttentionPool | None, proj: nn.Linear
+) -> Float[Tensor, "B E"]:
+    """The normalised ITC feature of a tower's tokens: its class token, or all of them pooled, projected."""
+    pooled = tokens[:, tower.pooled_index] if pool is None else pool(tokens)
+    return F.normalize(proj(pooled), dim=-1)

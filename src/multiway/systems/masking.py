@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from multiway.errors import UserError
 from multiway.objectives import language
+from multiway.systems.bert import BertConfig
 from multiway.text import Tokenizer
+
+
+class MaskingConfig(Protocol):
+    """What a system's config says about masking: the share of tokens, and whether whole words."""
+
+    @property
+    def text(self) -> BertConfig: ...
+    @property
+    def mlm_probability(self) -> float: ...
+    @property
+    def whole_word(self) -> bool: ...
 
 
 def mask_words(
     tokenizer: Tokenizer | None,
     input_ids: Int[Tensor, "B T"],
     attention_mask: Int[Tensor, "B T"],
-    *,
-    vocab_size: int,
-    probability: float,
-    whole_word: bool = False,
+    config: MaskingConfig,
     generator: torch.Generator | None = None,
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
     """Masked ids and labels of `language.mask_tokens`; [PAD] and [CLS] are spared, [SEP] is not.
@@ -34,8 +45,8 @@ def mask_words(
         input_ids,
         attention_mask.bool() & (input_ids != tokenizer.cls_id),
         mask_id=tokenizer.mask_id,
-        vocab_size=vocab_size,
-        probability=probability,
-        word_starts=tokenizer.word_starts(input_ids) if whole_word else None,
+        vocab_size=config.text.vocab_size,
+        probability=config.mlm_probability,
+        word_starts=tokenizer.word_starts(input_ids) if config.whole_word else None,
         generator=generator,
     )

@@ -15,7 +15,6 @@ from multiway.core.momentum import FeatureQueue, ema_update, momentum_copy
 from multiway.objectives import contrastive, matching
 from multiway.systems.base import System
 
-
 E = TypeVar("E", bound=nn.Module)
 
 
@@ -134,19 +133,23 @@ class MomentumSystem(System, Generic[E]):
             first,
         )
 
-    def hard_negatives(
+    def pairs(
         self,
-        similarity: Float[Tensor, "B N"],
         sims: Similarities,
+        negative_text: Int[Tensor, " B"] | None,
+        negative_image: Int[Tensor, " B"] | None,
         generator: torch.Generator | None,
-    ) -> Int[Tensor, " B"]:
-        """For each row of one of the `sims` a negative among the batch's candidates; -1 where there is none."""
-        return matching.hard_negatives(
-            similarity[:, : sims.batch],
-            sims.positive[:, : sims.batch],
-            generator=generator,
-            hardest=self.config.hardest,
-        )
+    ) -> matching.Pairs:
+        """ITM's pairs of rows of the batch's candidates; negatives that are None are drawn by `sims`."""
+        batch = slice(0, sims.batch)
+        options = {"generator": generator, "hardest": self.config.hardest}
+        forbidden = sims.positive[:, batch]
+        if negative_text is None:
+            negative_text = matching.hard_negatives(sims.image_to_text[:, batch], forbidden, **options)
+        if negative_image is None:
+            negative_image = matching.hard_negatives(sims.text_to_image[:, batch], forbidden, **options)
+        own = torch.arange(sims.first, sims.first + len(forbidden), device=forbidden.device)
+        return matching.pairs(own, negative_text, negative_image)
 
     def candidates(self, x: Tensor, gradient: Gradient = "sum", *, ragged: bool = False) -> Tensor:
         """What this rank's rows are compared with: its own rows, or all ranks'; `ragged`: of different T."""

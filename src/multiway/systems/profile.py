@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -47,7 +48,7 @@ def _gflops(model: System) -> dict[str, float]:
         return {"vision": vision, "text": text, "interaction": 0.0}
     # Projecting the picture's keys and values for cross-attention is interaction, not vision.
     tower = count(lambda: model.image_tower(image))
-    _, context = model.image_context(image)
-    _, hidden = model.text_context(ids, mask)
-    matched = count(lambda: model.match_pairs(context, hidden, mask))
+    (_, context), (_, hidden) = model.image_context(image), model.text_context(ids, mask)
+    assert context is not None  # has_itm says so
+    matched = count(partial(model.match_pairs, context, hidden, mask))
     return {"vision": tower, "text": text, "interaction": matched + vision - tower}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from multiway.core.pooling import AttentionPool
 from multiway.errors import UserError
 from multiway.systems.efficientnet import EfficientNetLite0
 from multiway.systems.image_tower import FrozenBlocks, ImageTower
@@ -71,14 +71,6 @@ class Backbone(ImageTower):
         return rearrange(x, "b c h w -> b (h w) c") if x.ndim == 4 else x
 
 
-def image_feature(
-    tokens: Float[Tensor, "B N C"], tower: ImageTower, pool: AttentionPool | None, proj: nn.Linear
-) -> Float[Tensor, "B E"]:
-    """The normalised ITC feature of a tower's tokens: its class token, or all of them pooled, projected."""
-    pooled = tokens[:, tower.pooled_index] if pool is None else pool(tokens)
-    return F.normalize(proj(pooled), dim=-1)
-
-
 def build_image_tower(config: ViTConfig | BackboneConfig, user: nn.Module | None = None) -> ImageTower:
     """The tower that a config names, with fresh weights.
 
@@ -95,11 +87,7 @@ def build_image_tower(config: ViTConfig | BackboneConfig, user: nn.Module | None
             raise UserError(
                 "this model has a tower of the user's own: pass it as load(..., image_tower=module)"
             )
-        size, index = user.image_size, user.pooled_index
-        config = BackboneConfig(name="user", image_size=size, frozen_blocks=config.frozen_blocks)
-        return Backbone(
-            user, config, width=user.width, mean=user.image_mean, std=user.image_std, pooled_index=index
-        )
+        return _user(user, config)
     if family == "torchvision":
         return _torchvision(name, config)
     if family == "timm":
@@ -107,6 +95,25 @@ def build_image_tower(config: ViTConfig | BackboneConfig, user: nn.Module | None
     raise UserError(
         f"unknown image tower {config.name!r}: take vit, efficientnet_lite0, torchvision:<name>, timm:<name> "
         "or user"
+    )
+
+
+def _user(module: nn.Module, config: BackboneConfig) -> Backbone:
+    """Raises UserError where the module lacks an attribute that a tower must have."""
+    for name in ("width", "pooled_index", "image_size", "image_mean", "image_std"):
+        if not hasattr(module, name):
+            raise UserError(
+                f"the image tower {type(module).__name__} has no {name}: a tower of one's own maps pictures "
+                "to [B, N, D] and has width, pooled_index, image_size, image_mean and image_std"
+            )
+    tower: Any = module
+    return Backbone(
+        module,
+        BackboneConfig(name="user", image_size=tower.image_size, frozen_blocks=config.frozen_blocks),
+        width=tower.width,
+        mean=tower.image_mean,
+        std=tower.image_std,
+        pooled_index=tower.pooled_index,
     )
 
 
@@ -129,7 +136,7 @@ def _torchvision(name: str, config: BackboneConfig) -> Backbone:
 
 def _timm(name: str, config: BackboneConfig) -> Backbone:
     try:
-        import timm
+        timm = importlib.import_module("timm")
     except ModuleNotFoundError:
         raise UserError("the image tower timm:<name> needs timm: pip install timm") from None
     model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")

@@ -11,6 +11,7 @@ from torch import Tensor
 from multiway.systems.clip import CLIPConfig, CLIPTextConfig
 from multiway.systems.vit import ViTConfig
 from multiway.weights.keymap import COPY, LEAD1, LEAD2, STACK, TRANSPOSE, Entry, Layout, linear, pairs
+from multiway.weights.parts import the_vit
 
 
 def open_clip_layout(config: CLIPConfig) -> Layout:
@@ -27,7 +28,7 @@ def open_clip_layout(config: CLIPConfig) -> Layout:
         *linear("text.norm", "ln_final"),
         Entry("text_proj.weight", ("text_projection",), TRANSPOSE),
     ]
-    entries += _resblocks("image_tower.blocks", "visual.transformer", config.image.depth)
+    entries += _resblocks("image_tower.blocks", "visual.transformer", the_vit(config.image).depth)
     entries += _resblocks("text.blocks", "transformer", config.text.layers)
     return Layout(tuple(entries))
 
@@ -51,6 +52,7 @@ def _resblocks(ours: str, theirs: str, depth: int) -> list[Entry]:
 
 def transformers_layout(config: CLIPConfig) -> Layout:
     """transformers' `CLIPModel`."""
+    image = the_vit(config.image)
     entries = [
         Entry("logit_scale", ("logit_scale",)),
         Entry("image_tower.cls_token", ("vision_model.embeddings.class_embedding",), LEAD2),
@@ -71,7 +73,7 @@ def transformers_layout(config: CLIPConfig) -> Layout:
         ("ffn.all.fc2", "mlp.fc2"),
     ]
     for ours, theirs, depth in (
-        ("image_tower.blocks", "vision_model", config.image.depth),
+        ("image_tower.blocks", "vision_model", image.depth),
         ("text.blocks", "text_model", config.text.layers),
     ):
         for i in range(depth):
@@ -83,10 +85,9 @@ def transformers_layout(config: CLIPConfig) -> Layout:
                     Entry(f"{block}attention.qkv.{part}", tuple(f"{name}.{part}" for name in stacked), STACK)
                 )
     # Older files store the positions' indices beside the tables.
+    rows = 1 + image.grid[0] * image.grid[1]
     constants = {
-        "vision_model.embeddings.position_ids": torch.arange(1 + config.image.grid[0] * config.image.grid[1])[
-            None
-        ],
+        "vision_model.embeddings.position_ids": torch.arange(rows)[None],
         "text_model.embeddings.position_ids": torch.arange(config.text.positions)[None],
     }
     return Layout(tuple(entries), constants)

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from multiway.errors import UserError
 from multiway.systems.bert import BertConfig
+from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import ViTConfig
 from multiway.weights.keymap import Entry, linear, pairs
 
 
-def timm_vit(ours: str, theirs: str, config: ViTConfig) -> list[Entry]:
+def the_vit(config: ViTConfig | BackboneConfig) -> ViTConfig:
+    """The config of a ViT tower, for layouts that know no other.
+
+    Raises:
+        UserError: the tower is another one.
+    """
+    if not isinstance(config, ViTConfig):
+        raise UserError(
+            f"this layout holds a ViT, and the model's image tower is {config.name}: use a model folder "
+            "(multiway.save) instead"
+        )
+    return config
+
+
+def timm_vit(ours: str, theirs: str, image: ViTConfig | BackboneConfig) -> list[Entry]:
     """ViT of timm, DeiT, ALBEF, BLIP: `blocks.i.attn.qkv`, `mlp.fc1`, pre-norm."""
+    config = the_vit(image)
     entries = [
         Entry(f"{ours}cls_token", (f"{theirs}cls_token",)),
         Entry(f"{ours}positions", (f"{theirs}pos_embed",)),
