@@ -1,0 +1,167 @@
+"""Write the figures of `docs/figures/*.json` into the tables of README.md and docs/results.md.
+
+    python scripts/figures.py [--check]
+
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->`; `--check` only says whether all are up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ROOT / "docs" / "figures"
+PAGES = ("README.md", "docs/results.md")
+MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+DEMOS = {"demo": "`make demo`", "demo_scratch": "`make demo-scratch`"}
+#: Frozen towers, two-layer pooler, no augmentation, dual encoder: what a first try gives on the same splits.
+BASELINE = {"combination": (65, 58, "", ""), "style": (19, 20, 50, 50)}
+PHOTOS_BASELINE = (18, 15, 55, 53)
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """The figures called `name`, or None where they were not measured yet."""
+    path = FIGURES / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; the first column is text, others are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def recalls(values: Mapping[str, float]) -> list[str]:
+    """TR and IR R@1 and R@10."""
+    return [f"{values[name]:.1f}" for name in ("tr_r1", "ir_r1", "tr_r10", "ir_r10")]
+
+
+def machine(found: Mapping[str, Any]) -> str:
+    """Where figures were taken."""
+    where = found["machine"]
+    threads = f"{where['threads']} threads" if where.get("threads") else ""
+    return ", ".join(filter(None, (where.get("cpu", ""), threads, f"torch {found['versions']['torch']}")))
+
+
+def demo() -> str:
+    """Every demonstration that was measured, by split and stage."""
+    rows, notes = [], []
+    for name, command in DEMOS.items():
+        if (found := load(name)) is None:
+            continue
+        for split, result in found["splits"].items():
+            for stage, label in (("itc", "contrast"), ("itm", "re-ranked")):
+                rows.append([f"{command}, {split}, {label}", *recalls(result[stage])])
+            if name == "demo":
+                rows.append([f"*baseline*, {split}", *BASELINE[split]])
+        minutes = found["training_seconds"] / 60
+        notes.append(
+            f"{command}: {minutes:.1f} minutes of training, {found['rest_seconds']:.0f} s for the rest "
+            f"({machine(found)})."
+        )
+    if not rows:
+        return "Not measured yet: `python scripts/demo.py --figures`, with and without `--scratch`.\n"
+    return table(["", "TR R@1", "IR R@1", "TR R@10", "IR R@10"], rows) + "\n" + " ".join(notes) + "\n"
+
+
+def photos() -> str:
+    """Flickr8k's held-back photographs: figures alone."""
+    if (found := load("albef_photos")) is None:
+        return "Not measured yet: `python scripts/photos.py FLICKR8K`.\n"
+    rows = []
+    for name, result in found["splits"].items():
+        label = f"{name}, {result['n_images']:,} photographs"
+        for stage, way in (("itc", "contrast"), ("itm", "re-ranked")):
+            rows.append([f"{label}, {way}", *recalls(result[stage])])
+    rows.append(["*baseline*: frozen towers at 192 px, dual encoder", *PHOTOS_BASELINE])
+    note = (
+        f"`python scripts/photos.py FLICKR8K`: recipe `albef_photos`, {found['training_seconds'] / 60:.0f} minutes "
+        f"of training ({machine(found)}). Flickr8k: Hodosh, Young and Hockenmaier 2013; all five captions."
+    )
+    return table(["", "TR R@1", "IR R@1", "TR R@10", "IR R@10"], rows) + "\n" + note + "\n"
+
+
+def step() -> str:
+    """One pre-training step, fast beside plain."""
+    blocks = []
+    for name in ("albef_step", "albef_step_cuda"):
+        if (found := load(name)) is None:
+            continue
+        rows = [
+            [
+                f"{path} path",
+                f"{found['median_seconds'][path]:.3f}",
+                f"{found['peak_bytes'][path]['total'] / 2**30:.2f}",
+                f"{found['peak_bytes'][path]['over_weights'] / 2**30:.2f}",
+                f"{found['flops'][path] / 1e12:.2f}",
+            ]
+            for path in ("plain", "fast")
+        ]
+        setting = found["setting"]
+        note = (
+            f"{found['speedup']:.2f} times as fast, losses equal to {found['largest_loss_difference']:.0e}. ViT-B at "
+            f"{setting['image_size']} px, batch {setting['batch']}, caption lengths of Flickr8k; medians of "
+            f"{setting['repeats']} interleaved steps ({machine(found)}). `python benchmarks/albef_step.py`."
+        )
+        head = ["", "seconds a step", "GiB at the peak", "of these over the weights", "TFLOP, first batch"]
+        blocks.append(table(head, rows) + "\n" + note + "\n")
+    return "\n".join(blocks) or "Not measured yet: `make bench`.\n"
+
+
+def summary() -> str:
+    """The few lines of the README."""
+    lines = []
+    if (found := load("demo")) is not None:
+        for split, result in found["splits"].items():
+            values = result["itm"]
+            lines.append(
+                f"- `make demo`, {found['training_seconds'] / 60:.1f} minutes of training: on `{split}`, "
+                f"{result['n_images']:,} drawings that it never saw, R@1 {values['tr_r1']:.1f} % image to text and "
+                f"{values['ir_r1']:.1f} % text to image."
+            )
+    if (found := load("albef_photos")) is not None:
+        for split, result in found["splits"].items():
+            values = result["itm"]
+            lines.append(
+                f"- `albef_photos`, {found['training_seconds'] / 60:.0f} minutes of training: on {split}, "
+                f"{result['n_images']:,} held-back photographs, R@1 {values['tr_r1']:.1f} % and "
+                f"{values['ir_r1']:.1f} %."
+            )
+    if (found := load("albef_step")) is not None:
+        lines.append(
+            f"- One ALBEF pre-training step takes {found['speedup']:.2f} times less than the plain path's, with "
+            "the same losses."
+        )
+    return "\n".join(lines) + "\n" if lines else "No figures yet: `docs/results.md` says how they are made.\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {"demo": demo, "photos": photos, "step": step, "summary": summary}
+
+
+def render(page: str) -> str:
+    """A page with its tables written anew."""
+    return MARK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], page)
+
+
+def main() -> None:
+    """Rewrite the pages, or check them."""
+    stale = []
+    for name in PAGES:
+        path = ROOT / name
+        old = path.read_text()
+        if (new := render(old)) != old:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(new)
+    if stale and "--check" in sys.argv:
+        sys.exit(f"error: {', '.join(stale)} do not show docs/figures: run python scripts/figures.py")
+
+
+if __name__ == "__main__":
+    main()
