@@ -1,6 +1,7 @@
 """Every sample once; resume and workers change nothing; bad samples are replaced and counted."""
 
 import itertools
+import pickle
 from collections import Counter
 
 import pytest
@@ -104,6 +105,15 @@ def test_workers_change_nothing(loader, workers):
     alone = loader().iterate(3, steps=6)
     helped = loader(workers=workers).iterate(3, steps=6)
     assert all(same(a, b) for a, b in zip(helped, alone, strict=True))
+
+
+def test_what_a_worker_holds_travels_by_pickle(loader):
+    """Where processes are spawned and not forked."""
+    one = loader()
+    next(one.iterate())  # files are open now
+    rows = pickle.loads(pickle.dumps(one._steps))[3]
+    assert torch.equal(rows.image, one._steps[3].image)
+    assert rows.texts == one._steps[3].texts
 
 
 def test_an_endless_iterator_with_workers_can_be_left(loader):

@@ -1,13 +1,17 @@
 """Tars: whole, cut off, damaged, misnamed; every readable sample is found, the rest is counted."""
 
+import contextlib
 import io
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from multiway.data import tar_index
+from multiway.data.images import decode
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, expand, write_shards
 from multiway.errors import UserError
@@ -182,3 +186,26 @@ def test_wrong_paths_are_the_users(tmp_path):
         tar.addfile(tarfile.TarInfo("a.txt"))
     with pytest.raises(UserError, match="compressed"):
         Shards([str(packed)])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    damage=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=20),
+    cut=st.integers(0, 9000),
+)
+def test_no_damage_raises_anything_but_a_bad_sample(make_tars, damage, cut):
+    path = Path(expand(make_tars(4, shard_size=4))[0])
+    content = bytearray(path.read_bytes())
+    for place, value in damage:
+        content[place % len(content)] = value
+    path.write_bytes(content[: len(content) - cut])
+    try:
+        shards = Shards([str(path)])
+    except UserError as error:
+        assert "compressed" in str(error)  # noqa: PT017
+        return
+    assert len(shards) <= 4 + len(damage)
+    for i in range(len(shards)):
+        with contextlib.suppress(BadSample):
+            shards.texts(i)
+            decode(shards.image(i))

@@ -59,8 +59,8 @@ class DataConfig:
         seed: of the order, the choice among a picture's captions, and the augmentation.
         merge_equal_texts: pictures with byte-equal texts share an id, and are positives of each other where
             the system goes by ids.
-        cache_views: augmented views of each picture whose features of the image tower's frozen blocks are kept
-            on disk; 0 runs the frozen blocks anew each step.
+        cache_views: augmented views of each picture whose features of the image tower's frozen blocks are
+            kept on disk; 0 runs the frozen blocks anew each step.
     """
 
     train: tuple[Source, ...]
