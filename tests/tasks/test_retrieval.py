@@ -90,6 +90,15 @@ def test_a_pair_is_scored_once_and_equal_tokens_too(albef, samples):
     assert "56 pairs re-ranked" in measured.sentence()
 
 
+def test_equal_pictures_tie_in_any_batch(albef, listed):
+    some = listed([[f"{word} dog"] for word in ("one", "two", "three", "four", "five")])
+    some.images[1:] = [some.images[0].copy() for _ in some.images[1:]]
+    for batch_size in (1, 2, 32):
+        measured = measure(albef, some, k=2, batch_size=batch_size)
+        assert measured.result["itc"]["ir_median_rank"] == measured.result["itm"]["ir_median_rank"] == 5
+        assert measured.pairs == 5
+
+
 def test_bad_pictures_are_left_out_and_named(albef, listed):
     some = listed([["a dog"], None, ["a cat"], None])
     stages = []

@@ -49,16 +49,19 @@ def evaluating(model: System) -> Iterator[None]:
 
 @dataclass
 class Pictures:
-    """Encoded pictures, in batches.
+    """Encoded pictures, in batches; equal pictures are encoded once.
 
     Attributes:
         features: `[N, E]` float32, normalised.
         load: numbers of pictures -> `[B, 3, H, W]`, to encode them again when their context was not kept.
+        batches: numbers of the U different pictures, in the order in which they were added.
+        row: `[N]` which of the U different pictures a picture is.
     """
 
     model: System
     load: Callable[[Sequence[int]], Tensor]
     batches: list[list[int]] = field(default_factory=list)
+    row: list[int] = field(default_factory=list)
     _features: list[np.ndarray] = field(default_factory=list)
     _contexts: list[Any] = field(default_factory=list)
     _kept: int = 0
@@ -75,7 +78,7 @@ class Pictures:
 
     @property
     def features(self) -> Float[np.ndarray, "N E"]:
-        return np.concatenate(self._features)
+        return np.concatenate(self._features)[self.row]
 
     def context(self, batch: int) -> Any:
         """The context of a batch, kept or computed again."""
@@ -140,8 +143,8 @@ def match_pairs(
     """ITM logits (not matched, matched) of pairs of a picture and a token sequence, sorted by picture.
 
     Args:
-        picture: places of the pictures in the order in which they were added, ascending.
-        row: numbers of the token sequences.
+        picture: which of the U different pictures, ascending.
+        row: which of the different token sequences.
     """
     logits = np.empty((len(picture), 2), np.float32)
     starts = np.cumsum([0, *map(len, pictures.batches)])
