@@ -91,6 +91,8 @@ class TextStack(nn.Module):
     def _unpadded(stack: Stack, x, attention_mask, *, causal: bool, context: Context | None = None) -> Tensor:
         """The stack on real tokens only, where there is padding; what comes out at padding is zero then."""
         mask = _mask(attention_mask, causal)
+        if attention_mask.is_meta:  # sizes alone are counted there: which tokens are real is not known
+            return stack(x, mask=mask, context=context)
         ragged = Ragged.of(attention_mask)
         if len(ragged.index) == attention_mask.numel():
             return stack(x, mask=mask, context=context)

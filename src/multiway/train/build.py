@@ -69,7 +69,7 @@ def build_loader(run: Run, system: System, ranks: Ranks) -> Any:
             f"data.image_size is {given} and the system's image tower takes {want}: make them equal"
         )
     transform = train_transform(config.image_size, config.augment, system.image_mean, system.image_std)
-    dataset = Dataset(config.train)
+    dataset = Dataset(config.train, min_side=config.augment.min_side(config.image_size))
     if config.cache_views:
         dataset, transform = cached_dataset(system, dataset, config), one_view
     loader = Loader(
