@@ -198,7 +198,8 @@ def _loss_rank(rank: int, case: Case) -> dict[str, Tensor]:
         image, text = (
             case.inputs[f"rank{rank}/{kind}_features"].clone().requires_grad_() for kind in ("image", "text")
         )
-        loss = model.losses(Batch(image=image, input_ids=text), model.init_state())["loss"]
+        batch = Batch(image_prefix=image, input_ids=text, attention_mask=torch.ones(text.shape))
+        loss = model.losses(batch, model.init_state())["loss"]
         loss.backward()
         found = {
             "loss": loss.detach(),
