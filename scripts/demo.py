@@ -4,8 +4,9 @@
 
 Writes DIR/model (a model folder), DIR/index.html (a page to look at), DIR/results.json and DIR/run (the
 training run). The default trains from pretrained towers by the public protocol and is measured on
-`combination` (names never trained on) and `style` (a hand never seen). `--full` trains the same on all bundled
-drawings, so that none is left to measure it with. `--scratch` starts from no pretrained weight at all.
+`combination` (names never trained on) and `style` (a hand never seen). `--full` trains the same on all
+bundled drawings, so that none is left to measure it with.
+`--scratch` starts from no pretrained weight at all.
 `--figures` also writes the results for the docs.
 """
 

@@ -49,7 +49,7 @@ th,td{padding:8px 12px;text-align:right;border-top:1px solid var(--line)}
 thead th{border-top:0;color:var(--soft);font-weight:500;font-size:14px}
 th:first-child,td:first-child,td:nth-child(2),th:nth-child(2){text-align:left}
 td.better{color:var(--good);font-weight:600}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto}td:nth-child(2){white-space:nowrap}
 .query{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px;margin:10px 0}
 .query>h3{margin:0 0 10px;font-size:16px}.hits{display:flex;gap:12px;flex-wrap:wrap}
 figure{margin:0;width:132px;font-size:13px;line-height:1.3}

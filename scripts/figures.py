@@ -2,7 +2,8 @@
 
     python scripts/figures.py [--check]
 
-A table stands between `<!-- figures: NAME -->` and `<!-- end -->`; `--check` only says whether all are up to date.
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->`; `--check` only says whether all are
+up to date.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ def photos() -> str:
             rows.append([f"{label}, {way}", *recalls(result[stage])])
     rows.append(["*baseline*: frozen towers at 192 px, dual encoder", *PHOTOS_BASELINE])
     note = (
-        f"`python scripts/photos.py FLICKR8K`: recipe `albef_photos`, {found['training_seconds'] / 60:.0f} minutes "
-        f"of training ({machine(found)}). Flickr8k: Hodosh, Young and Hockenmaier 2013; all five captions."
+        f"`python scripts/photos.py FLICKR8K`: recipe `albef_photos`, "
+        f"{found['training_seconds'] / 60:.0f} minutes of training ({machine(found)}). "
+        f"Flickr8k: Hodosh, Young and Hockenmaier 2013; all five captions."
     )
     return table(["", "TR R@1", "IR R@1", "TR R@10", "IR R@10"], rows) + "\n" + note + "\n"
 
@@ -105,8 +107,9 @@ def step() -> str:
         ]
         setting = found["setting"]
         note = (
-            f"{found['speedup']:.2f} times as fast, losses equal to {found['largest_loss_difference']:.0e}. ViT-B at "
-            f"{setting['image_size']} px, batch {setting['batch']}, caption lengths of Flickr8k; medians of "
+            f"{found['speedup']:.2f} times as fast, losses equal to {found['largest_loss_difference']:.0e}. "
+            f"ViT-B at {setting['image_size']} px, batch {setting['batch']}, caption lengths of Flickr8k; "
+            f"medians of "
             f"{setting['repeats']} interleaved steps ({machine(found)}). `python benchmarks/albef_step.py`."
         )
         head = ["", "seconds a step", "GiB at the peak", "of these over the weights", "TFLOP, first batch"]
@@ -122,7 +125,8 @@ def summary() -> str:
             values = result["itm"]
             lines.append(
                 f"- `make demo`, {found['training_seconds'] / 60:.1f} minutes of training: on `{split}`, "
-                f"{result['n_images']:,} drawings that it never saw, R@1 {values['tr_r1']:.1f} % image to text and "
+                f"{result['n_images']:,} drawings that it never saw, R@1 {values['tr_r1']:.1f} % "
+                f"image to text and "
                 f"{values['ir_r1']:.1f} % text to image."
             )
     if (found := load("albef_photos")) is not None:
@@ -135,7 +139,8 @@ def summary() -> str:
             )
     if (found := load("albef_step")) is not None:
         lines.append(
-            f"- One ALBEF pre-training step takes {found['speedup']:.2f} times less than the plain path's, with "
+            f"- One ALBEF pre-training step takes {found['speedup']:.2f} times less than the plain "
+            "path's, with "
             "the same losses."
         )
     return "\n".join(lines) + "\n" if lines else "No figures yet: `docs/results.md` says how they are made.\n"

@@ -2,8 +2,8 @@
 
     python scripts/photos.py FLICKR8K [--out runs/photos]
 
-FLICKR8K holds the shard folders `train` and `val`. Writes docs/figures/albef_photos.json. The run is resumed where
-it was interrupted.
+FLICKR8K holds the shard folders `train` and `val`. Writes docs/figures/albef_photos.json. The run is resumed
+where it was interrupted.
 """
 
 from __future__ import annotations
@@ -33,18 +33,21 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=16, help="candidates that are re-ranked")
     args = parser.parse_args()
     source = ["--data.train.0.path", str(args.data / "train")]
-    start = time.perf_counter()
+    spent = args.out / "seconds"
     if not (args.out / "model").exists():
-        if code := run_cli(["train", "albef_photos", *source, "--out", str(args.out)]):
-            sys.exit(code)
-        (args.out / "seconds").write_text(str(time.perf_counter() - start))
+        start, before = time.perf_counter(), float(spent.read_text()) if spent.exists() else 0.0
+        code = run_cli(["train", "albef_photos", *source, "--out", str(args.out)])
+        if args.out.exists():
+            spent.write_text(str(before + time.perf_counter() - start))
+        if code or not (args.out / "model").exists():
+            sys.exit(code or "stopped: the same command goes on from here")
     kept = args.out / "best" if (args.out / "best").exists() else args.out / "model"
     model = multiway.load(kept)
     found = measure(model, Dataset(Source(path=str(args.data / "val"))), k=args.k)
     print(json.dumps(found.result, indent=1))
     figures = {
         "recipe": "albef_photos",
-        "training_seconds": round(float((args.out / "seconds").read_text()), 1),
+        "training_seconds": round(float(spent.read_text()), 1),
         "parameters": sum(p.numel() for p in model.parameters()),
         "k": args.k,
         "splits": {"flickr8k/val": found.result},
