@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-# The modules beside this one and, without an installation, the package; spawned ranks inherit both.
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "src")]
+# The modules beside this one and above it, and without an installation the package; spawned ranks inherit them.
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "src")]
 
 import albef  # noqa: E402
 import albef_runs  # noqa: E402
