@@ -56,7 +56,8 @@ class Checkpoint:
     progress: Progress
 
     def load(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.path / f"{name}.safetensors")
+        """The tensors of one of its files, in memory: a mapped file would outlive its checkpoint."""
+        return {k: v.clone() for k, v in load_file(self.path / f"{name}.safetensors").items()}
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -174,7 +174,7 @@ def _step(
 ) -> tuple[bool, dict[str, float]]:
     """One optimizer step: whether it was taken, and its losses averaged over micro-batches and ranks."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    buffers = [(buffer, buffer.clone()) for buffer in system.buffers()]  # BatchNorm's move in the forward
+    buffers = [(buffer, buffer.clone()) for buffer in optim.running_statistics(system, state)]
     outputs = []
     parts = batch.split(config.accumulate)
     for i, part in enumerate(parts):
@@ -207,10 +207,11 @@ def _due(every: int | None, step: int) -> bool:
 
 
 def _find(run: Run, out: Path, resume: str, ranks: parallel.Ranks) -> checkpoint.Checkpoint | None:
-    folder = out / "checkpoints"
+    found = None
     if ranks.first:
-        checkpoint.sweep(folder)
-    found = checkpoint.newest(folder, print if ranks.first else lambda sentence: None)
+        checkpoint.sweep(out / "checkpoints")
+        found = checkpoint.newest(out / "checkpoints", print)
+    found = parallel.from_first(found)  # all ranks start from the same one
     if found and resume == "never":
         raise UserError(f"{out} holds a run already: give --resume auto, or choose another output folder")
     if found:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from multiway.errors import UserError
 from multiway.systems.base import System
@@ -58,6 +59,12 @@ def train_mode(system: System, frozen: Sequence[str]) -> None:
     for name, module in system.named_modules():
         if any(fits(name, prefix) for prefix in frozen):
             module.eval()
+
+
+def running_statistics(*modules: nn.Module) -> list[Tensor]:
+    """The buffers that a forward moves (BatchNorm's in train mode): a skipped step puts them back."""
+    norms = [part for module in modules for part in module.modules() if isinstance(part, _NormBase)]
+    return [buffer for norm in norms if norm.training for buffer in norm.buffers()]
 
 
 def build_optimizer(system: System, config: TrainConfig) -> torch.optim.AdamW:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,11 +144,11 @@ def everywhere(flag: bool, device: torch.device) -> bool:
     return bool(value)
 
 
-def from_first(values: dict[str, float]) -> dict[str, float]:
-    """Rank 0's `values`, on every rank."""
+def from_first(value: Any) -> Any:
+    """Rank 0's `value`, on every rank."""
     if not dist.is_initialized():
-        return values
-    box = [values]
+        return value
+    box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 

@@ -1,0 +1,221 @@
+"""One optimizer step moves everything once; a skipped one moves nothing; a resumed run is the same run."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+
+import pytest
+import torch
+
+from multiway.errors import UserError
+from multiway.train import loop
+from multiway.train.log import read_metrics
+from multiway.train.run import write_run
+
+
+@pytest.fixture
+def fit(fake, tmp_path):
+    """fit(out, **options): train the fake system here; its result and the system."""
+
+    def fit(name="run", *, evaluate=None, resume="auto", **options):
+        kept = []
+
+        def build(run, ranks):
+            kept[:] = fake.build(run, ranks)
+            return tuple(kept)
+
+        run = fake.make_run(**options)
+        out = tmp_path / name
+        result = loop.train(run, out, make=build, save=fake.save, evaluate=evaluate, resume=resume)
+        return result, *kept, out
+
+    return fit
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "checkpointing", "compiled"),
+    [
+        (1, False, False),
+        (2, False, False),
+        (2, True, False),
+        pytest.param(2, True, True, marks=pytest.mark.compile),
+    ],
+)
+def test_everything_moves_once_a_step(fit, fake, accumulate, checkpointing, compiled):
+    result, system, loader, out = fit(
+        steps=3, accumulate=accumulate, checkpointing=checkpointing, compile=compiled, data={"poison": (1,)}
+    )
+    state = fake.final(out, 3)
+    assert result.progress.skipped == 1
+    assert system.calls["begin"] == 1
+    assert system.calls["losses"] == 3 * accumulate
+    assert system.calls["advance"] == 2  # steps 0 and 2
+    assert system.calls["outputs"] == 2 * accumulate
+    assert state["state/step"] == 2
+    assert state["state/queue.pointer"] == 8  # two batches of 4
+    assert loader.served == [0, 1, 2]
+
+
+def test_ema_follows_each_taken_step_once(fit, fake):
+    """With decay 0.9, the momentum copy is the weighted sum of the weights after each step."""
+    *_, first = fit("first", steps=1, schedule="constant")
+    *_, second = fit("second", steps=2, schedule="constant")
+    *_, skipped = fit("skipped", steps=2, schedule="constant", data={"poison": (1,)})
+    one, two, same = fake.final(first, 1), fake.final(second, 2), fake.final(skipped, 2)
+    name = "encoders.proj.weight"
+    torch.testing.assert_close(
+        two[f"state/{name}"], 0.9 * one[f"state/{name}"] + 0.1 * two[f"model/{name}"], rtol=1e-6, atol=1e-7
+    )
+    assert_same(one, same)
+
+
+def test_a_skipped_step_moves_nothing_not_even_batchnorm(fit, fake):
+    *_, one = fit("one", steps=1, schedule="constant", system={"batchnorm": True})
+    *_, two = fit("two", steps=2, schedule="constant", system={"batchnorm": True}, data={"poison": (1,)})
+    assert_same(fake.final(one, 1), fake.final(two, 2))
+    assert [line["skipped"] for line in read_metrics(two / "metrics.jsonl")] == [0, 1]
+    assert read_metrics(two / "metrics.jsonl")[1]["loss"] is None
+
+
+def test_ten_skipped_steps_in_a_row_end_the_run(fit):
+    with pytest.raises(loop.TrainingFailed, match="10 steps in a row, up to step 11: lower train.lr"):
+        fit(steps=20, data={"poison": tuple(range(1, 20))})
+    result, *_ = fit("other", steps=20, data={"poison": (*range(1, 10), *range(11, 20))})
+    assert result.progress.skipped == 18
+
+
+def test_checkpointing_changes_no_bit(fit, fake):
+    *_, plain = fit("plain", steps=3)
+    *_, saving = fit("saving", steps=3, checkpointing=True)
+    assert_same(fake.final(plain, 3), fake.final(saving, 3))
+
+
+def test_resumed_run_is_bit_exact(fit, fake):
+    whole_result, _, loader, whole = fit(
+        "whole", steps=7, save_every=2, keep_last=9, clip_grad=1.0, accumulate=2
+    )
+    shutil.copytree(whole, whole.with_name("cut"))
+    for late in ("step-00000006", "step-00000007"):
+        shutil.rmtree(whole.with_name("cut") / "checkpoints" / late)
+    result, system, loader, cut = fit("cut", steps=7, save_every=2, keep_last=9, clip_grad=1.0, accumulate=2)
+    assert loader.served == [4, 5, 6]
+    assert system.calls["begin"] == 0
+    assert result.progress == whole_result.progress
+    assert_same(fake.final(whole, 7), fake.final(cut, 7))
+    once, again = (read_metrics(folder / "metrics.jsonl") for folder in (whole, cut))
+    assert [line["step"] for line in again] == list(range(1, 8))
+    assert [line["loss"] for line in once] == [line["loss"] for line in again]
+
+
+def test_resuming_with_more_steps_is_allowed_and_with_another_lr_refused(fit):
+    fit(steps=2)
+    with pytest.raises(UserError, match=r"another train\.lr.*--from"):
+        fit(steps=2, lr=0.5)
+    with pytest.raises(UserError, match=r"data\.seed, system\.dropout"):
+        fit(steps=2, data={"seed": 3}, system={"dropout": 0.0})
+    with pytest.raises(UserError, match="holds a run already"):
+        fit(steps=2, resume="never")
+    result, _, loader, _ = fit(steps=3, save_every=5)
+    assert loader.served == [2]
+    assert result.progress.step == 3
+
+
+def test_frozen_bytes_stay_and_frozen_modules_rest(fit, fake):
+    loop.parallel.seed_all(0)
+    system = fake.Fake(fake.FakeConfig(batchnorm=True))  # as the run begins
+    frozen = ("encoders.tower", "temperature")
+    _, trained, *_ = fit("frozen", steps=4, freeze=frozen, system={"batchnorm": True})
+    tower = trained.encoders.tower
+    assert not tower.training
+    assert trained.encoders.blocks.training
+    assert not any(p.requires_grad for p in tower.parameters())
+    assert torch.equal(tower[0].weight, system.encoders.tower[0].weight)
+    assert tower[1].num_batches_tracked == 0
+    assert float(trained.temperature) == pytest.approx(0.2)
+    assert not torch.equal(trained.encoders.proj.weight, system.encoders.proj.weight)
+
+
+def test_validation_keeps_the_best_model(fit, fake):
+    measures = iter([3.0, 5.0, 4.0])
+    result, system, _, out = fit(
+        steps=5,
+        validate_every=2,
+        best_metric="itc.ir_r1",
+        evaluate=lambda model: {"itc": {"ir_r1": next(measures)}, "note": "text"},
+    )
+    assert result.progress.best == 5.0
+    assert result.validation == {"itc.ir_r1": 4.0}
+    assert system.training
+    lines = [line for line in read_metrics(out / "metrics.jsonl") if "val/itc.ir_r1" in line]
+    assert [(line["step"], line["val/itc.ir_r1"]) for line in lines] == [(2, 3.0), (4, 5.0), (5, 4.0)]
+    best, last = (fake.load_file(out / name / "model.safetensors") for name in ("best", "model"))
+    assert not torch.equal(best["encoders.proj.weight"], last["encoders.proj.weight"])
+    with pytest.raises(UserError, match=r"best_metric is 'itm.r1', and the validation measures itc.ir_r1"):
+        fit("typo", steps=1, best_metric="itm.r1", evaluate=lambda model: {"itc": {"ir_r1": 1.0}})
+
+
+def test_last_checkpoints_are_kept(fit):
+    *_, out = fit(steps=7, save_every=1, keep_last=2)
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-00000006", "step-00000007"]
+
+
+def test_bf16_and_fp32_differ_a_little(fit):
+    losses = [
+        read_metrics(fit(p, steps=1, precision=p)[-1] / "metrics.jsonl")[0]["loss"] for p in ("fp32", "bf16")
+    ]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_accumulation_is_the_mean_of_its_parts(fake):
+    """Two micro-batches are two forwards of half the rows, each with half of its loss."""
+    run = fake.make_run(accumulate=2, system={"dropout": 0.0, "noise": 0.0})
+    ranks = loop.parallel.Ranks(0, 1, torch.device("cpu"))
+    system, loader = fake.build(run, ranks)
+    state, batch, seen = system.init_state(), next(loader.iterate()), {}
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure=None):
+            seen.update({name: p.grad for name, p in system.named_parameters() if p.grad is not None})
+
+    halves = [system(half, state)["loss"] / 2 for half in batch.split(2)]
+    names = [name for name, _ in system.named_parameters() if "unused" not in name]
+    expected = torch.autograd.grad(sum(halves), [system.get_parameter(name) for name in names])
+    loop._step(system, system, state, Spy(system.parameters(), 0.1), batch, loop.Progress(), run.train, ranks)
+    assert sorted(seen) == sorted(names)
+    for name, gradient in zip(names, expected, strict=True):
+        torch.testing.assert_close(seen[name], gradient, msg=name)
+
+
+def test_dropout_and_draws_are_functions_of_seed_step_rank_and_part(fake):
+    device = torch.device("cpu")
+    numbers = set()
+    for key in itertools.product((0, 1), repeat=4):
+        generator = loop.parallel.generator(device, *key)
+        numbers.add((float(torch.rand((), generator=generator)), float(torch.rand(()))))
+    assert len(numbers) == 16
+    assert len({n for pair in numbers for n in pair}) == 32
+    again = loop.parallel.generator(device, 0, 1, 1, 0), float(torch.rand(()))
+    assert (float(torch.rand((), generator=again[0])), again[1]) in numbers
+
+
+def test_impossible_batch_is_refused_before_anything_is_written(fit, fake, tmp_path):
+    with pytest.raises(
+        UserError, match=r"batch_size 4 can't be divided over 1 rank\(s\) times 3.*for example 3"
+    ):
+        fit(accumulate=3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_json_is_written_first(fit, fake):
+    _, _, _, out = fit(steps=1)
+    assert (out / "run.json").exists()
+    write_run(fake.make_run(steps=9), out)  # a harmless difference
+    fit(steps=1)
