@@ -2,12 +2,12 @@
 
     python benchmarks/albef_step.py [--threads N] [--repeats N] [--device cpu|cuda] [--out FILE.json]
 
-The plain path is the same modules with the fast paths off: the official schedule of work. A step is
+The plain path is the same modules in the official code's schedule of work (`plain_albef.py`). A step is
 losses, backward, AdamW and `advance` (enqueue, EMA). ViT-B at 256 px, batch 8, texts as long as Flickr8k's
-captions (a histogram of token lengths; no caption is needed) and cut to each batch's longest, as the official
-code does. Times are interleaved, plain and fast on the same batch one after the other, and compared by
-their medians; memory is the peak of a process of its own for each path. Dropout is off, so that both paths
-must give the same losses.
+captions (a histogram of token lengths; no caption is needed), padded to each batch's longest as in the official
+code. Times are interleaved, plain and fast on the same batch one after the other, and compared by their medians;
+memory is the peak of a process of its own for each path. Dropout is off, so that both paths must give the same
+losses.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 import torch
+from plain_albef import PlainALBEF
 from torch.utils.flop_counter import FlopCounterMode
 
 from multiway.batch import Batch
@@ -51,8 +52,8 @@ def build(size: str, fast: bool, device: str) -> ALBEF:
     sizes = SIZES[size]
     image = ViTConfig(image_size=sizes["image_size"], patch_size=16, **sizes["image"])
     text = BertConfig(dropout=0.0, **sizes["text"])
-    config = ALBEFConfig(image=image, text=text, queue_size=sizes["queue_size"], fast=fast)
-    return ALBEF(config).to(device).train()
+    config = ALBEFConfig(image=image, text=text, queue_size=sizes["queue_size"])
+    return (ALBEF if fast else PlainALBEF)(config).to(device).train()
 
 
 def draw(seed: int, batch: int, image_size: int, device: str) -> tuple[Batch, Draws]:
@@ -102,7 +103,7 @@ class Trainer:
         self.model.advance(self.state, [out])
         self._wait()
         seconds = time.perf_counter() - start
-        return seconds, {name: float(value) for name, value in out.items() if value.ndim == 0}
+        return seconds, {name: float(value.detach()) for name, value in out.items() if value.ndim == 0}
 
     def flops(self, batch: Batch, draws: Draws) -> int:
         """FLOPs of forward and backward, a multiply and an add counted as two."""

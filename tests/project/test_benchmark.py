@@ -23,4 +23,5 @@ def test_albef_step_at_a_tiny_size(tmp_path):
     found = json.loads(out.read_text())
     assert found["largest_loss_difference"] <= 1e-5
     assert found["flops_ratio"] > 1
+    assert "Warning" not in done.stderr
     assert set(found["peak_bytes"]) == {"plain", "fast"}

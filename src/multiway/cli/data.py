@@ -19,13 +19,14 @@ def data(argv: Sequence[str]) -> None:
 
 def add_source(parser: Parser, flag: str) -> None:
     """The arguments that name one source of pairs; `source_of` reads them."""
-    options = {"dest": "source", "required": True} if flag.startswith("-") else {}
-    parser.add_argument(
-        flag,
-        help="shards (a tar, a folder, a glob, {000..009}.tar), a folder of pictures with csv or jsonl, "
-        "COCO or Karpathy json, emoji, or scenes:N",
-        **options,
+    about = (
+        "shards (a tar, a folder, a glob, {000..009}.tar), a folder of pictures with csv or jsonl, "
+        "COCO or Karpathy json, emoji, or scenes:N"
     )
+    if flag.startswith("-"):
+        parser.add_argument(flag, dest="source", required=True, help=about)
+    else:
+        parser.add_argument(flag, help=about)
     parser.add_argument("--images", help="folder of the pictures that an annotation file names")
     parser.add_argument("--split", help="of a Karpathy json, or of emoji: train, combination, style or all")
     parser.add_argument(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from multiway.errors import UserError
 
@@ -51,8 +52,9 @@ def train(argv: Sequence[str]) -> None:
     if args.base is not None:
         stages = (_read(args.base),)
     prog, resolved = f"multiway train {name or f'--from {args.base}'}", []
+    generic: Any = Run
     for run in stages:  # a flag changes every stage of a recipe
-        run = override(run, flags, kind=Run[type(run.system), type(run.data)], prog=prog)
+        run = override(run, flags, kind=generic[type(run.system), type(run.data)], prog=prog)
         if args.device != "auto":
             run = replace(run, train=replace(run.train, device=args.device))
         resolved.append(run)
