@@ -1,0 +1,130 @@
+"""run.json: written whole, read back strictly; what a resumed run may change; what --dry-run says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from multiway import recipes
+from multiway.errors import UserError
+from multiway.train.build import describe
+from multiway.train.log import read_metrics
+from multiway.train.run import TrainConfig, check_same_run, differences, read_run, write_run
+
+
+def read(fake, path):
+    return read_run(path, fake.FakeConfig, fake.FakeData)
+
+
+def test_run_json_round_trip(fake, tmp_path):
+    run = fake.make_run(
+        lr_scale={"encoders": 0.1}, freeze=("a", "b"), betas=(0.9, 0.98), data={"poison": (1, 2)}
+    )
+    write_run(run, tmp_path)
+    assert read(fake, tmp_path) == run
+    assert read(fake, tmp_path / "run.json") == run
+    content = json.loads((tmp_path / "run.json").read_text())
+    assert content["seed"] == 0
+    assert content["versions"]["torch"]
+    assert set(content) == {"run", "seed", "command", "git_commit", "versions"}
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("train.lr", "fast", "train.lr: input should be a valid number"),
+        ("train.lrr", 1, "train.lrr: unexpected keyword argument"),
+        ("train.schedule", "linear", "train.schedule: input should be 'cosine', 'albef' or 'constant'"),
+        ("train.steps", True, "train.steps: input should be a valid integer"),
+        ("train.steps", 0, "train.steps is 0: give a whole number of at least 1"),
+        ("train.epochs", 3, "give exactly one"),
+        ("system.dropout", "0.1", "system.dropout: input should be a valid number"),
+        ("data.pictures", [], "data.pictures: unexpected keyword argument"),
+        ("extra", 1, "extra: unexpected keyword argument"),
+    ],
+)
+def test_wrong_fields_are_named(fake, tmp_path, path, value, said):
+    write_run(fake.make_run(), tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text())
+    *folders, leaf = path.split(".")
+    part = content["run"]
+    for folder in folders:
+        part = part[folder]
+    part[leaf] = value
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(UserError) as caught:
+        read(fake, tmp_path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_run_json(fake, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read(fake, tmp_path / "none.json")
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match="can't be read as JSON"):
+        read(fake, tmp_path)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no JSON object"):
+        read(fake, tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="run"):
+        read(fake, tmp_path)
+
+
+def test_differences_that_matter(fake, tmp_path):
+    run = fake.make_run()
+    write_run(run, tmp_path)
+    check_same_run(replace(run, train=replace(run.train, steps=99, save_every=1, keep_last=1)), tmp_path)
+    with pytest.raises(UserError, match=r"another train\.batch_size, train\.seed: resume"):
+        check_same_run(replace(run, train=replace(run.train, seed=1, batch_size=8)), tmp_path)
+    assert differences(asdict(run), asdict(replace(run, data=fake.FakeData(workers=3)))) == []
+    assert differences({"system": {"a": 1}}, {"system": {"b": 1}}) == ["system.a", "system.b"]
+
+
+def test_batches_are_divided_or_refused():
+    config = TrainConfig(steps=1, batch_size=96, accumulate=3)
+    assert config.per_rank(2) == 48
+    with pytest.raises(
+        UserError, match=r"96 can't be divided over 5 rank\(s\) times 3 .* multiple of 15, for example 90"
+    ):
+        config.per_rank(5)
+    assert TrainConfig(epochs=3).total_steps(7) == 21
+
+
+def test_description_names_what_is_frozen(fake):
+    run = fake.make_run(steps=None, epochs=2, freeze=("encoders.blocks", "encoders.tower.0.bias"))
+    description = describe(run, make=fake.build)
+    assert (description.steps, description.per_epoch, description.device) == (12, 6, "cpu")
+    frozen, trainable = dict(description.frozen), dict(description.trainable)
+    assert frozen.keys() == {"encoders.blocks", "encoders.tower.0.bias"}
+    assert trainable["encoders.tower.0.weight"] == 24
+    assert trainable["temperature"] == 1
+    system = fake.Fake(run.system)
+    assert sum([*frozen.values(), *trainable.values()]) == sum(p.numel() for p in system.parameters())
+    assert f"frozen: {sum(frozen.values()):,} parameters" in description.lines()
+    with pytest.raises(UserError, match="divided"):
+        describe(run, world=3, make=fake.build)
+
+
+def test_torn_last_line_of_the_metrics_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
+
+
+def test_an_unknown_recipe_gets_the_nearest(monkeypatch):
+    monkeypatch.setattr(recipes, "RECIPES", {"albef_emoji": "json:loads", "clip_photos": "json:dumps"})
+    assert recipes.list_recipes() == ["albef_emoji", "clip_photos"]
+    assert recipes.get("albef_emoji") is json.loads
+    with pytest.raises(UserError, match="no recipe 'albef_emojy': did you mean 'albef_emoji'"):
+        recipes.get("albef_emojy")
+    with pytest.raises(UserError, match="choose one of albef_emoji, clip_photos"):
+        recipes.get("qqqq")
+
+
+def test_every_recipe_resolves():
+    for name in recipes.list_recipes():
+        assert callable(recipes.get(name))
