@@ -4,10 +4,10 @@
 
 The plain path is the same modules in the official code's schedule of work (`plain_albef.py`). A step is
 losses, backward, AdamW and `advance` (enqueue, EMA). ViT-B at 256 px, batch 8, texts as long as Flickr8k's
-captions (a histogram of token lengths; no caption is needed), padded to each batch's longest as in the official
-code. Times are interleaved, plain and fast on the same batch one after the other, and compared by their medians;
-memory is the peak of a process of its own for each path. Dropout is off, so that both paths must give the same
-losses.
+captions (a histogram of token lengths; no caption is needed), padded to each batch's longest as in the
+official code. Times are interleaved, plain and fast on the same batch one after the other, and compared by
+their medians; memory is the peak of a process of its own for each path. Dropout is off, so that both paths
+must give the same losses.
 """
 
 from __future__ import annotations
