@@ -5,12 +5,11 @@ Without a process group every function is the identity, so the same code runs on
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 
 #: What the gathered rows carry. "sum": each rank's rows receive the gradients of all ranks' losses, summed
 #: (exact under data parallelism); "own": only this rank's rows carry gradient; "none": no row does.
@@ -27,12 +26,31 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+class _AllGather(torch.autograd.Function):
+    """All-gather whose backward sums what all ranks' losses say about this rank's rows.
+
+    torch.distributed.nn.functional.all_gather does the same, and is deprecated.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]
+
+
 def gather(x: Tensor, gradient: Gradient = "sum") -> Tensor:
     """Rows of all ranks in rank order: `[B, ...]` on each to `[W * B, ...]` on all; shapes are equal."""
     if world_size() == 1:
         return x.detach() if gradient == "none" else x
     if gradient == "sum":
-        return torch.cat(all_gather_with_gradient(x.contiguous()))
+        return _AllGather.apply(x.contiguous())
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.detach().contiguous())
     if gradient == "own":

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.block import Context
 from multiway.core.gather import mean_over_ranks
+from multiway.core.pooling import mean_pool
 from multiway.objectives import contrastive, language, matching
 from multiway.systems.bert import BertConfig
 from multiway.systems.encoders import Encoders
@@ -62,6 +63,11 @@ class ALBEFConfig:
         negatives: candidates of ITC and ITM from this rank's batch (official) or from all ranks'.
         normalisation: MLM's mean over this rank's masked tokens (official) or over all ranks'.
         text_pooling: the text feature from [CLS] (official) or from the mean of all tokens.
+        match_pooling: likewise, what the ITM head reads.
+        null_token: one learned token beside each picture's in cross-attention (`Encoders.context`).
+        hard_negatives: of each kind a pair. itm_weight: 0 leaves ITM out: align first, fuse later.
+        rerank: by the ITM logit (official), or by the ITM log-odds plus the ITC logit: with negatives drawn by
+            ITC, the head learns what is left to say after it.
     """
 
     system: Literal["albef"] = "albef"
@@ -84,6 +90,10 @@ class ALBEFConfig:
     negatives: Literal["local", "global"] = "local"
     normalisation: Literal["rank", "global"] = "rank"
     text_pooling: Literal["cls", "mean"] = "cls"
+    match_pooling: Literal["cls", "mean"] = "cls"
+    null_token: bool = False
+    hard_negatives: int = 1
+    rerank: Literal["itm", "itm+itc"] = "itm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +151,9 @@ class ALBEF(MomentumSystem[Encoders]):
         super().__init__()
         self.config = config
         tower, mlm = build_image_tower(config.image, image_tower), bool(config.mlm_weight)
-        self.encoders = Encoders(tower, config.text, config.embed_dim, config.text_pooling, mlm=mlm)
+        self.encoders = Encoders(
+            tower, config.text, config.embed_dim, config.text_pooling, mlm=mlm, null_token=config.null_token
+        )
         self.itm_head = nn.Linear(config.text.width, 2)
         self.temperature = nn.Parameter(torch.tensor(config.temperature))
         self.image_size, self.image_mean, self.image_std = tower.image_size, tower.image_mean, tower.image_std
@@ -193,10 +205,10 @@ class ALBEF(MomentumSystem[Encoders]):
             queries = torch.cat([queries, F.pad(own.mlm_embeds, (0, 0, 0, longer))])
             query_mask = torch.cat([query_mask, F.pad(mask, (0, longer))])
             pictures = torch.cat([pictures, pairs.image[: len(ids)]])
-        context = encoders.text.fusion.context(self.candidates(own.image_embeds))
+        context = encoders.context(self.candidates(own.image_embeds))
         hidden = encoders.text.fuse(queries, query_mask, context.select(pictures))
         fused = hidden[: len(pairs.labels)]
-        itm_logits = self.itm_head(fused[:, 0])
+        itm_logits = self._match(fused, query_mask[: len(pairs.labels)])
         losses["itm"] = matching.itm(itm_logits, pairs.labels)
         losses["loss"] = losses["itc"] + config.itm_weight * losses["itm"]
 
@@ -207,7 +219,7 @@ class ALBEF(MomentumSystem[Encoders]):
             masked = mlm_labels != -100
             if momentum is not None and own_m.mlm_embeds is not None and config.alpha:
                 with torch.no_grad():
-                    context_m = momentum.text.fusion.context(own_m.image_embeds)
+                    context_m = momentum.context(own_m.image_embeds)
                     mlm_hidden_m = momentum.text.fuse(own_m.mlm_embeds, mask, context_m)
                     logits_m = momentum.words(mlm_hidden_m[masked])
             losses["mlm"] = language.mlm(
@@ -229,7 +241,7 @@ class ALBEF(MomentumSystem[Encoders]):
 
     def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B E"], Context]:
         image_embeds = self.encoders.image_tower(image)
-        return self.encoders.image_feature(image_embeds), self.encoders.text.fusion.context(image_embeds)
+        return self.encoders.image_feature(image_embeds), self.encoders.context(image_embeds)
 
     def text_context(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
@@ -240,4 +252,12 @@ class ALBEF(MomentumSystem[Encoders]):
     def match_pairs(
         self, context: Context, hidden: Float[Tensor, "P T D"], attention_mask: Int[Tensor, "P T"]
     ) -> Float[Tensor, "P 2"]:
-        return self.itm_head(self.encoders.text.fuse(hidden, attention_mask, context)[:, 0])
+        return self._match(self.encoders.text.fuse(hidden, attention_mask, context), attention_mask)
+
+    def rerank_score(self, logits: Float[Tensor, "P 2"], cosine: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        if self.config.rerank == "itm":
+            return logits[:, 1]
+        return logits[:, 1] - logits[:, 0] + cosine / self.temperature.detach()
+
+    def _match(self, fused: Float[Tensor, "P T D"], mask: Int[Tensor, "P T"]) -> Float[Tensor, "P 2"]:
+        return self.itm_head(fused[:, 0] if self.config.match_pooling == "cls" else mean_pool(fused, mask))

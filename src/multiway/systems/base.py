@@ -110,6 +110,14 @@ class System(nn.Module):
             f"{type(self).__name__} has no image-text matching head: rank by the contrastive score"
         )
 
+    def rerank_score(self, logits: Float[Tensor, "P 2"], cosine: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        """What re-ranking orders by: the logit of "matched" alone, as ALBEF's Retrieval.py `evaluation`.
+
+        Args:
+            logits: from `match_pairs`. cosine: the pairs' ITC similarities.
+        """
+        return logits[:, 1]
+
     # The user's verbs.
 
     @property

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from multiway.core.block import Context
 from multiway.core.heads import WordHead
 from multiway.core.pooling import AttentionPool, mean_pool
 from multiway.systems.bert import BertConfig, TextStack
@@ -32,6 +33,7 @@ class Encoders(nn.Module):
     Args:
         embed_dim: width E of the ITC features.
         text_pooling: the text feature from [CLS], or from the mean of all tokens.
+        null_token: see `context`.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Encoders(nn.Module):
         text_pooling: Literal["cls", "mean"] = "cls",
         *,
         mlm: bool = False,
+        null_token: bool = False,
     ):
         super().__init__()
         self.image_tower = image_tower
@@ -56,6 +59,7 @@ class Encoders(nn.Module):
             nn.init.normal_(self.mlm_head.dense.weight, std=0.02)
             nn.init.zeros_(self.mlm_head.dense.bias)
         self.text_pooling = text_pooling
+        self.null_token = nn.Parameter(torch.zeros(1, 1, width)) if null_token else None
 
     def forward(
         self,
@@ -83,6 +87,17 @@ class Encoders(nn.Module):
     def image_feature(self, image_embeds: Float[Tensor, "B N C"]) -> Float[Tensor, "B E"]:
         """The normalised ITC feature of a picture's tokens."""
         return image_feature(image_embeds, self.image_tower, self.pool, self.image_proj)
+
+    def context(self, image_embeds: Float[Tensor, "B N C"]) -> Context:
+        """What the fusion layers look at: a picture's tokens, normalised where its tower does not do it.
+
+        With `null_token` there is one more that belongs to no picture: where a word finds nothing of its own in
+        the picture, its attention can rest there instead of on patches that it does not name.
+        """
+        tokens = image_embeds if self.pool is None else self.pool.norm(image_embeds)
+        if self.null_token is not None:
+            tokens = torch.cat([self.null_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return self.text.fusion.context(tokens)
 
     def text_feature(
         self, text_embeds: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"]

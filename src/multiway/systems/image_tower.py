@@ -49,7 +49,7 @@ class ImageTower(nn.Module):
         Raises:
             ValueError: the batch has no pictures.
         """
-        return batch.need("image_prefix") if batch.image is None else self.prefix(batch.image)
+        return self.prefix(batch.need("image")) if batch.image_prefix is None else batch.image_prefix
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         return self.rest(self.prefix(image))

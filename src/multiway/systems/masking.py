@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -14,6 +14,7 @@ from multiway.systems.bert import BertConfig
 from multiway.text import Tokenizer
 
 
+@runtime_checkable
 class MaskingConfig(Protocol):
     """What a system's config says about masking: the share of tokens, and whether whole words."""
 

@@ -136,20 +136,22 @@ class MomentumSystem(System, Generic[E]):
     def pairs(
         self,
         sims: Similarities,
-        negative_text: Int[Tensor, " B"] | None,
-        negative_image: Int[Tensor, " B"] | None,
+        negative_text: Int[Tensor, "B *K"] | None,
+        negative_image: Int[Tensor, "B *K"] | None,
         generator: torch.Generator | None,
     ) -> matching.Pairs:
         """ITM's pairs of rows of the batch's candidates; negatives that are None are drawn by `sims`."""
         batch = slice(0, sims.batch)
-        options = {"generator": generator, "hardest": self.config.hardest}
+        config = self.config
+        options = {"generator": generator, "hardest": config.hardest, "count": config.hard_negatives}
         forbidden = sims.positive[:, batch]
         if negative_text is None:
             negative_text = matching.hard_negatives(sims.image_to_text[:, batch], forbidden, **options)
         if negative_image is None:
             negative_image = matching.hard_negatives(sims.text_to_image[:, batch], forbidden, **options)
         own = torch.arange(sims.first, sims.first + len(forbidden), device=forbidden.device)
-        return matching.pairs(own, negative_text, negative_image)
+        size = len(own)
+        return matching.pairs(own, negative_text.reshape(size, -1), negative_image.reshape(size, -1))
 
     def candidates(self, x: Tensor, gradient: Gradient = "sum", *, ragged: bool = False) -> Tensor:
         """What this rank's rows are compared with: its own rows, or all ranks'; `ragged`: of different T."""
