@@ -17,30 +17,32 @@ def hard_negatives(
     *,
     generator: torch.Generator | None = None,
     hardest: bool = False,
-) -> Int[Tensor, " B"]:
-    """One negative a row, drawn from softmax(similarity) over the allowed columns (ALBEF, section 3.2).
+    count: int = 1,
+) -> Int[Tensor, "B K"]:
+    """K negatives a row, drawn from softmax(similarity) over the allowed columns (ALBEF, section 3.2).
 
     The draw is made in log space (Gumbel's maximum), so a saturated softmax can't leave a row without weight,
-    where the official code stops with "invalid multinomial distribution".
+    where the official code stops with "invalid multinomial distribution"; several are drawn without replacement.
 
     Args:
         similarity: ITC similarities over temperature.
         forbidden: True where the column is a positive of the row.
-        hardest: take the most similar one instead of drawing.
+        hardest: take the most similar ones instead of drawing.
+        count: K.
 
     Returns:
-        Column indices; -1 where every column is forbidden, so that the row has no negative.
+        Column indices; -1 where the row has no further column that is allowed.
     """
     scores = similarity.float()
     if not hardest:
         uniform = torch.rand(scores.shape, generator=generator, device=scores.device)
         scores = scores - torch.log(-torch.log(uniform.clamp_(1e-20, 1 - 1e-7)))
-    index = scores.masked_fill(forbidden, float("-inf")).argmax(1)
-    return index.masked_fill(forbidden.all(1), -1)
+    found = scores.masked_fill(forbidden, float("-inf")).topk(min(count, scores.shape[1]), dim=1)
+    return found.indices.masked_fill(found.values == float("-inf"), -1)
 
 
 class Pairs(NamedTuple):
-    """P = 3B pairs: texts with their pictures, texts with negative pictures, negative texts with pictures."""
+    """P = (1 + 2K) B pairs: texts with their pictures, with K negative pictures, K negative texts with pictures."""
 
     text: Int[Tensor, " P"]
     """The row of each pair's text."""
@@ -51,19 +53,19 @@ class Pairs(NamedTuple):
 
 
 def pairs(
-    own: Int[Tensor, " B"], negative_text: Int[Tensor, " B"], negative_image: Int[Tensor, " B"]
+    own: Int[Tensor, " B"], negative_text: Int[Tensor, "B K"], negative_image: Int[Tensor, "B K"]
 ) -> Pairs:
-    """What ITM is asked: B positives and 2B hard negatives (ALBEF, section 3.2).
+    """What ITM is asked: B positives and 2KB hard negatives; K is 1 in ALBEF, section 3.2.
 
     Args:
         own: the row of each sample's own text and picture.
         negative_text, negative_image: from `hard_negatives`; for -1 the own one stands in, unlabelled.
     """
-    text = negative_text.where(negative_text >= 0, own)
-    image = negative_image.where(negative_image >= 0, own)
-    negatives = torch.cat([negative_image, negative_text])
+    negatives = torch.cat([negative_image.T.flatten(), negative_text.T.flatten()])
     labels = torch.cat([torch.ones_like(own), torch.where(negatives < 0, -100, 0)])
-    return Pairs(torch.cat([own, own, text]), torch.cat([own, image, own]), labels)
+    repeated = own.repeat(negative_text.shape[1])
+    image, text = negatives.where(negatives >= 0, repeated.repeat(2)).chunk(2)
+    return Pairs(torch.cat([own, repeated, text]), torch.cat([own, image, repeated]), labels)
 
 
 def itm(logits: Float[Tensor, "P 2"], labels: Int[Tensor, " P"]) -> Float[Tensor, ""]:

@@ -18,7 +18,7 @@ from multiway.errors import UserError
 from multiway.search.index import Index, fingerprint
 from multiway.search.pictures import open_pictures
 from multiway.systems.base import Picture, System
-from multiway.tasks.two_stage import as_array, evaluating, itm_score
+from multiway.tasks.two_stage import as_array, evaluating
 
 KEPT_CONTEXTS = 64  # pictures whose tokens stay in memory between queries
 
@@ -30,7 +30,7 @@ class Hit:
     Attributes:
         key: its path below the indexed folder, or its key in a tar.
         cosine: ITC similarity with the query, -1..1.
-        logit: the ITM head's "matched" logit, by which re-ranked hits are ordered; None for all others.
+        logit: the model's `rerank_score`, by which re-ranked hits are ordered; None for all others.
         probability: 0..1 by the ITM head's softmax; None where there is no logit.
     """
 
@@ -116,7 +116,8 @@ class Searcher:
             return hit
         logits = self.model.match_pairs(context, hidden, mask).float()
         probability = float(logits.softmax(-1)[0, 1])
-        score = float(itm_score(logits.cpu().numpy())[0])
+        cosine = torch.tensor([hit.cosine], device=logits.device)
+        score = float(self.model.rerank_score(logits, cosine)[0])
         return Hit(key=hit.key, cosine=hit.cosine, logit=score, probability=probability)
 
     def _context(self, hit: Hit) -> Any:

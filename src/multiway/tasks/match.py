@@ -9,7 +9,7 @@ import torch
 
 from multiway.errors import UserError
 from multiway.systems.base import Picture, System
-from multiway.tasks.two_stage import evaluating, itm_score
+from multiway.tasks.two_stage import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Match:
 
     Attributes:
         cosine: ITC similarity, -1..1: comparable among pairs of one model, no probability.
-        logit: the ITM head's "matched" logit, what retrieval re-ranks by; None without such a head.
+        logit: the model's `rerank_score`, what retrieval re-ranks by; None without an ITM head.
         probability: 0..1 by the ITM head's softmax; None without such a head.
     """
 
@@ -50,13 +50,14 @@ def match(
             text_features, hidden = model.text_context(ids, mask)
             rows = torch.arange(max(len(features), len(ids)), device=model.device)
             of_picture, of_text = rows % len(features), rows % len(ids)
-            cosine = (features[of_picture] * text_features[of_text]).sum(-1).tolist()
+            similar = (features[of_picture] * text_features[of_text]).sum(-1)
+            cosine = similar.tolist()
             if context is None:
                 found += [Match(cosine=c) for c in cosine]
                 continue
             logits = model.match_pairs(context.select(of_picture), hidden[of_text], mask[of_text]).float()
             scores, probabilities = (
-                itm_score(logits.cpu().numpy()).tolist(),
+                model.rerank_score(logits, similar).tolist(),
                 logits.softmax(-1)[:, 1].tolist(),
             )
             triples = zip(cosine, scores, probabilities, strict=True)

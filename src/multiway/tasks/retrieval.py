@@ -29,7 +29,6 @@ from multiway.tasks.two_stage import (
     Texts,
     encode_texts,
     evaluating,
-    itm_score,
     match_pairs,
     silent,
 )
@@ -155,8 +154,7 @@ def score_candidates(
     tr_codes = picture_row[:, None] * size + texts.row[tr_candidates]
     ir_codes = picture_row[ir_candidates] * size + texts.row[:, None]
     codes = np.unique(np.concatenate([tr_codes.ravel(), ir_codes.ravel()]))
-    logits = match_pairs(model, pictures, texts, codes // size, codes % size, progress=progress)
-    scores = itm_score(logits)
+    scores = match_pairs(model, pictures, texts, codes // size, codes % size, progress=progress)
     return scores[np.searchsorted(codes, tr_codes)], scores[np.searchsorted(codes, ir_codes)], len(codes)
 
 

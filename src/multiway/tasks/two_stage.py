@@ -77,8 +77,13 @@ class Pictures:
         self.batches.append(list(numbers))
 
     @property
+    def different(self) -> Float[np.ndarray, "U E"]:
+        """Features of the different pictures."""
+        return np.concatenate(self._features)
+
+    @property
     def features(self) -> Float[np.ndarray, "N E"]:
-        return np.concatenate(self._features)[self.row]
+        return self.different[self.row]
 
     def context(self, batch: int) -> Any:
         """The context of a batch, kept or computed again."""
@@ -139,14 +144,16 @@ def match_pairs(
     row: Int[np.ndarray, " P"],
     *,
     progress: Progress = silent,
-) -> Float[np.ndarray, "P 2"]:
-    """ITM logits (not matched, matched) of pairs of a picture and a token sequence, sorted by picture.
+) -> Float[np.ndarray, " P"]:
+    """`System.rerank_score` of pairs of a picture and a token sequence, sorted by picture.
 
     Args:
         picture: which of the U different pictures, ascending.
         row: which of the different token sequences.
     """
-    logits = np.empty((len(picture), 2), np.float32)
+    scores = np.empty(len(picture), np.float32)
+    _, first = np.unique(texts.row, return_index=True)
+    cosine = (pictures.different[picture] * texts.features[first[row]]).sum(-1)
     starts = np.cumsum([0, *map(len, pictures.batches)])
     for batch in range(len(pictures.batches)):
         low, high = np.searchsorted(picture, starts[batch : batch + 2])
@@ -163,14 +170,11 @@ def match_pairs(
             lengths = torch.tensor([len(h) for h in rows])
             mask = (torch.arange(hidden.shape[1]) < lengths[:, None]).to(model.device, torch.int64)
             index = torch.as_tensor(picture[chosen] - starts[batch], device=model.device)
-            logits[chosen] = model.match_pairs(context.select(index), hidden, mask).float().cpu().numpy()
+            logits = model.match_pairs(context.select(index), hidden, mask).float()
+            similar = torch.as_tensor(cosine[chosen], device=model.device)
+            scores[chosen] = model.rerank_score(logits, similar).cpu().numpy()
         progress("pairs", int(high), len(picture))
-    return logits
-
-
-def itm_score(logits: Float[np.ndarray, "*P 2"]) -> Float[np.ndarray, "*P"]:
-    """What re-ranking orders by: the logit of "matched" alone, as ALBEF's Retrieval.py `evaluation`."""
-    return logits[..., 1]
+    return scores
 
 
 def as_array(features: Tensor, what: str) -> Float[np.ndarray, "B E"]:

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from multiway.batch import Batch
-from multiway.data import DataConfig, Dataset
 from multiway.data.augment import train_transform
+from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.loader import Loader
 from multiway.data.order import keyed_generator
 from multiway.data.sample import BadSample
@@ -97,7 +97,9 @@ def cached_dataset(
     """
     tower = system.image_tower
     if not tower.frozen:
-        raise UserError("data.cache_views needs a frozen prefix: set system.image.frozen_blocks, or cache_views to 0")
+        raise UserError(
+            "data.cache_views needs a frozen prefix: set system.image.frozen_blocks, or cache_views to 0"
+        )
     key = _key(system, dataset, config)
     path, listed = cache_folder() / f"{key}.npy", cache_folder() / f"{key}.json"
     if not (path.is_file() and listed.is_file()):
@@ -109,7 +111,13 @@ def cached_dataset(
 def _key(system: System, dataset: Dataset, config: DataConfig) -> str:
     """Everything that the features depend on: weights, preprocessing, and the pictures themselves."""
     digest = hashlib.sha256()
-    parts = (asdict(config.augment), config.image_size, config.seed, config.cache_views, system.image_tower.frozen)
+    parts = (
+        asdict(config.augment),
+        config.image_size,
+        config.seed,
+        config.cache_views,
+        system.image_tower.frozen,
+    )
     digest.update(json.dumps([*parts, system.image_mean, system.image_std], default=str).encode())
     for name, tensor in sorted(system.image_tower.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -147,7 +155,9 @@ def _write(
             out = open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
         out[rows] = features.reshape(len(rows), views, *features.shape[1:])
     if out is None:
-        raise UserError("no picture could be read, so there is nothing to cache: look at the data with `data inspect`")
+        raise UserError(
+            "no picture could be read, so there is nothing to cache: look at the data with `data inspect`"
+        )
     out.flush()
     _replace(listed, json.dumps({"bad": bad}))
     os.replace(aside, path)
