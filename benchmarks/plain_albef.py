@@ -1,6 +1,6 @@
 """ALBEF's pre-training step in the official code's schedule of work: the yardstick of the fast step.
 
-Same modules, same weights, same losses and gradients; but every pass on its own, as models/model_pretrain.py has it:
+Same modules, weights, losses and gradients; but every pass on its own, as in models/model_pretrain.py:
 
 - attention forms its maps, on padded texts;
 - pairs, negatives and masked texts go through the fusion layers one after the other, each projecting keys and

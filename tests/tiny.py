@@ -30,7 +30,7 @@ def albef_config(**changes) -> ALBEFConfig:
 def albef(
     config: ALBEFConfig | None = None, *, kind: type[ALBEF] = ALBEF, seed: int = 0
 ) -> tuple[ALBEF, State]:
-    """A model whose weights are large enough to tell wrong from right, after alpha's ramp, with its EMA begun."""
+    """A model with weights large enough to tell wrong from right, a momentum model, and alpha at its end."""
     torch.manual_seed(seed)
     model = kind(config or albef_config())
     state = model.init_state()

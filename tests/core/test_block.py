@@ -50,11 +50,10 @@ def test_pre_norm_and_post_norm_are_their_formulas() -> None:
         ]
         expected = x
         for norm, branch, gain in steps:
-            expected = (
-                expected + gain * branch(norm(expected))
-                if pre_norm
-                else norm(expected + gain * branch(expected))
-            )
+            if pre_norm:
+                expected = expected + gain * branch(norm(expected))
+            else:
+                expected = norm(expected + gain * branch(expected))
         torch.testing.assert_close(made(x, context=context), expected)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-# The modules beside this one and above it, and without an installation the package; spawned ranks inherit them.
+# Modules beside this one and above it, and the package where it is not installed; also for spawned ranks.
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "src")]
 
 import albef  # noqa: E402

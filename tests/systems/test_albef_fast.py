@@ -1,0 +1,139 @@
+"""ALBEF's fast step equals the official schedule of work, in value and gradient, over several steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from plain_albef import PlainALBEF
+
+from multiway.systems.albef import ALBEF
+
+
+def step(model: ALBEF, state, batch, draws) -> tuple[dict, dict]:
+    model.zero_grad()
+    out = model.losses(batch, state, draws)
+    out["loss"].backward()
+    return {name: value.detach() for name, value in out.items()}, tiny.gradients(model)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["padded", "without padding"])
+def test_fast_and_plain_steps_are_equal(full: bool) -> None:
+    models = [tiny.albef(kind=kind) for kind in (ALBEF, PlainALBEF)]
+    for number in range(3):
+        batch = tiny.batch(seed=number)
+        if full:
+            batch = replace(batch, attention_mask=torch.ones_like(batch.attention_mask))
+        draws, found = tiny.draws(batch, seed=number), []
+        for model, state in models:
+            found.append(step(model, state, batch, draws))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.05 * parameter.grad
+            model.advance(state, [found[-1][0]])
+        tiny.assert_same(found[0][0], found[1][0])
+        tiny.assert_same(found[0][1], found[1][1])
+    tiny.assert_same(models[0][0].state_dict(), models[1][0].state_dict())
+    tiny.assert_same(models[0][1].state_dict(), models[1][1].state_dict())
+
+
+def test_losses_change_nothing() -> None:
+    model, state = tiny.albef()
+    before = [{k: v.clone() for k, v in module.state_dict().items()} for module in (model, state)]
+    batch = tiny.batch()
+    for _ in range(2):
+        step(model, state, batch, tiny.draws(batch))
+    for module, old in zip((model, state), before, strict=True):
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, old[name]), name
+
+
+def test_micro_batches_enqueue_all_their_rows_once() -> None:
+    model, state = tiny.albef()
+    whole = tiny.batch(6)
+    outputs = [model.losses(part, state, tiny.draws(part)) for part in whole.split(3)]
+    model.advance(state, outputs)
+    assert int(state.queue.pointer) == 6
+    rows = torch.cat([out["enqueue/image"] for out in outputs])
+    assert torch.equal(state.queue.image[:6], rows)
+    assert int(state.step) == state.ramp_steps + 1
+
+
+def test_alpha_ramps_over_the_first_epoch_and_stays() -> None:
+    model = ALBEF(tiny.albef_config(alpha=0.4))
+    state = model.init_state(steps_per_epoch=4)
+    found = []
+    for _ in range(6):
+        found.append(float(state.alpha))
+        state.step += 1
+    assert found == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_the_temperature_is_clamped_before_the_next_forward() -> None:
+    model, state = tiny.albef()
+    with torch.no_grad():
+        model.temperature.fill_(0.9)
+    model.advance(state, [model.losses(tiny.batch(), state, tiny.draws(tiny.batch()))])
+    assert float(model.temperature.detach()) == 0.5
+
+
+def test_all_positives_of_a_picture_count_and_are_no_negatives() -> None:
+    model, state = tiny.albef(tiny.albef_config(positives="ids", mlm_weight=0.0))
+    batch = tiny.batch(6)
+    ids = torch.tensor([1, 2, 1, 3, 3, 1])
+    batch = replace(batch, ids=ids)
+    model.advance(state, [model.losses(batch, state)])
+    assert state.queue.ids[:6].equal(ids)
+    figure = model.figure(batch, state)
+    assert figure.sims.positive.sum(1).tolist() == [6, 2, 6, 4, 4, 6]  # the batch's and the queue's
+    assert (figure.itm_labels[:6] == 1).all()
+    for _ in range(20):
+        found = model.pairs(figure.sims, None, None, None)
+        assert (ids[found.text[6:12]] != ids[found.image[6:12]]).all()
+        assert (ids[found.text[12:]] != ids[found.image[12:]]).all()
+
+
+def test_a_batch_of_one_picture_has_no_negatives_and_a_finite_loss() -> None:
+    model, state = tiny.albef(tiny.albef_config(positives="ids", mlm_weight=0.0))
+    batch = tiny.batch(3)
+    batch = replace(batch, ids=torch.zeros(3, dtype=torch.long))
+    figure = model.figure(batch, state)
+    assert figure.itm_labels.tolist() == [1] * 3 + [-100] * 6
+    assert torch.isfinite(figure.losses["loss"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"momentum": None}, {"hardest": True}, {"text_pooling": "mean"}, {"mlm_weight": 0.0}, {"alpha": 0.0}],
+    ids=str,
+)
+def test_every_variant_has_finite_losses_and_reaches_every_parameter(changes: dict) -> None:
+    model, state = tiny.albef(tiny.albef_config(**changes))
+    batch = tiny.batch()
+    draws = tiny.draws(batch)
+    if not model.config.mlm_weight:
+        draws = replace(draws, mlm_input_ids=None, mlm_labels=None)
+    out = model.losses(batch, state, draws)
+    out["loss"].backward()
+    assert torch.isfinite(out["loss"])
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    model.advance(state, [out])
+
+
+@pytest.mark.parametrize("frozen", ["all", 1])
+def test_a_cached_frozen_prefix_changes_nothing(frozen) -> None:
+    config = tiny.albef_config(image=tiny.vit(frozen_blocks=frozen))
+    model, state = tiny.albef(config)
+    batch = tiny.batch()
+    draws = tiny.draws(batch)
+    with torch.no_grad():
+        prefix = model.image_tower.prefix(batch.image)
+    cached = replace(batch, image=None, image_prefix=prefix)
+    found = [step(model, state, given, draws) for given in (batch, cached)]
+    tiny.assert_same(found[0][0], found[1][0], tolerance=1e-6)
+    tiny.assert_same(found[0][1], found[1][1], tolerance=1e-6)
+    frozen_names = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert frozen_names
+    assert frozen_names.isdisjoint(found[0][1])
