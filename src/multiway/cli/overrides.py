@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from multiway.cli.arguments import refuse
 from multiway.errors import UserError
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def override(
-    value: T, argv: Sequence[str], *, prog: str, kind: type | None = None, group: str = "train"
+    value: T, argv: Sequence[str], *, prog: str, kind: Any = None, group: str = "train"
 ) -> T:
     """`value` with the leaves that `argv` names replaced; `--help` prints all of them with their values.
 
