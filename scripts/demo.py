@@ -83,7 +83,7 @@ class Demo:
             "recipe": self.recipe,
             "training_seconds": round(seconds, 1),
             "parameters": sum(p.numel() for p in model.parameters()),
-            "curve": _curve(run / "metrics.jsonl"),
+            "curves": {path.parent.name: _curve(path) for path in sorted(run.rglob("metrics.jsonl"))},
         }
         return model
 

@@ -102,8 +102,7 @@ def write_page(
         *map(_naming, namings),
         "</div>",
         "<h2>Training</h2>",
-        "<p class=soft>Total loss by step.</p>",
-        _curve(results["curve"]),
+        *(_stage(name, points) for name, points in results["curves"].items()),
         "<p class=soft>Drawings: Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT).</p>",
     ]
     page = (
@@ -169,6 +168,10 @@ def _thumb(path: Path | None) -> str:
         return ""
     data = base64.b64encode(path.read_bytes()).decode()
     return f"<div class=thumb><img alt='' src='data:image/jpeg;base64,{data}'></div>"
+
+
+def _stage(name: str, points: Sequence[tuple[int, float]]) -> str:
+    return f"<p class=soft>{escape(name)}: total loss by step.</p>{_curve(points)}"
 
 
 def _curve(points: Sequence[tuple[int, float]], width: int = 960, height: int = 240, pad: int = 46) -> str:
