@@ -122,9 +122,13 @@ class SelfAttention(nn.Module):
         query, key, value = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.heads)
         context = KeyValue(key, value)
         if cache is not None:
-            # One new token sees all that is cached: the causal mask is only needed while the prefix is read.
-            causal = causal and query.shape[2] > 1
             context = cache.append(layer, context)
+            new, total = query.shape[2], context.key.shape[2]
+            if causal and new < total:  # the fast causal mask starts at key 0: it fits an empty cache alone
+                causal = False
+                # One new token sees all that is cached.
+                if new > 1:
+                    mask = torch.ones(new, total, dtype=torch.bool, device=x.device).tril(total - new)
         dropout = self.dropout if self.training else 0.0
         y = attend(query, context, mask=mask, causal=causal, dropout=dropout, maps=maps)
         y = rearrange(y, "b h t d -> b t (h d)")

@@ -66,5 +66,5 @@ def mlm(
     if teacher_logits is not None:
         soft = F.cross_entropy(logits, teacher_logits.detach().softmax(-1), reduction="none")
         loss = torch.lerp(loss, soft, torch.as_tensor(alpha).to(loss))
-    normaliser = count if count is not None else max(len(targets), 1)
-    return loss.sum() / normaliser
+    # Without a masked token anywhere the sum is 0, and so is the mean.
+    return loss.sum() / (max(len(targets), 1) if count is None else count.clamp_min(1e-6))
