@@ -22,7 +22,8 @@ def hard_negatives(
     """K negatives a row, drawn from softmax(similarity) over the allowed columns (ALBEF, section 3.2).
 
     The draw is made in log space (Gumbel's maximum), so a saturated softmax can't leave a row without weight,
-    where the official code stops with "invalid multinomial distribution"; several are drawn without replacement.
+    where the official code stops with "invalid multinomial distribution". Several are drawn without
+    replacement.
 
     Args:
         similarity: ITC similarities over temperature.
@@ -42,7 +43,7 @@ def hard_negatives(
 
 
 class Pairs(NamedTuple):
-    """P = (1 + 2K) B pairs: texts with their pictures, with K negative pictures, K negative texts with pictures."""
+    """P = (1 + 2K) B pairs: texts with their pictures, with K negative pictures; K negative texts each."""
 
     text: Int[Tensor, " P"]
     """The row of each pair's text."""

@@ -91,8 +91,8 @@ class Encoders(nn.Module):
     def context(self, image_embeds: Float[Tensor, "B N C"]) -> Context:
         """What the fusion layers look at: a picture's tokens, normalised where its tower does not do it.
 
-        With `null_token` there is one more that belongs to no picture: where a word finds nothing of its own in
-        the picture, its attention can rest there instead of on patches that it does not name.
+        With `null_token` there is one more that belongs to no picture: where a word finds nothing of its own
+        in the picture, its attention can rest there instead of on patches that it does not name.
         """
         tokens = image_embeds if self.pool is None else self.pool.norm(image_embeds)
         if self.null_token is not None:

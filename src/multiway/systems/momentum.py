@@ -136,8 +136,8 @@ class MomentumSystem(System, Generic[E]):
     def pairs(
         self,
         sims: Similarities,
-        negative_text: Int[Tensor, "B *K"] | None,
-        negative_image: Int[Tensor, "B *K"] | None,
+        negative_text: Int[Tensor, " B *K"] | None,
+        negative_image: Int[Tensor, " B *K"] | None,
         generator: torch.Generator | None,
     ) -> matching.Pairs:
         """ITM's pairs of rows of the batch's candidates; negatives that are None are drawn by `sims`."""
