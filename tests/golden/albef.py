@@ -17,6 +17,7 @@ from multiway.systems.albef import ALBEF, ALBEFConfig, Draws, Figure
 from multiway.systems.bert import BertConfig
 from multiway.systems.momentum import MomentumState
 from multiway.systems.vit import ViTConfig
+from multiway.tasks.retrieval import score_matrices
 from multiway.train.optim import gradient_norm
 from multiway.weights import albef as layouts
 from multiway.weights.keymap import to_ours, to_theirs
@@ -247,32 +248,25 @@ def retrieval_train(case: Case) -> dict[str, Any]:
     return out | {"config.tied": facts(model)["config.tied"]}
 
 
-@torch.no_grad()
 def retrieval_eval(case: Case) -> dict[str, Any]:
     """Two-stage evaluation: ITC similarities choose the top k, the ITM logit alone re-ranks them."""
     config, i = case.config, case.inputs
     model, _ = load(case, config_of(config, **RETRIEVAL))
-    model.eval()
-    image_features, context = model.image_context(i["images"])
-    text_features, hidden = model.text_context(i["input_ids"], i["attention_mask"])
-    sims = image_features @ text_features.T
-    matrices = []
-    for matrix, swap in ((sims, False), (sims.T, True)):
-        scores = torch.full_like(matrix, -100.0)
-        top = matrix.topk(config["k_test"], dim=1).indices
-        query = torch.arange(len(matrix)).repeat_interleave(top.shape[1])
-        picture, text = (top.flatten(), query) if swap else (query, top.flatten())
-        logits = model.match_pairs(context.select(picture), hidden[text], i["attention_mask"][text])
-        matrices.append(scores.index_put((query, top.flatten()), logits[:, 1]))
+    images, ids, mask = i["images"], i["input_ids"], i["attention_mask"]
+    found = score_matrices(model, images, ids, mask, k=config["k_test"], batch_size=2)
+    i2t, t2i, itc = (torch.from_numpy(matrix) for matrix in found)
+    with torch.no_grad():
+        text_features, hidden = model.text_context(ids, mask)
+        image_embeds = model.image_tower(images)
     return {
-        "itc_sims": sims,
-        "image_embeds": image_features,
+        "itc_sims": itc,
+        "image_embeds": model.encoders.image_feature(image_embeds),
         "text_embeds": text_features,
-        "image_feats": model.encoders.image_tower(i["images"]),
-        "text_feats": at_tokens(hidden, i["attention_mask"]),
-        "score_matrix_i2t": matrices[0],
-        "score_matrix_t2i": matrices[1],
-        "config.metrics": retrieval_metrics(*matrices, config),
+        "image_feats": image_embeds,
+        "text_feats": at_tokens(hidden, mask),
+        "score_matrix_i2t": i2t,
+        "score_matrix_t2i": t2i,
+        "config.metrics": retrieval_metrics(i2t, t2i, config),
         "config.tied": facts(model)["config.tied"],
     }
 
