@@ -120,7 +120,8 @@ def read_config(system: str, values: dict, where: Path | str):
         UserError: the first thing that is wrong, with its dotted path.
     """
     try:
-        return TypeAdapter(SYSTEMS[system].config()).validate_json(json.dumps(values))
+        adapter = TypeAdapter(SYSTEMS[system].config())
+        return adapter.validate_json(json.dumps(values), strict=True, extra="forbid")
     except ValidationError as error:
         first = error.errors()[0]
         dotted = ".".join(str(part) for part in first["loc"])
