@@ -64,7 +64,7 @@ class Log:
             self.task = self.bar.add_task("training", total=total, completed=start, rate="")
             self.bar.start()
 
-    def step(self, step: int, values: Mapping[str, float]) -> None:
+    def step(self, step: int, values: Mapping[str, int | float]) -> None:
         """Record step `step` (counted from 1) and show it."""
         if not self.on:
             return
@@ -80,7 +80,7 @@ class Log:
             left = time.strftime("%H:%M:%S", time.gmtime(seconds * (self.total - step)))
             self.say(f"step {step:,}/{self.total:,}: {said}, {left} left")
 
-    def validation(self, step: int, values: Mapping[str, float], seconds: float) -> None:
+    def validation(self, step: int, values: Mapping[str, int | float], seconds: float) -> None:
         """Record the validation after step `step`; its time does not count as training."""
         self.away += seconds
         self._write({"step": step, **{f"val/{name}": value for name, value in values.items()}})
@@ -99,7 +99,7 @@ class Log:
         if self.on:
             self.file.close()
 
-    def _write(self, line: Mapping[str, float]) -> None:
+    def _write(self, line: Mapping[str, int | float]) -> None:
         if not self.on:
             return
         plain = {k: v if math.isfinite(v) else None for k, v in line.items()}  # JSON has no nan

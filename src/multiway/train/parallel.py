@@ -100,7 +100,8 @@ def wrap(system: System, config: TrainConfig, ranks: Ranks) -> nn.Module:
     for block in blocks:
         if getattr(block, "cross", None) is None:
             fully_shard(block, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
-    return fully_shard(system, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
+    fully_shard(system, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)  # in place
+    return system
 
 
 def sync(model: nn.Module, last: bool) -> AbstractContextManager:

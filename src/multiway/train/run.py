@@ -239,8 +239,8 @@ def check_same_run(run: Run, folder: Path) -> None:
     Raises:
         UserError: `folder/run.json` differs in something that matters; the sentence names the keys.
     """
-    saved = read_json(folder / "run.json").get("run")
-    changed = differences(saved or {}, json.loads(json.dumps(asdict(run))))
+    saved = read_run(folder, type(run.system), type(run.data))  # fields newer than it have their defaults
+    changed = differences(asdict(saved), asdict(run))
     if changed:
         raise UserError(
             f"{folder} holds a run with another {', '.join(changed)}: resume it with its own settings "
