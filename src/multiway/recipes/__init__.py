@@ -9,7 +9,10 @@ from difflib import get_close_matches
 from multiway.errors import UserError
 from multiway.train.run import Run
 
-RECIPES: dict[str, str] = {}
+RECIPES: dict[str, str] = {
+    "albef_base": "multiway.recipes.albef:albef_base",
+    "albef_emoji": "multiway.recipes.albef:albef_emoji",
+}
 
 
 def list_recipes() -> list[str]:

@@ -122,12 +122,12 @@ class Figure(NamedTuple):
     image_features_m: Tensor
     text_features_m: Tensor
     sims: Similarities
-    fused: Tensor  # [3B, T, D]: pairs; texts with negative pictures; negative texts with pictures
-    itm_logits: Tensor
-    itm_labels: Tensor
-    mlm_hidden: Tensor | None  # [B, T, D]
-    mlm_hidden_m: Tensor | None
     losses: dict[str, Tensor]
+    fused: Tensor | None = None  # [P, T, D], pairs in the order of `matching.pairs`
+    itm_logits: Tensor | None = None
+    itm_labels: Tensor | None = None
+    mlm_hidden: Tensor | None = None  # [B, T, D]
+    mlm_hidden_m: Tensor | None = None
 
 
 State = MomentumState[Encoders]
@@ -140,7 +140,6 @@ class ALBEF(MomentumSystem[Encoders]):
         image_tower: the module, when `config.image.name` is "user".
     """
 
-    has_itm = True
     parts = {
         "vision": ("encoders.image_tower.", "encoders.pool.", "encoders.image_proj."),
         "text": ("encoders.text.embed.", "encoders.text.text.", "encoders.text_proj."),
@@ -149,7 +148,7 @@ class ALBEF(MomentumSystem[Encoders]):
 
     def __init__(self, config: ALBEFConfig, image_tower: nn.Module | None = None):
         super().__init__()
-        self.config = config
+        self.config, self.has_itm = config, bool(config.itm_weight)
         tower, mlm = build_image_tower(config.image, image_tower), bool(config.mlm_weight)
         self.encoders = Encoders(
             tower, config.text, config.embed_dim, config.text_pooling, mlm=mlm, null_token=config.null_token
@@ -193,6 +192,13 @@ class ALBEF(MomentumSystem[Encoders]):
             sims.image_to_text, sims.text_to_image, positive=sims.positive, teacher=sims.teacher, alpha=alpha
         )
         losses = {"itc": (loss_i2t + loss_t2i) / 2, "itc_i2t": loss_i2t, "itc_t2i": loss_t2i}
+        losses["loss"] = losses["itc"]
+        if momentum is not None:
+            losses["enqueue/image"], losses["enqueue/text"] = image_m, text_m
+            losses["enqueue/ids"] = self.queued_ids(batch)
+        below = (own.image_embeds, own.image_features, own.text_embeds, own.text_features, image_m, text_m)
+        if not (config.itm_weight or config.mlm_weight):
+            return Figure(*below, sims, losses)
 
         # ITM: each picture with its text, each text with a hard negative picture, each picture with a hard
         # negative text; all of them, and the masked texts, are one pass of the fusion layers.
@@ -210,7 +216,7 @@ class ALBEF(MomentumSystem[Encoders]):
         fused = hidden[: len(pairs.labels)]
         itm_logits = self._match(fused, query_mask[: len(pairs.labels)])
         losses["itm"] = matching.itm(itm_logits, pairs.labels)
-        losses["loss"] = losses["itc"] + config.itm_weight * losses["itm"]
+        losses["loss"] = losses["loss"] + config.itm_weight * losses["itm"]
 
         # MLM, the head on masked positions only; the momentum model reads the same with its own pictures.
         mlm_hidden = mlm_hidden_m = logits_m = None
@@ -231,11 +237,7 @@ class ALBEF(MomentumSystem[Encoders]):
             )
             losses["loss"] = losses["loss"] + config.mlm_weight * losses["mlm"]
 
-        if momentum is not None:
-            losses["enqueue/image"], losses["enqueue/text"] = image_m, text_m
-            losses["enqueue/ids"] = self.queued_ids(batch)
-        below = (own.image_embeds, own.image_features, own.text_embeds, own.text_features, image_m, text_m)
-        return Figure(*below, sims, fused, itm_logits, pairs.labels, mlm_hidden, mlm_hidden_m, losses)
+        return Figure(*below, sims, losses, fused, itm_logits, pairs.labels, mlm_hidden, mlm_hidden_m)
 
     # --- two-stage retrieval
 

@@ -14,7 +14,7 @@ from multiway.data.dataset import DataConfig, Dataset
 from multiway.systems import SYSTEMS
 from multiway.systems.base import System
 from multiway.train.loop import Result, train
-from multiway.train.run import Init, Run
+from multiway.train.run import Run
 from multiway.train.validate import Evaluate
 
 RERANKED = 16  # candidates that a validation re-ranks
@@ -50,7 +50,7 @@ def pretrain_stages(
     for number, run in enumerate(runs, 1):
         folder = out / f"{number}-{run.name}"
         if number > 1:
-            run = replace(run, init=Init(checkpoint=str(previous / "model")))
+            run = replace(run, init=replace(run.init, checkpoint=str(previous / "model")))
         result, previous = pretrain(run, folder, resume=resume), folder
         if result.stopped_by is not None:
             return result

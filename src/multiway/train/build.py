@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from multiway.data.augment import train_transform
@@ -22,7 +23,7 @@ from multiway.train.features import PrefixLoader, cached_dataset, one_view
 from multiway.train.parallel import Ranks, choose_device, seed_all
 from multiway.train.run import Init, Run
 from multiway.weights import load
-from multiway.weights.initial import load_image_tower, load_text
+from multiway.weights.initial import fusion_from_itc, load_image_tower, load_text
 
 
 def build(run: Run, ranks: Ranks) -> tuple[System, Any]:
@@ -32,7 +33,21 @@ def build(run: Run, ranks: Ranks) -> tuple[System, Any]:
         UserError: data or weights are missing or do not fit.
     """
     system = build_system(run, print if ranks.first else lambda sentence: None)
-    return system, build_loader(run, system, ranks)
+    loader = build_loader(run, system, ranks)
+    if run.init.fusion == "itc":
+        _start_fusion(system, loader)
+    return system, loader
+
+
+@torch.no_grad()
+def _start_fusion(system: System, loader: Any) -> None:
+    """Cross-attention from the ITC projections, centred by the run's first batch."""
+    batch, encoders = next(iter(loader.iterate(0))), system.get_submodule("encoders")
+    (ids, mask), training = batch.text(), system.training
+    system.eval()
+    image_embeds = system.image_tower.rest(system.image_tower.batch_prefix(batch))
+    fusion_from_itc(encoders, image_embeds, encoders.text(ids, mask), mask)
+    system.train(training)
 
 
 def build_system(run: Run, say: Callable[[str], None] = print) -> System:
@@ -107,6 +122,10 @@ def _start_from(system: System, init: Init, say: Callable[[str], None]) -> None:
     if init.text is not None:
         text = _part(system, "text", lambda _, module: isinstance(module, TextStack))
         say(f"text from {init.text}: {load_text(text, init.text).sentence()}")
+    if init.text_proj == "identity":
+        proj = _part(system, "text_proj", lambda name, _: name.split(".")[-1] == "text_proj")
+        torch.nn.init.eye_(proj.weight)
+        torch.nn.init.zeros_(proj.bias)
 
 
 def _part(system: System, option: str, fits: Callable[[str, nn.Module], bool]) -> Any:

@@ -140,11 +140,15 @@ class Init:
     Attributes:
         checkpoint: a model folder or an official checkpoint of the whole system.
         image_tower: weights of the image tower. text: weights of the text stack.
+        text_proj: `identity` keeps the text stack's own space, where it was trained to compare sentences.
+        fusion: `itc` starts cross-attention from the ITC projections (`weights.initial.fusion_from_itc`).
     """
 
     checkpoint: str | None = None
     image_tower: str | None = None
     text: str | None = None
+    text_proj: Literal["fresh", "identity"] = "fresh"
+    fusion: Literal["fresh", "itc"] = "fresh"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from multiway.core import masks
 from multiway.core.embed import resize_positions
 from multiway.errors import UserError
 from multiway.systems.bert import TextStack
+from multiway.systems.encoders import Encoders
 from multiway.systems.efficientnet import EfficientNetLite0
 from multiway.systems.vit import VisionTransformer
 from multiway.weights.keymap import Layout, Report, to_ours
@@ -27,6 +30,9 @@ PACKAGES = {
         "models/efficientnet-lite0-57934424.pth",
     ),
 }
+
+#: Standard deviation of the attention scores that `fusion_from_itc` starts with.
+SPREAD = 1.5
 
 
 def find(name: str) -> Path:
@@ -112,6 +118,51 @@ def load_text(text: TextStack, name: str, *, fusion_from: int | None = None) -> 
             ours[table] = torch.cat([given[:rows], own.detach()[rows:]])
     _fill(text, ours, missing, path)
     return Report(tuple(ours), (), tuple(missing), tuple(unexpected))
+
+
+@torch.no_grad()
+def fusion_from_itc(
+    encoders: Encoders,
+    image_embeds: Float[Tensor, "B N C"],
+    text_embeds: Float[Tensor, "B T D"],
+    attention_mask: Int[Tensor, "B T"],
+) -> None:
+    """Start cross-attention where alignment ended: a word attends to the patches that it is most similar to.
+
+    Queries start as the text's ITC projection, keys as the picture's (through the pool's value), both centred, so
+    that the null token, which starts as the mean patch, scores zero. Freshly initialised cross-attention needs
+    thousands of steps before ITM leaves its plateau; so started, it learns from the first one on.
+
+    Args:
+        image_embeds, text_embeds, attention_mask: of a batch, to centre by and to set the spread of the scores.
+
+    Raises:
+        UserError: the model lacks what this starts from.
+    """
+    pool, null, width = encoders.pool, encoders.null_token, encoders.text.config.width
+    if pool is None or null is None or encoders.text_proj.out_features != width:
+        raise UserError(
+            "init.fusion itc needs a tower that is pooled, system.null_token, and embed_dim equal to the text's width"
+        )
+    value = pool.attention.key_value
+    project = encoders.image_proj.weight @ pool.attention.out.weight @ value.weight[width:]
+    tokens = pool.norm(image_embeds).flatten(0, 1)
+    mean = tokens.mean(0)
+    null.copy_(mean.expand_as(null))
+    keys = (tokens - mean) @ project.T
+    real, hidden = attention_mask.bool(), text_embeds
+    for block in encoders.text.fusion:
+        hidden = block.norm1(hidden + block.attention(hidden, mask=masks.padding(attention_mask)))
+        queries = encoders.text_proj(hidden[real])
+        centre = queries.mean(0)
+        heads = block.cross.heads
+        drawn = torch.linspace(0, len(keys) - 1, len(queries), device=keys.device).long()
+        products = ((queries - centre) * keys[drawn]).unflatten(-1, (heads, -1)).sum(-1)
+        scale = SPREAD * (width / heads) ** 0.5 / products.std()
+        block.cross.query.weight.copy_(encoders.text_proj.weight * scale)
+        block.cross.query.bias.copy_((encoders.text_proj.bias - centre) * scale)
+        block.cross.key_value.weight[:width].copy_(project)
+        block.cross.key_value.bias[:width].copy_(-project @ mean)
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], missing: list[str], path: Path) -> None:
