@@ -152,8 +152,11 @@ def _channels(features: nn.Module, image_size, name: str) -> int:
     import torch
 
     side = (image_size,) * 2 if isinstance(image_size, int) else image_size
-    with torch.no_grad():
-        shape = copy.deepcopy(features).to("meta").eval()(torch.zeros(1, 3, *side, device="meta")).shape
+    try:
+        with torch.no_grad():
+            shape = copy.deepcopy(features).to("meta").eval()(torch.zeros(1, 3, *side, device="meta")).shape
+    except (AssertionError, RuntimeError):  # its parts do not simply follow each other
+        shape = ()
     if len(shape) != 4:
         raise UserError(f"torchvision's {name!r} gives no feature map: take a convolutional model")
     return shape[1]
