@@ -34,7 +34,7 @@ def config_of(recorded: dict[str, Any], **changes: Any) -> ALBEFConfig:
             width=vit["embed_dim"],
             depth=vit["depth"],
             heads=vit["num_heads"],
-            hidden=vit["embed_dim"] * vit["mlp_ratio"],
+            hidden=int(vit["embed_dim"] * vit["mlp_ratio"]),
             eps=vit["layer_norm_eps"],
         ),
         text=BertConfig(

@@ -24,7 +24,8 @@ def trajectory(case: Case) -> dict[str, Any]:
     out = _trajectory(case)
     torch.set_default_dtype(torch.float64)
     try:
-        return out | {f"f64.{name}": value for name, value in _trajectory(case).items()}
+        again = _trajectory(case)
+        return out | {f"f64.{name}": value for name, value in again.items() if isinstance(value, Tensor)}
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -145,8 +145,8 @@ def hf_clip(case: Case) -> dict[str, Any]:
     out = step(
         model, layout, Batch(image=i["image"], input_ids=i["input_ids"], attention_mask=i["attention_mask"])
     )
-    # Without a mask only the end of a text says how long it is.
-    ends = (i["input_ids"] == end).long().argmax(1, keepdim=True)
+    # Without a mask only the end of a text says how long it is; the legacy value 2 means the largest id.
+    ends = (i["input_ids"] if end == 2 else (i["input_ids"] == end).long()).argmax(1, keepdim=True)
     upto = (torch.arange(i["input_ids"].shape[1]) <= ends).long()
     with torch.no_grad():
         unmasked = Batch(image=i["image"], input_ids=i["input_ids"], attention_mask=upto)

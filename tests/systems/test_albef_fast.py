@@ -106,7 +106,15 @@ def test_a_batch_of_one_picture_has_no_negatives_and_a_finite_loss() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"momentum": None}, {"hardest": True}, {"text_pooling": "mean"}, {"mlm_weight": 0.0}, {"alpha": 0.0}],
+    [
+        {"momentum": None},
+        {"hardest": True},
+        {"text_pooling": "mean", "match_pooling": "mean"},
+        {"mlm_weight": 0.0},
+        {"alpha": 0.0},
+        {"null_token": True},
+        {"hard_negatives": 3},
+    ],
     ids=str,
 )
 def test_every_variant_has_finite_losses_and_reaches_every_parameter(changes: dict) -> None:
@@ -115,6 +123,7 @@ def test_every_variant_has_finite_losses_and_reaches_every_parameter(changes: di
     draws = tiny.draws(batch)
     if not model.config.mlm_weight:
         draws = replace(draws, mlm_input_ids=None, mlm_labels=None)
+    draws = replace(draws, negative_image=None, negative_text=None)
     out = model.losses(batch, state, draws)
     out["loss"].backward()
     assert torch.isfinite(out["loss"])
