@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -28,11 +27,13 @@ HELP += [["data", "inspect"]]
 
 @pytest.mark.parametrize("words", HELP, ids=" ".join)
 def test_help_is_instant(words, process):
+    """Half a second of computing: the clock on the wall also counts what else the machine does."""
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         done = process(*words, "--help")
-        seconds.append(time.perf_counter() - start)
+        after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))  # of child processes, user and system
         assert done.returncode == 0, done.stderr
         assert f"usage: multiway {' '.join(words)}".strip() in done.stdout
     assert min(seconds) < 0.5
@@ -76,7 +77,7 @@ def test_match_ranks_texts(cli, model_folder, pictures):
     assert cli(*argv)[0] == 0
 
 
-def test_systems_shares(cli):
+def test_systems_shares(cli, monkeypatch):
     code, out, err = cli("systems", "--json")
     assert code == 0, err
     found = json.loads(out)
@@ -85,7 +86,10 @@ def test_systems_shares(cli):
         assert set(system["parts"]) == {"vision", "text", "interaction"}
         assert all(value >= 0 for part in system["parts"].values() for value in part.values())
     assert found["clip"]["parts"]["interaction"]["parameters"] == 0
-    assert "albef" in cli("systems")[1]
+    monkeypatch.setattr("multiway.systems.profile.profile", lambda name: found[name]["parts"])
+    _, out, _ = cli("systems")
+    assert "albef" in out
+    assert "210" in out or "209.9" in out
 
 
 def test_data_inspect(cli, pictures):
