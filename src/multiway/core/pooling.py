@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -13,6 +15,13 @@ def mean_pool(x: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"]) -> 
     """Mean over the real tokens."""
     weights = attention_mask.to(x.dtype).unsqueeze(-1)
     return (x * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+def pool_text(
+    x: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"], how: Literal["cls", "mean"]
+) -> Float[Tensor, "B D"]:
+    """A text's vector: its first token, or the mean of its real ones."""
+    return x[:, 0] if how == "cls" else mean_pool(x, attention_mask)
 
 
 class AttentionPool(nn.Module):

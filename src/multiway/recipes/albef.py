@@ -1,9 +1,10 @@
 """ALBEF's recipes: the official pre-training, and small ones that start from pretrained towers.
 
-The small ones align first and fuse later, as two stages: contrast tunes the towers; then, on towers that stand still,
-the fusion layers learn from what alignment confuses. Where they leave the paper: no momentum model and no queue (the
-batch is the whole contrast), the text feature is the mean of all tokens (MiniLM was trained so), no MLM, the fusion
-layer starts from the alignment, with a null token, and re-ranking adds the ITC logit.
+The small ones align first and fuse later, as two stages: contrast tunes the towers; then, on towers that
+stand still, the fusion layer learns from what alignment confuses. Where they leave the paper: no momentum
+model and no queue (the batch is the whole contrast), the text feature is the mean of all tokens (MiniLM was
+trained so), no MLM, the fusion layer starts from the alignment, with a null token, and re-ranking adds the
+ITC logit.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from multiway.data.dataset import DataConfig, Source
 from multiway.systems.albef import ALBEFConfig
 from multiway.systems.bert import BertConfig
 from multiway.systems.towers import BackboneConfig
-from multiway.systems.vit import ViTConfig
-from multiway.text import TokenizerConfig
 from multiway.train.run import Init, Run, TrainConfig
 
 #: MiniLM-L6's sizes, with one fusion layer that starts from its last.
@@ -51,7 +50,7 @@ MILD = Augment(
 
 
 def albef_base() -> Run:
-    """Official pre-training (ALBEF, section 4.2; configs/Pretrain.yaml); give it data: --data.train.0.path SHARDS."""
+    """Official pre-training (ALBEF, section 4.2; configs/Pretrain.yaml); give --data.train.0.path SHARDS."""
     return Run(
         name="albef_base",
         system=ALBEFConfig(),
@@ -112,7 +111,7 @@ FUSE_SCALE = {f"encoders.text.fusion.0.{part}": 0.3 for part in ("attention", "n
 
 
 def albef_emoji() -> tuple[Run, Run]:
-    """The bundled drawings by the public protocol: train on Noto and Twemoji's trained names; minutes on two cores."""
+    """The bundled drawings by the public protocol: Noto and Twemoji's trained names; minutes on two cores."""
     names = Source(path="emoji", split=EMOJI_TRAIN, texts="first", weight=0.5)
     both = Source(path="emoji", split=EMOJI_TRAIN, weight=0.5)
     data = DataConfig(

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.block import Context
 from multiway.core.gather import mean_over_ranks
-from multiway.core.pooling import mean_pool
+from multiway.core.pooling import pool_text
 from multiway.objectives import contrastive, language, matching
 from multiway.systems.bert import BertConfig
 from multiway.systems.encoders import Encoders
@@ -52,11 +52,10 @@ class ALBEFConfig:
     Attributes:
         embed_dim: width of the ITC features.
         temperature: initial value; `temperature_range` clamps it each step (None in retrieval fine-tuning).
-        momentum: EMA decay of the momentum model; None trains without one, its queue and its soft targets:
-            ITC is then in-batch, with gradient to both sides.
-        queue_size: momentum features kept.
-        alpha: weight of the momentum model's soft targets, ramped up over the first `alpha_ramp_epochs`.
-        mlm_weight: 0 for no MLM head (retrieval). mlm_probability: share of masked tokens.
+        momentum: EMA decay of the momentum model; None: no such model, queue or soft targets, and ITC is
+            in-batch, with gradient to both sides.
+        queue_size: features kept. alpha: weight of the soft targets, ramped over `alpha_ramp_epochs`.
+        itm_weight, mlm_weight: 0 leaves the loss out. mlm_probability: share of masked tokens.
         whole_word: mask whole words.
         positives: `pair`: only a picture's own text; `ids`: all rows with equal `batch.ids`.
         hardest: take the most similar negative instead of drawing by similarity.
@@ -65,9 +64,9 @@ class ALBEFConfig:
         text_pooling: the text feature from [CLS] (official) or from the mean of all tokens.
         match_pooling: likewise, what the ITM head reads.
         null_token: one learned token beside each picture's in cross-attention (`Encoders.context`).
-        hard_negatives: of each kind a pair. itm_weight: 0 leaves ITM out: align first, fuse later.
-        rerank: by the ITM logit (official), or by the ITM log-odds plus the ITC logit: with negatives drawn by
-            ITC, the head learns what is left to say after it.
+        hard_negatives: of each kind for a pair.
+        rerank: by the ITM logit (official), or its log-odds plus the ITC logit: with negatives drawn by ITC,
+            the head learns what is left to say after it.
     """
 
     system: Literal["albef"] = "albef"
@@ -101,7 +100,7 @@ class Draws:
     """The random choices of one step; None is drawn.
 
     Attributes:
-        negative_image: `[B]` for each text, the row of its negative picture; `negative_text` likewise.
+        negative_image: `[B]` or `[B, K]`, rows of each text's negative pictures; `negative_text` likewise.
             Rows of the global batch with `negatives="global"`; -1 for none.
         mlm_input_ids, mlm_labels: `[B, T]` ids after masking, and labels; -100 where nothing is predicted.
     """
@@ -223,33 +222,18 @@ class ALBEF(MomentumSystem[Encoders]):
         if mlm_labels is not None:
             mlm_hidden = hidden[len(pairs.labels) :, : ids.shape[1]]
             masked = mlm_labels != -100
-            if momentum is not None and own_m.mlm_embeds is not None and config.alpha:
+            if momentum is not None and config.alpha:
                 with torch.no_grad():
-                    context_m = momentum.context(own_m.image_embeds)
-                    mlm_hidden_m = momentum.text.fuse(own_m.mlm_embeds, mask, context_m)
+                    mlm_hidden_m = momentum.fused_masked(own_m, mask)
                     logits_m = momentum.words(mlm_hidden_m[masked])
-            losses["mlm"] = language.mlm(
-                encoders.words(mlm_hidden[masked]),
-                mlm_labels[masked],
-                teacher_logits=logits_m,
-                alpha=alpha,
-                count=mean_over_ranks(masked.sum().float()) if config.normalisation == "global" else None,
-            )
+            count = mean_over_ranks(masked.sum().float()) if config.normalisation == "global" else None
+            logits, targets = encoders.words(mlm_hidden[masked]), mlm_labels[masked]
+            losses["mlm"] = language.mlm(logits, targets, teacher_logits=logits_m, alpha=alpha, count=count)
             losses["loss"] = losses["loss"] + config.mlm_weight * losses["mlm"]
 
         return Figure(*below, sims, losses, fused, itm_logits, pairs.labels, mlm_hidden, mlm_hidden_m)
 
     # --- two-stage retrieval
-
-    def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B E"], Context]:
-        image_embeds = self.encoders.image_tower(image)
-        return self.encoders.image_feature(image_embeds), self.encoders.context(image_embeds)
-
-    def text_context(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B T D"]]:
-        hidden = self.encoders.text(input_ids, attention_mask)
-        return self.encoders.text_feature(hidden, attention_mask), hidden
 
     def match_pairs(
         self, context: Context, hidden: Float[Tensor, "P T D"], attention_mask: Int[Tensor, "P T"]
@@ -262,4 +246,4 @@ class ALBEF(MomentumSystem[Encoders]):
         return logits[:, 1] - logits[:, 0] + cosine / self.temperature.detach()
 
     def _match(self, fused: Float[Tensor, "P T D"], mask: Int[Tensor, "P T"]) -> Float[Tensor, "P 2"]:
-        return self.itm_head(fused[:, 0] if self.config.match_pooling == "cls" else mean_pool(fused, mask))
+        return self.itm_head(pool_text(fused, mask, self.config.match_pooling))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from multiway.core.block import Context
 from multiway.core.heads import WordHead
-from multiway.core.pooling import AttentionPool, mean_pool
+from multiway.core.pooling import AttentionPool, pool_text
 from multiway.systems.bert import BertConfig, TextStack
 from multiway.systems.image_tower import ImageTower, image_feature
 
@@ -99,11 +99,17 @@ class Encoders(nn.Module):
             tokens = torch.cat([self.null_token.expand(len(tokens), -1, -1), tokens], dim=1)
         return self.text.fusion.context(tokens)
 
+    def fused_masked(self, unimodal: Unimodal, attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """Hidden states of the masked texts after they have seen their own pictures; only with `mlm`."""
+        if unimodal.mlm_embeds is None:
+            raise ValueError("there is no masked text in these hidden states")
+        return self.text.fuse(unimodal.mlm_embeds, attention_mask, self.context(unimodal.image_embeds))
+
     def text_feature(
         self, text_embeds: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B E"]:
         """The normalised ITC feature of a text's hidden states."""
-        pooled = text_embeds[:, 0] if self.text_pooling == "cls" else mean_pool(text_embeds, attention_mask)
+        pooled = pool_text(text_embeds, attention_mask, self.text_pooling)
         return F.normalize(self.text_proj(pooled), dim=-1)
 
     def words(self, hidden: Float[Tensor, "*P D"]) -> Float[Tensor, "*P V"]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
+from multiway.core.block import Context
 from multiway.core.gather import Gradient, gather, gather_ragged, rank, world_size
 from multiway.core.momentum import FeatureQueue, ema_update, momentum_copy
 from multiway.objectives import contrastive, matching
@@ -41,7 +42,7 @@ class MomentumState(nn.Module, Generic[E]):
     @property
     def alpha(self) -> Tensor:
         """Weight of the momentum model's soft targets at this step."""
-        return self.alpha_end * (self.step.double() / self.ramp_steps).clamp(max=1)
+        return self.alpha_end * (self.step.cpu().double() / self.ramp_steps).clamp(max=1)
 
 
 class Similarities(NamedTuple):
@@ -169,3 +170,13 @@ class MomentumSystem(System, Generic[E]):
         if self.config.positives == "ids":
             return batch.need("ids")
         return torch.full((len(batch),), -100, device=self.device)
+
+    def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B E"], Context]:
+        image_embeds = self.encoders.image_tower(image)
+        return self.encoders.image_feature(image_embeds), self.encoders.context(image_embeds)
+
+    def text_context(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B T D"]]:
+        hidden = self.encoders.text(input_ids, attention_mask)
+        return self.encoders.text_feature(hidden, attention_mask), hidden

@@ -36,10 +36,10 @@ def pretrain(run: Run, out: str | Path, *, resume: Literal["auto", "never"] = "a
 def pretrain_stages(
     runs: Sequence[Run], out: str | Path, *, resume: Literal["auto", "never"] = "auto"
 ) -> Result:
-    """Train the stages of a recipe in turn, each from the model of the one before; the last model is `out/model`.
+    """Train the stages of a recipe in turn, each from the model of the one before; the last is `out/model`.
 
-    One stage trains in `out` itself, several in `out/1-name`, `out/2-name`, ... A stage that was finished is not
-    trained again.
+    One stage trains in `out` itself, several in `out/1-name`, `out/2-name`, ... A stage that was finished is
+    not trained again.
 
     Raises:
         UserError: as `pretrain`.
@@ -47,17 +47,19 @@ def pretrain_stages(
     out = Path(out)
     if len(runs) == 1:
         return pretrain(runs[0], out, resume=resume)
+    model: Path | None = None
     for number, run in enumerate(runs, 1):
         folder = out / f"{number}-{run.name}"
-        if number > 1:
-            run = replace(run, init=replace(run.init, checkpoint=str(previous / "model")))
-        result, previous = pretrain(run, folder, resume=resume), folder
+        if model is not None:
+            run = replace(run, init=replace(run.init, checkpoint=str(model)))
+        result = pretrain(run, folder, resume=resume)
         if result.stopped_by is not None:
             return result
+        model = folder / "model"
     if int(os.environ.get("RANK", "0")) == 0:
         aside = out / ".model"
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(previous / "model", aside)
+        shutil.copytree(model, aside)
         shutil.rmtree(out / "model", ignore_errors=True)
         aside.rename(out / "model")
     return result

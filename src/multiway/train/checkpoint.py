@@ -21,7 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from multiway.train.parallel import whole
+from multiway.errors import UserError
+from multiway.train import parallel
+from multiway.train.parallel import Ranks, whole
+from multiway.train.run import Run, check_same_run
 
 
 @dataclass
@@ -187,3 +190,21 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def find(run: Run, out: Path, resume: str, ranks: Ranks) -> Checkpoint | None:
+    """The newest intact checkpoint of `run` in `out`, if there is one; leftovers of killed writes are swept.
+
+    Raises:
+        UserError: `out` holds another run, or one that shall not be resumed.
+    """
+    found = None
+    if ranks.first:
+        sweep(out / "checkpoints")
+        found = newest(out / "checkpoints", print)
+    found = parallel.from_first(found)  # all ranks start from the same one
+    if found and resume == "never":
+        raise UserError(f"{out} holds a run already: give --resume auto, or choose another output folder")
+    if found:
+        check_same_run(run, out)
+    return found

@@ -1,4 +1,4 @@
-"""Features of an image tower's frozen prefix, cached on disk and keyed by weights, preprocessing and pictures."""
+"""Features of an image tower's frozen prefix on disk, keyed by weights, preprocessing and pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BATCH = 64
 
 
 def cache_folder() -> Path:
-    """`$MULTIWAY_CACHE/features`, or `~/.cache/multiway/features`; anything in it may be deleted at any time."""
+    """`$MULTIWAY_CACHE/features`, or `~/.cache/multiway/features`; what is in it may be deleted."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(os.environ.get("MULTIWAY_CACHE") or Path(home) / "multiway") / "features"
 
@@ -90,7 +90,8 @@ def cached_dataset(
 ) -> CachedDataset:
     """`dataset` with `config.cache_views` augmented views of each picture, seen through the frozen prefix.
 
-    In half precision, made once and kept in `cache_folder()`; written aside and renamed, so that a killed run leaves no half cache.
+    In half precision, made once and kept in `cache_folder()`; written aside and renamed, so that a killed run
+    leaves no half cache.
 
     Raises:
         UserError: the tower has no frozen prefix.

@@ -19,13 +19,12 @@ from torch import nn
 
 from multiway import weights
 from multiway.batch import Batch
-from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.train import checkpoint, optim, parallel
 from multiway.train.build import build
 from multiway.train.checkpoint import Progress
 from multiway.train.log import Log
-from multiway.train.run import Run, TrainConfig, check_same_run, write_run
+from multiway.train.run import Run, TrainConfig, write_run
 from multiway.train.validate import Evaluate, improves, validate
 
 SKIPS_ALLOWED = 10  # in a row; more is a broken run, not a bad batch
@@ -82,7 +81,7 @@ def train(
     config = run.train
     with parallel.ranks(config.device) as ranks, parallel.stop_signals() as stop:
         config.per_rank(ranks.world)
-        found = _find(run, out, resume, ranks)
+        found = checkpoint.find(run, out, resume, ranks)
         progress = found.progress if found else Progress()
 
         parallel.seed_all(config.seed)
@@ -204,16 +203,3 @@ def _step(
 
 def _due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
-
-
-def _find(run: Run, out: Path, resume: str, ranks: parallel.Ranks) -> checkpoint.Checkpoint | None:
-    found = None
-    if ranks.first:
-        checkpoint.sweep(out / "checkpoints")
-        found = checkpoint.newest(out / "checkpoints", print)
-    found = parallel.from_first(found)  # all ranks start from the same one
-    if found and resume == "never":
-        raise UserError(f"{out} holds a run already: give --resume auto, or choose another output folder")
-    if found:
-        check_same_run(run, out)
-    return found

@@ -14,8 +14,8 @@ from multiway.core import masks
 from multiway.core.embed import resize_positions
 from multiway.errors import UserError
 from multiway.systems.bert import TextStack
-from multiway.systems.encoders import Encoders
 from multiway.systems.efficientnet import EfficientNetLite0
+from multiway.systems.encoders import Encoders
 from multiway.systems.vit import VisionTransformer
 from multiway.weights.keymap import Layout, Report, to_ours
 from multiway.weights.official import read_tensors
@@ -129,12 +129,12 @@ def fusion_from_itc(
 ) -> None:
     """Start cross-attention where alignment ended: a word attends to the patches that it is most similar to.
 
-    Queries start as the text's ITC projection, keys as the picture's (through the pool's value), both centred, so
-    that the null token, which starts as the mean patch, scores zero. Freshly initialised cross-attention needs
-    thousands of steps before ITM leaves its plateau; so started, it learns from the first one on.
+    Queries start as the text's ITC projection, keys as the picture's (through the pool's value), both
+    centred, so that the null token, which starts as the mean patch, scores zero. Fresh cross-attention leaves
+    ITM on its plateau for hundreds of steps; so started, it learns from the first one on.
 
     Args:
-        image_embeds, text_embeds, attention_mask: of a batch, to centre by and to set the spread of the scores.
+        image_embeds, text_embeds, attention_mask: of a batch, to centre by and to set the scores' spread.
 
     Raises:
         UserError: the model lacks what this starts from.
@@ -142,7 +142,8 @@ def fusion_from_itc(
     pool, null, width = encoders.pool, encoders.null_token, encoders.text.config.width
     if pool is None or null is None or encoders.text_proj.out_features != width:
         raise UserError(
-            "init.fusion itc needs a tower that is pooled, system.null_token, and embed_dim equal to the text's width"
+            "init.fusion itc needs a tower that is pooled, system.null_token, and an embed_dim equal to the "
+            "text's width"
         )
     value = pool.attention.key_value
     project = encoders.image_proj.weight @ pool.attention.out.weight @ value.weight[width:]
@@ -152,17 +153,18 @@ def fusion_from_itc(
     keys = (tokens - mean) @ project.T
     real, hidden = attention_mask.bool(), text_embeds
     for block in encoders.text.fusion:
+        cross = block.cross
+        assert cross is not None  # every fusion layer has one
         hidden = block.norm1(hidden + block.attention(hidden, mask=masks.padding(attention_mask)))
         queries = encoders.text_proj(hidden[real])
         centre = queries.mean(0)
-        heads = block.cross.heads
         drawn = torch.linspace(0, len(keys) - 1, len(queries), device=keys.device).long()
-        products = ((queries - centre) * keys[drawn]).unflatten(-1, (heads, -1)).sum(-1)
-        scale = SPREAD * (width / heads) ** 0.5 / products.std()
-        block.cross.query.weight.copy_(encoders.text_proj.weight * scale)
-        block.cross.query.bias.copy_((encoders.text_proj.bias - centre) * scale)
-        block.cross.key_value.weight[:width].copy_(project)
-        block.cross.key_value.bias[:width].copy_(-project @ mean)
+        products = ((queries - centre) * keys[drawn]).unflatten(-1, (cross.heads, -1)).sum(-1)
+        scale = SPREAD * (width / cross.heads) ** 0.5 / products.std()
+        cross.query.weight.copy_(encoders.text_proj.weight * scale)
+        cross.query.bias.copy_((encoders.text_proj.bias - centre) * scale)
+        cross.key_value.weight[:width].copy_(project)
+        cross.key_value.bias[:width].copy_(-project @ mean)
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], missing: list[str], path: Path) -> None:
