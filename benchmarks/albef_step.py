@@ -13,6 +13,7 @@ must give the same losses.
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import os
@@ -46,14 +47,17 @@ SIZES = {
 }
 
 
-def build(size: str, fast: bool, device: str) -> ALBEF:
-    """ALBEF with seeded random weights, dropout off."""
+def build(size: str, device: str) -> dict[str, ALBEF]:
+    """The fast and the plain path over the very same seeded random weights, dropout off."""
     torch.manual_seed(0)
     sizes = SIZES[size]
     image = ViTConfig(image_size=sizes["image_size"], patch_size=16, **sizes["image"])
     text = BertConfig(dropout=0.0, **sizes["text"])
     config = ALBEFConfig(image=image, text=text, queue_size=sizes["queue_size"])
-    return (ALBEF if fast else PlainALBEF)(config).to(device).train()
+    fast = ALBEF(config).to(device).train()
+    plain = copy.copy(fast)  # shares all modules
+    plain.__class__ = PlainALBEF
+    return {"plain": plain, "fast": fast}
 
 
 def draw(seed: int, batch: int, image_size: int, device: str) -> tuple[Batch, Draws]:
@@ -83,34 +87,35 @@ def draw(seed: int, batch: int, image_size: int, device: str) -> tuple[Batch, Dr
 
 
 class Trainer:
-    """One path: model, state and optimizer."""
+    """Both paths, over one set of weights, one state and one optimizer."""
 
-    def __init__(self, size: str, fast: bool, device: str):
-        self.model = build(size, fast, device)
-        self.state = self.model.init_state(steps_per_epoch=1000)
-        self.model.begin(self.state)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, weight_decay=0.02)
+    def __init__(self, size: str, device: str):
+        self.models = build(size, device)
+        fast = self.models["fast"]
+        self.state = fast.init_state(steps_per_epoch=1000)
+        fast.begin(self.state)
+        self.optimizer = torch.optim.AdamW(fast.parameters(), lr=1e-5, weight_decay=0.02)
         self.device = device
 
-    def step(self, batch: Batch, draws: Draws) -> tuple[float, dict[str, float]]:
-        """Seconds of one step, and its losses."""
+    def step(self, path: str, batch: Batch, draws: Draws) -> float:
+        """Seconds of one step."""
         self._wait()
         start = time.perf_counter()
-        out = self.model.losses(batch, self.state, draws)
+        out = self.models[path].losses(batch, self.state, draws)
         out["loss"].backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.advance(self.state, [out])
+        self.models[path].advance(self.state, [out])
         self._wait()
-        seconds = time.perf_counter() - start
-        return seconds, {name: float(value.detach()) for name, value in out.items() if value.ndim == 0}
+        return time.perf_counter() - start
 
-    def flops(self, batch: Batch, draws: Draws) -> int:
-        """FLOPs of forward and backward, a multiply and an add counted as two."""
+    def count(self, path: str, batch: Batch, draws: Draws) -> tuple[int, dict[str, float]]:
+        """FLOPs of forward and backward (a multiply and an add are two), and the losses; nothing moves."""
         with FlopCounterMode(display=False) as counter:
-            self.model.losses(batch, self.state, draws)["loss"].backward()
+            out = self.models[path].losses(batch, self.state, draws)
+            out["loss"].backward()
         self.optimizer.zero_grad(set_to_none=True)
-        return counter.get_total_flops()
+        return counter.get_total_flops(), {k: float(v.detach()) for k, v in out.items() if v.ndim == 0}
 
     def _wait(self) -> None:
         if self.device == "cuda":
@@ -126,20 +131,20 @@ def peak(args: argparse.Namespace, fast: bool) -> dict[str, int]:
 
 def memory(args: argparse.Namespace) -> dict[str, int]:
     """What `peak` asks of its process."""
-    trainer = Trainer(args.size, args.memory_of == "fast", args.device)
+    trainer, path = Trainer(args.size, args.device), args.memory_of
     image_size = SIZES[args.size]["image_size"]
-    trainer.step(*draw(0, args.batch, image_size, args.device))  # makes the optimizer's moments
+    trainer.step(path, *draw(0, args.batch, image_size, args.device))  # makes the optimizer's moments
     gc.collect()
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        trainer.step(*draw(1, args.batch, image_size, args.device))
+        trainer.step(path, *draw(1, args.batch, image_size, args.device))
         total = torch.cuda.max_memory_allocated()
     else:
-        weights = (trainer.model, trainer.state)
+        weights = (trainer.models["fast"], trainer.state)
         before = sum(t.nbytes for module in weights for t in module.state_dict().values())
         before += sum(t.nbytes for s in trainer.optimizer.state.values() for t in s.values())
-        trainer.step(*draw(1, args.batch, image_size, args.device))
+        trainer.step(path, *draw(1, args.batch, image_size, args.device))
         total = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"total": total, "over_weights": total - before}
 
@@ -147,16 +152,18 @@ def memory(args: argparse.Namespace) -> dict[str, int]:
 def compare(args: argparse.Namespace) -> dict:
     """All figures, as the object that is written."""
     image_size = SIZES[args.size]["image_size"]
-    paths = {"plain": Trainer(args.size, False, args.device), "fast": Trainer(args.size, True, args.device)}
-    first = draw(0, args.batch, image_size, args.device)
-    flops = {name: path.flops(*first) for name, path in paths.items()}
-    losses = {name: path.step(*first)[1] for name, path in paths.items()}  # also the warm-up
-    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    trainer, first = Trainer(args.size, args.device), draw(0, args.batch, image_size, args.device)
+    counted = {path: trainer.count(path, *first) for path in trainer.models}
+    flops = {path: count for path, (count, _) in counted.items()}
+    losses = {path: values for path, (_, values) in counted.items()}
+    seconds: dict[str, list[float]] = {path: [] for path in trainer.models}
+    for path in seconds:
+        trainer.step(path, *first)  # warm-up
     for repeat in range(args.repeats):
         data = draw(1 + repeat, args.batch, image_size, args.device)
-        for name in sorted(paths, reverse=repeat % 2 == 0):  # each goes first as often
-            seconds[name].append(paths[name].step(*data)[0])
-    del paths
+        for path in sorted(seconds, reverse=repeat % 2 == 0):  # each goes first as often
+            seconds[path].append(trainer.step(path, *data))
+    del trainer
     gc.collect()
     median = {name: statistics.median(times) for name, times in seconds.items()}
     difference = max(abs(losses["plain"][k] - losses["fast"][k]) for k in losses["plain"])
