@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,10 @@ def cache_folder() -> Path:
 
 
 class CachedDataset:
-    """A dataset whose pictures are `[views, ...]` cached features instead."""
+    """A dataset whose pictures are `[views, ...]` cached features instead; equal pictures share theirs."""
 
-    def __init__(self, dataset: Dataset, features: np.ndarray, bad: dict[int, str]):
-        self.dataset, self.features, self.bad = dataset, features, bad
+    def __init__(self, dataset: Dataset, rows: list[int], features: np.ndarray, bad: dict[int, str]):
+        self.dataset, self.rows, self.features, self.bad = dataset, rows, features, bad
 
     def __getattr__(self, name: str) -> Any:
         if name == "dataset":  # not there yet while it is unpickled in a worker
@@ -54,9 +54,10 @@ class CachedDataset:
         Raises:
             BadSample: the picture was bad when the features were made.
         """
-        if i in self.bad:
-            raise BadSample(self.bad[i])
-        return self.features[i]
+        row = self.rows[i]
+        if row in self.bad:
+            raise BadSample(self.bad[row])
+        return self.features[row]
 
 
 class PrefixLoader:
@@ -101,15 +102,21 @@ def cached_dataset(
         raise UserError(
             "data.cache_views needs a frozen prefix: set system.image.frozen_blocks, or cache_views to 0"
         )
-    key = _key(system, dataset, config)
+    digests = [dataset.digest(number) for number in range(len(dataset))]
+    members: dict[bytes, list[int]] = {}
+    for number, digest in enumerate(digests):
+        members.setdefault(digest, []).append(number)
+    place = {digest: row for row, digest in enumerate(members)}
+    key = _key(system, digests, config)
     path, listed = cache_folder() / f"{key}.npy", cache_folder() / f"{key}.json"
     if not (path.is_file() and listed.is_file()):
-        _write(system, dataset, config, path, listed, say)
+        _write(system, dataset, list(members.values()), config, path, listed, say)
     bad = {int(i): reason for i, reason in json.loads(listed.read_text())["bad"].items()}
-    return CachedDataset(dataset, np.load(path, mmap_mode="r"), bad)
+    rows = [place[digest] for digest in digests]
+    return CachedDataset(dataset, rows, np.load(path, mmap_mode="r"), bad)
 
 
-def _key(system: System, dataset: Dataset, config: DataConfig) -> str:
+def _key(system: System, digests: Sequence[bytes], config: DataConfig) -> str:
     """Everything that the features depend on: weights, preprocessing, and the pictures themselves."""
     digest = hashlib.sha256()
     parts = (
@@ -122,37 +129,45 @@ def _key(system: System, dataset: Dataset, config: DataConfig) -> str:
     digest.update(json.dumps([*parts, system.image_mean, system.image_std], default=str).encode())
     for name, tensor in sorted(system.image_tower.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    for number in range(len(dataset)):
-        digest.update(dataset.digest(number))
+    for picture in digests:
+        digest.update(picture)
     return digest.hexdigest()[:32]
 
 
 @torch.inference_mode()
 def _write(
-    system: System, dataset: Dataset, config: DataConfig, path: Path, listed: Path, say: Callable[[str], None]
+    system: System,
+    dataset: Dataset,
+    members: Sequence[Sequence[int]],
+    config: DataConfig,
+    path: Path,
+    listed: Path,
+    say: Callable[[str], None],
 ) -> None:
+    """Features of each different picture; `members` are the samples that show it."""
     transform = train_transform(config.image_size, config.augment, system.image_mean, system.image_std)
     tower, views = system.image_tower.eval(), config.cache_views
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     bad: dict[int, str] = {}
     out: np.ndarray | None = None
-    say(f"caching {views} view(s) of {len(dataset):,} pictures through the frozen part of the image tower")
-    for first in range(0, len(dataset), BATCH):
+    say(f"caching {views} view(s) of {len(members):,} pictures through the frozen part of the image tower")
+    for first in range(0, len(members), BATCH):
         rows, pixels = [], []
-        for number in range(first, min(first + BATCH, len(dataset))):
+        for row in range(first, min(first + BATCH, len(members))):
             try:
-                image, texts = dataset.image(number), " ".join(dataset.texts(number))
+                image = dataset.image(members[row][0])
+                texts = " ".join(text for number in members[row] for text in dataset.texts(number))
             except BadSample as error:
-                bad[number] = error.reason
+                bad[row] = error.reason
                 continue
-            rows.append(number)
-            pixels += [_view(transform, image, texts, config.seed, number, view) for view in range(views)]
+            rows.append(row)
+            pixels += [_view(transform, image, texts, config.seed, row, view) for view in range(views)]
         if not rows:
             continue
         features = tower.prefix(torch.stack(pixels).to(system.device)).half().cpu().numpy()
         if out is None:
-            shape = (len(dataset), views, *features.shape[1:])
+            shape = (len(members), views, *features.shape[1:])
             out = open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
         out[rows] = features.reshape(len(rows), views, *features.shape[1:])
     if out is None:
