@@ -10,8 +10,16 @@ from multiway.errors import UserError
 from multiway.train.run import Run
 
 RECIPES: dict[str, str] = {
-    "albef_base": "multiway.recipes.albef:albef_base",
-    "albef_emoji": "multiway.recipes.albef:albef_emoji",
+    name: f"multiway.recipes.{name.split('_')[0]}:{name}"
+    for name in (
+        "albef_base",
+        "albef_emoji",
+        "albef_emoji_full",
+        "albef_emoji_scratch",
+        "albef_photos",
+        "clip_base",
+        "clip_emoji",
+    )
 }
 
 

@@ -1,0 +1,56 @@
+"""CLIP's recipes: the paper's ViT-B/32, and one from pretrained image weights on the bundled drawings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from multiway.data.augment import Augment
+from multiway.data.dataset import DataConfig, Source
+from multiway.recipes.albef import albef_emoji
+from multiway.systems.clip import CLIPConfig, CLIPTextConfig
+from multiway.text import TokenizerConfig
+from multiway.train.run import Init, Run, TrainConfig
+
+
+def clip_base() -> Run:
+    """ViT-B/32 as in the paper (tables 18 and 19), random crops alone; give --data.train.0.path SHARDS."""
+    augment = Augment(crop_scale=(0.9, 1.0), flip=0.0, rand_n=0)
+    return Run(
+        name="clip_base",
+        system=CLIPConfig(),
+        data=DataConfig(train=(Source(path="shards"),), image_size=224, augment=augment, workers=8),
+        train=TrainConfig(
+            epochs=32,
+            batch_size=32768,
+            accumulate=8,
+            lr=5e-4,
+            min_lr=0.0,
+            warmup_lr=0.0,
+            warmup_steps=2000,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            weight_decay=0.2,
+            precision="bf16",
+        ),
+    )
+
+
+def clip_emoji() -> Run:
+    """A small CLIP on the bundled drawings, its image tower pretrained, its text tower from scratch."""
+    align = albef_emoji()[0]
+    text = CLIPTextConfig(vocab_size=3000, width=192, layers=3, heads=3, hidden=768, positions=32)
+    system = CLIPConfig(
+        image=align.system.image,
+        text=text,
+        tokenizer=TokenizerConfig(vocab="trained", add_sep=True),
+        embed_dim=192,
+        positives="ids",
+    )
+    train = replace(align.train, freeze=(), lr_scale={})
+    return Run(
+        name="clip_emoji",
+        system=system,
+        data=align.data,
+        train=train,
+        init=Init(image_tower="efficientnet_lite0"),
+    )
