@@ -139,17 +139,17 @@ def _drawings(split: str) -> DataConfig:
 def albef_emoji() -> tuple[Run, Run]:
     """The bundled drawings by the public protocol: Noto and Twemoji, trained names; minutes on two cores."""
     return _align_then_fuse(
-        _drawings("train"), _adamw(600, 64, 5e-4), _adamw(150, 192, 1e-3), frozen_blocks=8
+        _drawings("train"), _adamw(520, 64, 5e-4), _adamw(120, 192, 1e-3), frozen_blocks=8
     )
 
 
 def albef_emoji_full() -> tuple[Run, Run]:
     """As `albef_emoji`, on all bundled drawings."""
-    return _align_then_fuse(_drawings("all"), _adamw(750, 64, 5e-4), _adamw(150, 192, 1e-3), frozen_blocks=8)
+    return _align_then_fuse(_drawings("all"), _adamw(600, 64, 5e-4), _adamw(150, 192, 1e-3), frozen_blocks=8)
 
 
 def albef_emoji_scratch() -> Run:
-    """The same drawings without any pretrained weight: a small ViT, a small BERT, a vocabulary of their own."""
+    """The same drawings without any pretrained weight: a small ViT, a small BERT, their own vocabulary."""
     text = BertConfig(
         vocab_size=3000, width=192, layers=3, fusion_layers=1, heads=3, hidden=768, positions=32
     )
