@@ -178,6 +178,6 @@ def albef_photos() -> tuple[Run, Run]:
     """Photographs with several captions each (Flickr8k, or --data.train.0.path SHARDS)."""
     augment = Augment(crop_scale=(0.5, 1.0), rand_n=0)
     data = DataConfig(
-        train=(Source(path="../shared/data/flickr8k/train"),), image_size=192, augment=augment, cache_views=3
+        train=(Source(path="../shared/data/flickr8k/train"),), image_size=192, augment=augment, cache_views=2
     )
     return _align_then_fuse(data, _adamw(500, 128, 5e-4), _adamw(300, 128, 1e-3), frozen_blocks=11)
