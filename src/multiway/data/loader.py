@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import itertools
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from multiway.batch import Batch
-from multiway.data.dataset import Dataset
+from multiway.data.dataset import Source
 from multiway.data.order import Order, keyed_generator
 from multiway.data.sample import BadSample, Tally
 from multiway.errors import UserError
 
 Encode = Callable[[list[str]], tuple[Tensor, Tensor]]
-Transform = Callable[[Image.Image, str, np.random.Generator], Tensor]
 
 MAX_TRIES = 1000  # samples in a row that may be bad before the data is given up
 ENOUGH = 50  # samples to read before the share of bad ones says something
+
+Picture = TypeVar("Picture")
+Seen = TypeVar("Seen", covariant=True)
+Transform = Callable[[Picture, str, np.random.Generator], Tensor]
+
+
+@runtime_checkable
+class Pairs(Protocol[Seen]):
+    """What a loader needs of a `Dataset`; its pictures may be something else, as cached features."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]: ...
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+    @property
+    def problems(self) -> Counter[str]: ...
+
+    def __len__(self) -> int: ...
+    def key(self, i: int) -> str: ...
+    def texts(self, i: int) -> list[str]: ...
+    def image(self, i: int) -> Seen: ...
+    def source(self, i: int) -> str: ...
+    def following(self, i: int) -> Iterator[int]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +76,10 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Pairs[Picture],
         *,
         encode: Encode,
-        transform: Transform | None,
+        transform: Transform[Picture] | None,
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
@@ -82,7 +104,7 @@ class Loader:
         Raises:
             UserError: fewer samples than a global batch.
         """
-        self.dataset = dataset
+        self.dataset: Pairs[Any] = dataset
         self.encode = encode
         self.workers = workers
         self.max_bad_share = max_bad_share
@@ -164,7 +186,7 @@ class Loader:
 class _Steps:
     """Step number -> rows; what the worker processes hold."""
 
-    def __init__(self, dataset: Dataset, order: Order, transform: Transform | None, seed: int):
+    def __init__(self, dataset: Pairs[Any], order: Order, transform: Transform[Any] | None, seed: int):
         self.dataset = dataset
         self.order = order
         self.transform = transform
@@ -214,7 +236,7 @@ def _stack(images: list[Tensor | None]) -> Tensor | None:
     return torch.from_numpy(np.stack(arrays)) if arrays else None
 
 
-def _first_pictures(dataset: Dataset) -> dict[str, int]:
+def _first_pictures(dataset: Pairs[Any]) -> dict[str, int]:
     """text -> the number of the first picture that has it, for texts of several pictures."""
     first: dict[str, int] = {}
     shared: dict[str, int] = {}

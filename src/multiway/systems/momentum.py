@@ -15,8 +15,9 @@ from multiway.core.gather import Gradient, gather, gather_ragged, rank, world_si
 from multiway.core.momentum import FeatureQueue, ema_update, momentum_copy
 from multiway.objectives import contrastive, matching
 from multiway.systems.base import System
+from multiway.systems.encoders import Encoders
 
-E = TypeVar("E", bound=nn.Module)
+E = TypeVar("E", bound=Encoders)
 
 
 class MomentumState(nn.Module, Generic[E]):

@@ -44,22 +44,21 @@ def pretrain_stages(
     Raises:
         UserError: as `pretrain`.
     """
-    out = Path(out)
-    if len(runs) == 1:
-        return pretrain(runs[0], out, resume=resume)
-    model: Path | None = None
-    for number, run in enumerate(runs, 1):
-        folder = out / f"{number}-{run.name}"
-        if model is not None:
-            run = replace(run, init=replace(run.init, checkpoint=str(model)))
-        result = pretrain(run, folder, resume=resume)
+    out, (first, *later) = Path(out), runs
+    if not later:
+        return pretrain(first, out, resume=resume)
+    folder = out / f"1-{first.name}"
+    result = pretrain(first, folder, resume=resume)
+    for number, run in enumerate(later, 2):
         if result.stopped_by is not None:
             return result
-        model = folder / "model"
-    if int(os.environ.get("RANK", "0")) == 0:
+        init = replace(run.init, checkpoint=str(folder / "model"))
+        folder = out / f"{number}-{run.name}"
+        result = pretrain(replace(run, init=init), folder, resume=resume)
+    if result.stopped_by is None and int(os.environ.get("RANK", "0")) == 0:
         aside = out / ".model"
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(model, aside)
+        shutil.copytree(folder / "model", aside)
         shutil.rmtree(out / "model", ignore_errors=True)
         aside.rename(out / "model")
     return result

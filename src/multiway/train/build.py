@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from multiway.data.augment import train_transform
 from multiway.data.dataset import DataConfig, Dataset
+from multiway.data.loader import Loader, Pairs, Transform
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
 from multiway.systems import SYSTEMS
 from multiway.systems.base import System
 from multiway.systems.bert import TextStack
+from multiway.systems.encoders import Encoders
 from multiway.text import Tokenizer, train_vocabulary
 from multiway.train import optim
 from multiway.train.features import PrefixLoader, cached_dataset, one_view
@@ -24,6 +26,8 @@ from multiway.train.parallel import Ranks, choose_device, seed_all
 from multiway.train.run import Init, Run
 from multiway.weights import load
 from multiway.weights.initial import fusion_from_itc, load_image_tower, load_text
+
+Picture = TypeVar("Picture")
 
 
 def build(run: Run, ranks: Ranks) -> tuple[System, Any]:
@@ -42,7 +46,11 @@ def build(run: Run, ranks: Ranks) -> tuple[System, Any]:
 @torch.no_grad()
 def _start_fusion(system: System, loader: Any) -> None:
     """Cross-attention from the ITC projections, centred by the run's first batch."""
-    batch, encoders = next(iter(loader.iterate(0))), system.get_submodule("encoders")
+    encoders = getattr(system, "encoders", None)
+    if not isinstance(encoders, Encoders):
+        kind = type(system).__name__
+        raise UserError(f"init.fusion is given, but {kind} has no fusion layers: leave it out")
+    batch = next(iter(loader.iterate(0)))
     (ids, mask), training = batch.text(), system.training
     system.eval()
     image_embeds = system.image_tower.rest(system.image_tower.batch_prefix(batch))
@@ -73,33 +81,36 @@ def _texts(dataset: Dataset) -> Iterator[str]:
             yield from dataset.texts(number)
 
 
-def build_loader(run: Run, system: System, ranks: Ranks) -> Any:
+def build_loader(run: Run, system: System, ranks: Ranks) -> Loader | PrefixLoader:
     """The training data of one rank, augmented and tokenized for `system`."""
-    from multiway.data.loader import Loader
-
     config: DataConfig = run.data
     want, given = _pair(system.image_size), _pair(config.image_size)
     if want != given:
         raise UserError(
             f"data.image_size is {given} and the system's image tower takes {want}: make them equal"
         )
-    transform = train_transform(config.image_size, config.augment, system.image_mean, system.image_std)
+    tokenizer = system.tokenizer
+    assert tokenizer is not None  # build_system sets it
+
+    def loader(pairs: Pairs[Picture], transform: Transform[Picture]) -> Loader:
+        return Loader(
+            pairs,
+            encode=tokenizer,
+            transform=transform,
+            batch_size=run.train.per_rank(ranks.world),
+            seed=config.seed,
+            rank=ranks.rank,
+            world=ranks.world,
+            workers=config.workers,
+            merge_equal_texts=config.merge_equal_texts,
+            max_bad_share=config.max_bad_share,
+        )
+
     dataset = Dataset(config.train, min_side=config.augment.min_side(config.image_size))
     if config.cache_views:
-        dataset, transform = cached_dataset(system, dataset, config), one_view
-    loader = Loader(
-        dataset,
-        encode=system.tokenizer,
-        transform=transform,
-        batch_size=run.train.per_rank(ranks.world),
-        seed=config.seed,
-        rank=ranks.rank,
-        world=ranks.world,
-        workers=config.workers,
-        merge_equal_texts=config.merge_equal_texts,
-        max_bad_share=config.max_bad_share,
-    )
-    return PrefixLoader(loader) if config.cache_views else loader
+        return PrefixLoader(loader(cached_dataset(system, dataset, config), one_view))
+    size, augment = config.image_size, config.augment
+    return loader(dataset, train_transform(size, augment, system.image_mean, system.image_std))
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from multiway.data.augment import train_transform
 from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.loader import Loader
 from multiway.data.order import keyed_generator
-from multiway.data.sample import BadSample
+from multiway.data.sample import BadSample, Tally
 from multiway.errors import UserError
 from multiway.systems.base import System
 
@@ -39,11 +39,9 @@ class CachedDataset:
 
     def __init__(self, dataset: Dataset, rows: list[int], features: np.ndarray, bad: dict[int, str]):
         self.dataset, self.rows, self.features, self.bad = dataset, rows, features, bad
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset":  # not there yet while it is unpickled in a worker
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
+        self.sources, self.sizes, self.problems = dataset.sources, dataset.sizes, dataset.problems
+        self.key, self.texts, self.source = dataset.key, dataset.texts, dataset.source
+        self.following = dataset.following
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -70,15 +68,14 @@ class PrefixLoader:
         return len(self.loader)
 
     @property
-    def tally(self) -> Any:
+    def tally(self) -> Tally:
         """The count of good and bad samples so far."""
         return self.loader.tally
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """As the loader's."""
         for batch in self.loader.iterate(start_step):
-            values = {**vars(batch), "image": None, "image_prefix": batch.image}
-            yield Batch(**values)
+            yield replace(batch, image=None, image_prefix=batch.image)
 
 
 def one_view(views: np.ndarray, caption: str, generator: np.random.Generator) -> Tensor:
@@ -150,18 +147,18 @@ def _write(
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     bad: dict[int, str] = {}
-    out: np.ndarray | None = None
+    out: np.memmap | None = None
     say(f"caching {views} view(s) of {len(members):,} pictures through the frozen part of the image tower")
     for first in range(0, len(members), BATCH):
         rows, pixels = [], []
         for row in range(first, min(first + BATCH, len(members))):
             try:
                 image = dataset.image(members[row][0])
-                texts = " ".join(text for number in members[row] for text in dataset.texts(number))
             except BadSample as error:
                 bad[row] = error.reason
                 continue
             rows.append(row)
+            texts = " ".join(_texts(dataset, members[row]))
             pixels += [_view(transform, image, texts, config.seed, row, view) for view in range(views)]
         if not rows:
             continue
@@ -177,6 +174,12 @@ def _write(
     out.flush()
     _replace(listed, json.dumps({"bad": bad}))
     os.replace(aside, path)
+
+
+def _texts(dataset: Dataset, numbers: Sequence[int]) -> Iterator[str]:
+    for number in numbers:
+        with suppress(BadSample):  # it is bad by itself, not its picture
+            yield from dataset.texts(number)
 
 
 def _view(transform: Callable, image: Image.Image, texts: str, seed: int, number: int, view: int) -> Tensor:
