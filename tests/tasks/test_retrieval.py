@@ -114,7 +114,7 @@ def test_bad_pictures_are_left_out_and_named(albef, listed):
 
 
 def test_without_an_itm_head(albef, samples, monkeypatch):
-    monkeypatch.setattr(type(albef), "has_itm", False)
+    monkeypatch.setattr(albef, "has_itm", False)
     assert evaluate(albef, samples)["itm"] is None
 
 
