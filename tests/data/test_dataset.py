@@ -1,9 +1,8 @@
-"""One dataset over several sources, and what `inspect` and `tally` say of it."""
+"""One dataset over several sources."""
 
 import pytest
 
 from multiway.data.dataset import Dataset, Source
-from multiway.data.inspect import inspect, tally
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
 
@@ -18,19 +17,6 @@ def test_sources_follow_each_other(make_tars):
     assert list(dataset.following(4)) == [4, 3]
     with pytest.raises(IndexError):
         dataset.key(1406)
-
-
-def test_inspect_counts(make_tars):
-    folder = make_tars(
-        6, captions=2, replace={1: {"jpg": b"text"}, 2: {"txt": "\n"}, 3: {"txt": b"\xff\xfe"}}
-    )
-    found = inspect(folder)
-    assert (found["n_images"], found["n_texts"], found["n_unique_texts"]) == (3, 6, 6)
-    assert found["bad"] == {"bad_text": 1, "empty_caption": 1, "not_an_image": 1}
-    assert found["widths"] == [24, 24, 24]
-    assert found["sentence"] == "3 samples read, 3 skipped (bad_text 1, empty_caption 1, not_an_image 1)"
-    assert tally(folder).sentence() == found["sentence"]
-    assert inspect(folder, decode=False)["bad"] == {"bad_text": 1, "empty_caption": 1}
 
 
 def test_min_side_reaches_the_decoder(make_tars, make_picture):
