@@ -10,11 +10,15 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
+from multiway.batch import Batch
+from multiway.core import masks
 from multiway.core.embed import resize_positions
 from multiway.errors import UserError
+from multiway.systems.albef import ALBEF, Draws
 from multiway.systems.bert import TextStack
+from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import VisionTransformer
-from multiway.weights.initial import load_image_tower, load_text
+from multiway.weights.initial import SPREAD, fusion_from_itc, load_image_tower, load_text
 from multiway.weights.keymap import Layout, to_theirs
 from multiway.weights.parts import bert, timm_vit
 
@@ -84,3 +88,96 @@ def test_shorter_tables_keep_their_rows_and_other_widths_are_refused(tmp_path: P
 def test_a_name_that_is_neither_packaged_nor_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="minilm"):
         load_text(TextStack(tiny.bert(), context_width=24), str(tmp_path / "nothing"))
+
+
+class Map(torch.nn.Module):
+    """A tower whose tokens have to be pooled."""
+
+    width, pooled_index, image_size = 24, None, 32
+    image_mean = image_std = (0.5, 0.5, 0.5)
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 24, 8, stride=8)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.patches(image)
+
+
+def pooled(**changes) -> ALBEF:
+    """An ALBEF as the small recipes have it, its fusion layers started from the alignment."""
+    off = {"momentum": None, "queue_size": 0, "alpha": 0.0, "mlm_weight": 0.0}
+    config = tiny.albef_config(
+        image=BackboneConfig(name="user", image_size=32),
+        text=tiny.bert(width=16, fusion_layers=1),
+        **({"embed_dim": 16, "text_pooling": "mean", "null_token": True} | off | changes),
+    )
+    torch.manual_seed(0)
+    model = ALBEF(config, Map())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@torch.no_grad()
+def start(model: ALBEF, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    encoders, (ids, mask) = model.encoders, batch.text()
+    image_embeds, text_embeds = encoders.image_tower(batch.image), encoders.text(ids, mask)
+    fusion_from_itc(encoders, image_embeds, text_embeds, mask)
+    return image_embeds, text_embeds
+
+
+@torch.no_grad()
+def test_fusion_from_itc_looks_where_alignment_does_and_the_null_token_scores_zero() -> None:
+    model, batch = pooled(), tiny.batch(24)
+    image_embeds, text_embeds = start(model, batch)
+    encoders, block, real = model.encoders, model.encoders.text.fusion[0], batch.attention_mask.bool()
+    hidden = block.norm1(text_embeds + block.attention(text_embeds, mask=masks.padding(batch.attention_mask)))
+    key = encoders.context(image_embeds).layers[0].key  # [B, H, 1 + N, d], the null token first
+    query = block.cross.query(hidden[real]).unflatten(-1, (block.cross.heads, -1))
+    scores = torch.einsum("phd,bhnd->phbn", query, key) * query.shape[-1] ** -0.5
+    assert scores[..., 0].abs().max() < 1e-4
+    patches = scores[..., 1:]
+    assert float(patches.mean().abs()) < 0.15 * SPREAD
+    assert float(patches.std()) == pytest.approx(SPREAD, rel=0.1)
+    # Summed over heads, the score is the similarity under the ITC projections, up to centring and scale.
+    words = encoders.text_proj(hidden[real])
+    pool = encoders.pool
+    value = pool.attention.key_value.weight[16:] @ (pool.norm(image_embeds).flatten(0, 1).T)
+    aligned = words @ encoders.image_proj.weight @ pool.attention.out.weight @ value
+
+    def centred(x: torch.Tensor) -> torch.Tensor:
+        x = x - x.mean(0, keepdim=True)
+        return (x - x.mean(1, keepdim=True)).flatten()
+
+    both = torch.stack([centred(aligned), centred(patches.sum(1).flatten(1))])
+    assert float(torch.corrcoef(both)[0, 1]) > 0.999
+
+
+def test_after_fusion_from_itc_the_gradient_of_itm_reaches_all_that_it_reads() -> None:
+    model, batch = pooled(), tiny.batch(6)
+    start(model, batch)
+    draws = replace(tiny.draws(batch), mlm_input_ids=None, mlm_labels=None)
+    assert isinstance(draws, Draws)
+    model.losses(batch, model.init_state(), draws)["itm"].backward()
+    unread = ("temperature", "encoders.image_proj", "encoders.text_proj", "encoders.pool.query")
+    for name, parameter in model.named_parameters():
+        read = not name.startswith((*unread, "encoders.pool.attention"))
+        assert (parameter.grad is not None and bool(parameter.grad.any())) == read, name
+
+
+def test_fusion_from_itc_needs_a_pool_a_null_token_and_equal_widths() -> None:
+    for changes in ({"null_token": False}, {"embed_dim": 12}):
+        with pytest.raises(UserError, match="null_token"):
+            start(pooled(**changes), tiny.batch(4))
+
+
+def test_reranking_takes_the_match_alone_or_adds_the_alignment() -> None:
+    logits, cosine = torch.tensor([[0.5, 2.0], [1.0, -1.0]]), torch.tensor([0.3, -0.2])
+    assert pooled().rerank_score(logits, cosine).tolist() == [2.0, -1.0]
+    model = pooled(rerank="itm+itc", temperature=0.1)
+    with torch.no_grad():
+        model.temperature.fill_(0.1)
+    torch.testing.assert_close(model.rerank_score(logits, cosine), torch.tensor([1.5 + 3.0, -2.0 - 2.0]))
