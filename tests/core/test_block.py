@@ -84,16 +84,19 @@ def test_packed_tokens_equal_padded_ones_in_value_and_gradient(pre_norm) -> None
     torch.manual_seed(0)
     stack = Stack(block(context_width=8, pre_norm=pre_norm) for _ in range(2))
     real = (torch.arange(6) < torch.tensor([[6], [2], [4]])).long()
-    x, tokens = torch.randn(3, 6, WIDTH), torch.randn(3, 4, 8)
     ragged, found = Ragged.of(real), []
+    inputs = {"x": torch.randn(3, 6, WIDTH), "tokens": torch.randn(3, 4, 8)}
     for packed in (True, False):
         stack.zero_grad()
+        leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+        x, tokens = leaves["x"], leaves["tokens"]
         options = {"mask": masks.padding(real), "context": stack.context(tokens)}
         y = ragged.pad(stack(ragged.pack(x), ragged=ragged, **options)) if packed else stack(x, **options)
         y = y * real[..., None]
         y.pow(3).sum().backward()
-        found.append((y, {n: p.grad.clone() for n, p in stack.named_parameters()}))
+        found.append((y, {n: p.grad.clone() for n, p in [*stack.named_parameters(), *leaves.items()]}))
     torch.testing.assert_close(found[0][0], found[1][0])
+    assert all(gradient.any() for gradient in found[0][1].values())
     for name, gradient in found[0][1].items():
         torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-4, atol=1e-4, msg=name)
 

@@ -41,7 +41,9 @@ def test_the_commands_of_the_readme_exist():
 
 def test_the_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"`?make ([a-z-]+)", README)) - {"are"}:
+    targets = set(re.findall(r"`?make ([a-z-]+)", README)) - {"are"}
+    assert {"demo", "test"} <= targets
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

@@ -23,7 +23,8 @@ def test_one_version():
 def test_importing_is_light():
     code = "import sys, multiway; print({'torch', 'numpy', 'PIL'} & set(sys.modules) or '')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
-    assert done.stdout.strip() == "", done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
 
 
 def test_the_data_that_the_wheel_ships():

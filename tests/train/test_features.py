@@ -1,0 +1,103 @@
+"""Features of a frozen prefix on disk: those that it computes, made once, found again by their key."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from multiway.data.augment import Augment, eval_transform
+from multiway.data.dataset import DataConfig, Dataset, Source
+from multiway.data.loader import Loader
+from multiway.data.sample import BadSample
+from multiway.data.shards import write_shards
+from multiway.errors import UserError
+from multiway.train import features
+
+GOOD = (0, 1, 3, 4)  # 2 is no picture; 4 shows what 0 does, and so does 5, which has no text
+STILL = Augment(crop_scale=None, flip=0.0, rand_n=0)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> DataConfig:
+    monkeypatch.setenv("MULTIWAY_CACHE", str(tmp_path / "cache"))
+    return DataConfig(train=(shards(tmp_path / "a", 0),), image_size=32, augment=STILL, cache_views=2)
+
+
+def shards(folder: Path, seed: int) -> Source:
+    draw, pictures = np.random.default_rng(seed), []
+    for _ in range(4):
+        Image.fromarray(draw.integers(0, 255, (40, 36, 3), np.uint8)).save(out := io.BytesIO(), "PNG")
+        pictures.append(out.getvalue())
+    pictures[2] = b"no picture"
+    samples = [
+        {"__key__": str(i), "png": pictures[shown], "txt": "\n" if i == 5 else f"picture {i}"}
+        for i, shown in enumerate((0, 1, 2, 3, 0, 0))
+    ]
+    write_shards(folder, samples)
+    return Source(path=str(folder))
+
+
+def cached(config: DataConfig, *, seed: int = 0, said: list | None = None):
+    system, _ = tiny.albef(tiny.albef_config(image=tiny.vit(frozen_blocks=1)), seed=seed)
+    say = (said if said is not None else []).append
+    return system, features.cached_dataset(system, Dataset(config.train), config, say=say)
+
+
+def encode(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(len(texts), 2, dtype=torch.long), torch.ones(len(texts), 2, dtype=torch.long)
+
+
+def test_cached_features_are_those_of_the_prefix(config: DataConfig) -> None:
+    system, dataset = cached(config)
+    plain = Dataset(config.train)
+    transform = eval_transform(32, system.image_mean, system.image_std)
+    for i in GOOD:
+        with torch.no_grad():
+            expected = system.image_tower.prefix(transform(plain.image(i))[None])
+        views = torch.from_numpy(dataset.image(i).astype(np.float32))
+        torch.testing.assert_close(views, expected.expand_as(views), rtol=2e-3, atol=2e-3)
+    assert dataset.rows[4] == dataset.rows[5] == dataset.rows[0]  # equal pictures share theirs
+    with pytest.raises(BadSample, match="not_an_image"):
+        dataset.image(2)
+    with pytest.raises(BadSample, match="empty_caption"):
+        dataset.texts(5)
+
+
+def test_the_second_run_reads_and_other_weights_or_pictures_write_anew(config: DataConfig, tmp_path) -> None:
+    said: list[str] = []
+    _, first = cached(config, said=said)
+    _, second = cached(config, said=said)
+    assert len(said) == 1
+    assert np.array_equal(first.features, second.features)
+    with pytest.raises(BadSample, match="not_an_image"):
+        second.image(2)
+    cached(config, seed=1, said=said)
+    cached(replace(config, augment=replace(STILL, crop_scale=(0.5, 1.0))), said=said)
+    cached(replace(config, train=(shards(tmp_path / "b", 1),)), said=said)
+    assert len(said) == 4
+    left = sorted(path.suffix for path in features.cache_folder().iterdir())
+    assert left == [".json"] * 4 + [".npy"] * 4  # nothing aside
+
+
+def test_batches_carry_features_in_place_of_pictures(config: DataConfig) -> None:
+    _, dataset = cached(config)
+    loader = Loader(dataset, encode=encode, transform=features.one_view, batch_size=3, max_bad_share=0.9)
+    batch = next(features.PrefixLoader(loader).iterate())
+    assert batch.image is None
+    assert batch.image_prefix is not None
+    rows = [dataset.rows[i] for i in batch.ids.tolist()]
+    assert torch.equal(batch.image_prefix, torch.from_numpy(dataset.features[rows, 0].astype(np.float32)))
+    assert set(batch.ids.tolist()) <= set(GOOD)
+
+
+def test_a_tower_without_a_frozen_prefix_is_refused(config: DataConfig) -> None:
+    system, _ = tiny.albef()
+    with pytest.raises(UserError, match="frozen_blocks"):
+        features.cached_dataset(system, Dataset(config.train), config)
