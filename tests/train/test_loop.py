@@ -223,8 +223,15 @@ def test_impossible_batch_is_refused_before_anything_is_written(fit, fake, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_run_json_is_written_first(fit, fake):
-    _, _, _, out = fit(steps=1)
-    assert (out / "run.json").exists()
+def test_run_json_is_written_first(fit, fake, tmp_path):
+    there = []
+
+    def evaluate(model):
+        there.append((out / "run.json").exists() and not (out / "checkpoints").exists())
+        return {"r1": 1.0}
+
+    out = tmp_path / "run"
+    fit(steps=1, evaluate=evaluate)
+    assert there == [True]
     write_run(fake.make_run(steps=9), out)  # a harmless difference
     fit(steps=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from multiway.errors import UserError
 from multiway.systems.albef import ALBEF
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.text import Tokenizer
-from multiway.weights import albef, clip
+from multiway.weights import albef, aside, clip
 from multiway.weights.keymap import to_theirs
 
 
@@ -56,6 +57,50 @@ def test_saving_replaces_what_was_there(model: ALBEF, tmp_path: Path) -> None:
     assert not (tmp_path / "model" / "old").exists()
 
 
+class Killed(BaseException):
+    """A kill, as far as one process can play it: nothing that follows runs."""
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_kill_while_saving_leaves_the_old_or_the_new_model(
+    model: ALBEF, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    folder, rename, left = multiway.save(model, tmp_path / "model"), os.rename, [renames]
+
+    def until_killed(source: Path, target: Path) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        rename(source, target)
+
+    new = ALBEF(model.config)
+    new.tokenizer = model.tokenizer
+    with monkeypatch.context() as patch:
+        patch.setattr(aside.os, "rename", until_killed)
+        patch.setattr(aside.shutil, "rmtree", lambda *_, **__: None)  # the dead clean nothing up
+        if renames < 2:
+            with pytest.raises(Killed):
+                multiway.save(new, folder)
+        else:
+            multiway.save(new, folder)
+    kept = multiway.load(folder)
+    tiny.assert_same(kept.state_dict(), (new if renames == 2 else model).state_dict(), tolerance=0)
+    multiway.save(new, folder)  # the next one goes through and cleans up
+    tiny.assert_same(multiway.load(folder).state_dict(), new.state_dict(), tolerance=0)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_serves_other_picture_sizes(model: ALBEF, tmp_path: Path) -> None:
+    folder = multiway.save(model, tmp_path / "model")
+    larger = multiway.load(folder, image_size=(48, 32))
+    assert isinstance(larger, ALBEF)
+    assert larger.image_size == larger.config.image.image_size == (48, 32)
+    assert torch.equal(larger.image_tower.positions, resize_positions(model.image_tower.positions, (6, 4)))
+    assert larger.image_context(torch.randn(1, 3, 48, 32))[0].shape == (1, 12)
+    texts = ["a dog"]
+    assert torch.equal(larger.encode_text(texts), model.encode_text(texts))
+
+
 def test_what_is_wrong_with_a_folder_is_said(model: ALBEF, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         multiway.load(tmp_path / "nothing")
@@ -63,8 +108,8 @@ def test_what_is_wrong_with_a_folder_is_said(model: ALBEF, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"no config\.json"):
         multiway.load(tmp_path / "empty")
     folder = multiway.save(model, tmp_path / "model")
-    with pytest.raises(UserError, match="image_size"):
-        multiway.load(folder, image_size=48)
+    with pytest.raises(UserError, match="image_size 44"):
+        multiway.load(folder, image_size=44)
     config = json.loads((folder / "config.json").read_text())
     for wrong, said in (
         (config | {"embed_dim": "x"}, "embed_dim"),

@@ -16,6 +16,7 @@ from multiway.systems.base import System
 from multiway.train.loop import Result, train
 from multiway.train.run import Run
 from multiway.train.validate import Evaluate
+from multiway.weights.aside import replacing
 
 RERANKED = 16  # candidates that a validation re-ranks
 
@@ -56,11 +57,8 @@ def pretrain_stages(
         folder = out / f"{number}-{run.name}"
         result = pretrain(replace(run, init=init), folder, resume=resume)
     if result.stopped_by is None and int(os.environ.get("RANK", "0")) == 0:
-        aside = out / ".model"
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(folder / "model", aside)
-        shutil.rmtree(out / "model", ignore_errors=True)
-        aside.rename(out / "model")
+        with replacing(out / "model") as aside:
+            shutil.copytree(folder / "model", aside, dirs_exist_ok=True)
     return result
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from multiway.errors import UserError
 from multiway.train import parallel
 from multiway.train.parallel import Ranks, whole
 from multiway.train.run import Run, check_same_run
+from multiway.weights.aside import replacing
 
 
 @dataclass
@@ -61,6 +61,17 @@ class Checkpoint:
     def load(self, name: str) -> dict[str, Tensor]:
         """The tensors of one of its files, in memory: a mapped file would outlive its checkpoint."""
         return {k: v.clone() for k, v in load_file(self.path / f"{name}.safetensors").items()}
+
+    def restore(self, system: nn.Module, state: nn.Module) -> None:
+        """Give both the weights and buffers that they had."""
+        system.load_state_dict(self.load("model"))
+        state.load_state_dict(self.load("state"))
+
+    def sentence(self, world: int) -> str:
+        """What a run hears that goes on from here on `world` ranks."""
+        step, before = self.progress.step, self.progress.world
+        changed = f"; it had {before} rank(s) and has {world} now: its draws differ from here"
+        return f"resumed after step {step:,}" + (changed if before != world else "")
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -155,21 +166,6 @@ def _intact(path: Path) -> dict[str, Any] | None:
         return None
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` that takes its place when the block ends without an exception."""
-    aside = target.with_name(f".{target.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
-    for file in aside.rglob("*"):
-        _to_disk(file)
-    if target.exists():
-        remove(target)
-    os.rename(aside, target)
-    _to_disk(target.parent)
-
-
 def remove(folder: Path) -> None:
     """Delete a folder so that a half-deleted one never keeps its name."""
     aside = folder.with_name(f".{folder.name}.gone")
@@ -182,14 +178,6 @@ def sweep(folder: Path) -> None:
     """Remove what a killed process left half written or half deleted."""
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def find(run: Run, out: Path, resume: str, ranks: Ranks) -> Checkpoint | None:

@@ -91,8 +91,7 @@ def train(
         system.to(ranks.device)
         state = system.init_state(steps_per_epoch=epoch).to(ranks.device)
         if found:
-            system.load_state_dict(found.load("model"))
-            state.load_state_dict(found.load("state"))
+            found.restore(system, state)
         else:
             system.begin(state)
         model = parallel.wrap(system, config, ranks)
@@ -106,11 +105,7 @@ def train(
         log = Log(out, start=progress.step, total=total, batch_size=size, tensorboard=board, on=ranks.first)
         log.say(f"{run.name}: {total:,} steps of {size} on {ranks.world} x {ranks.device.type}")
         if found:
-            log.say(f"resumed after step {progress.step:,}")
-        if found and progress.world != ranks.world:
-            log.say(
-                f"the run had {progress.world} rank(s) and has {ranks.world} now: its draws differ from here"
-            )
+            log.say(found.sentence(ranks.world))
         progress.world = ranks.world
 
         def write_model(name: str) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -15,41 +12,31 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from multiway.core.embed import resize_positions
 from multiway.errors import UserError
 from multiway.systems import SYSTEMS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
+from multiway.weights.aside import replacing, standing
 from multiway.weights.official import load_checkpoint
 
 FILES = ("config.json", "model.safetensors")
 
 
 def save(model: System, folder: str | Path, *, card: str | None = None) -> Path:
-    """Write `model` as a folder that `load` reads; what was there is replaced in one rename.
+    """Write `model` as a folder; killed at any moment, `load` reads the old one or the new one.
 
     Args:
         card: text of README.md, the model card; a short one is made when it is None.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with replacing(folder) as aside:
         (aside / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n")
         tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
         if model.tokenizer is not None:
             model.tokenizer.save(aside)
         (aside / "README.md").write_text(card or _card(model))
-        aside.chmod(0o755)
-        if folder.exists():
-            old = aside.with_name(aside.name + ".old")
-            os.rename(folder, old)
-            os.rename(aside, folder)
-            shutil.rmtree(old)
-        else:
-            os.rename(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
@@ -66,22 +53,42 @@ def load(
         path: a folder with config.json, `owner/name` on the Hugging Face hub, or a `.pth`, `.pt` or
             `.safetensors` file in an official layout.
         image_tower: the module, when the model has a tower of the user's own.
-        image_size: pixels, when an official checkpoint shall take others than its own: its positions are
-            resized.
+        image_size: pixels, when a ViT tower shall take others than its own: its positions are resized.
 
     Raises:
         UserError: nothing is there, or it is not a model; the sentence says what is missing.
     """
     path = Path(path)
     if path.is_file():
-        model = load_checkpoint(path, image_size=image_size)
+        model = load_checkpoint(path)
     else:
-        model = _load_folder(path if path.is_dir() else _download(path), image_tower)
-        if image_size is not None:
-            raise UserError(
-                f"{path} is a model folder of ours: image_size can be changed only for official checkpoints"
-            )
+        folder = standing(path)
+        model = _load_folder(folder if folder.is_dir() else _download(path), image_tower)
+    if image_size is not None:
+        model = resized(model, image_size)
     return model.eval().to(device)
+
+
+def resized(model: System, image_size: int | tuple[int, int]) -> System:
+    """The same model for pictures of another size, its table of positions interpolated.
+
+    Raises:
+        UserError: the image tower has no table of positions, or its patches do not fill such a picture.
+    """
+    old = model.config.image
+    if not hasattr(old, "grid"):
+        raise UserError("image_size is for towers with a table of positions, as a ViT: leave it out here")
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if any(side < 1 or side % old.patch_size for side in sides):
+        raise UserError(f"image_size {image_size} is not made of patches of {old.patch_size} pixels")
+    config = replace(model.config, image=replace(old, image_size=image_size))
+    other, tensors = type(model)(config), model.state_dict()
+    for name, tensor in other.state_dict().items():
+        if tensors[name].shape != tensor.shape:
+            tensors[name] = resize_positions(tensors[name], config.image.grid, old_grid=old.grid)
+    other.load_state_dict(tensors)
+    other.tokenizer = model.tokenizer
+    return other
 
 
 def _load_folder(folder: Path, image_tower: nn.Module | None) -> System:

@@ -46,7 +46,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_checkpoint(path: Path, *, image_size: int | tuple[int, int] | None = None) -> System:
+def load_checkpoint(path: Path) -> System:
     """A system from an official checkpoint of ALBEF or CLIP, told apart by their keys.
 
     Raises:
@@ -70,8 +70,6 @@ def load_checkpoint(path: Path, *, image_size: int | tuple[int, int] | None = No
         raise UserError(
             f"{path} lacks {len(missing)} tensors of {type(model).__name__}, the first {missing[0]}"
         )
-    if image_size is not None:
-        model = resized(model, image_size)
     model.tokenizer = Tokenizer.load(model.config.tokenizer)
     return model
 
@@ -102,28 +100,3 @@ def load_layout(
             matched.append(name)
         module.load_state_dict(fitting, strict=False)
     return Report(tuple(matched), tuple(resized), tuple(missing), tuple(unexpected))
-
-
-def resized(model: System, image_size: int | tuple[int, int]) -> System:
-    """The same model for pictures of another size, its table of positions interpolated.
-
-    Raises:
-        UserError: the image tower has no table of positions.
-    """
-    from dataclasses import replace
-
-    if not hasattr(model.config.image, "grid"):
-        raise UserError(
-            "only a ViT's positions can be resized: this tower takes pictures of any size as it is"
-        )
-    config = replace(model.config, image=replace(model.config.image, image_size=image_size))
-    other = type(model)(config)
-    tensors = model.state_dict()
-    for name, tensor in other.state_dict().items():
-        if tensors[name].shape != tensor.shape:
-            tensors[name] = resize_positions(
-                tensors[name], config.image.grid, old_grid=model.config.image.grid
-            )
-    other.load_state_dict(tensors)
-    other.tokenizer = model.tokenizer
-    return other
