@@ -79,3 +79,4 @@ def test_unlabelled_pairs_do_not_count() -> None:
     labels = torch.tensor([1, 0, -100, 0])
     expected = torch.nn.functional.cross_entropy(logits[[0, 1, 3]], labels[[0, 1, 3]])
     torch.testing.assert_close(matching.itm(logits, labels), expected)
+    torch.testing.assert_close(matching.itm(logits, labels, count=torch.tensor(6.0)), expected / 2)

@@ -11,6 +11,8 @@ from multiway.systems.albef import Draws
 
 SIZE, WORLD = 3, 2
 WHOLE = tiny.batch(SIZE * WORLD)
+DRAWS = tiny.draws(WHOLE)
+DRAWS.negative_text[0] = DRAWS.negative_image[1] = -1  # rank 0 has fewer labelled pairs than rank 1
 GLOBAL = {"negatives": "global", "normalisation": "global"}
 
 
@@ -18,7 +20,7 @@ def part(rank: int) -> tuple[Batch, Draws]:
     """A rank's rows, cut to their own longest text; negatives are rows of the whole batch."""
     rows = slice(rank * SIZE, (rank + 1) * SIZE)
     length = int(WHOLE.attention_mask[rows].sum(1).max())
-    draws = tiny.draws(WHOLE)
+    draws = DRAWS
     batch = Batch(
         image=WHOLE.image[rows],
         input_ids=WHOLE.input_ids[rows, :length],
@@ -60,7 +62,7 @@ def on_rank(rank: int, changes: dict) -> dict:
 
 
 def compare(changes: dict) -> None:
-    one = two_steps(0, WHOLE, tiny.draws(WHOLE), 1, changes)
+    one = two_steps(0, WHOLE, DRAWS, 1, changes)
     for both in ranks.run(on_rank, WORLD, changes):
         for ours, theirs in zip(both["steps"], one["steps"], strict=True):
             torch.testing.assert_close(ours["loss"], theirs["loss"], rtol=1e-5, atol=1e-5)

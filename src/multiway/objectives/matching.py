@@ -69,6 +69,14 @@ def pairs(
     return Pairs(torch.cat([own, repeated, text]), torch.cat([own, image, repeated]), labels)
 
 
-def itm(logits: Float[Tensor, "P 2"], labels: Int[Tensor, " P"]) -> Float[Tensor, ""]:
-    """Cross-entropy of matched (1) against not (0), mean over the pairs; label -100 leaves a pair out."""
-    return F.cross_entropy(logits, labels)
+def itm(
+    logits: Float[Tensor, "P 2"], labels: Int[Tensor, " P"], *, count: Tensor | None = None
+) -> Float[Tensor, ""]:
+    """Cross-entropy of matched (1) against not (0), mean over the pairs; label -100 leaves a pair out.
+
+    Args:
+        count: the normaliser when it is not this rank's labelled pairs: the all-rank mean number of them.
+    """
+    if count is None:
+        return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, reduction="sum") / count

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Context
-from multiway.core.gather import mean_over_ranks
 from multiway.core.pooling import pool_text
 from multiway.objectives import contrastive, language, matching
 from multiway.systems.bert import BertConfig
@@ -60,7 +59,7 @@ class ALBEFConfig:
         positives: `pair`: only a picture's own text; `ids`: all rows with equal `batch.ids`.
         hardest: take the most similar negative instead of drawing by similarity.
         negatives: candidates of ITC and ITM from this rank's batch (official) or from all ranks'.
-        normalisation: MLM's mean over this rank's masked tokens (official) or over all ranks'.
+        normalisation: means of ITM and MLM over this rank's pairs and words (official) or over all ranks'.
         text_pooling: the text feature from [CLS] (official) or from the mean of all tokens.
         match_pooling: likewise, what the ITM head reads.
         null_token: one learned token beside each picture's in cross-attention (`Encoders.context`).
@@ -214,7 +213,7 @@ class ALBEF(MomentumSystem[Encoders]):
         hidden = encoders.text.fuse(queries, query_mask, context.select(pictures))
         fused = hidden[: len(pairs.labels)]
         itm_logits = self._match(fused, query_mask[: len(pairs.labels)])
-        losses["itm"] = matching.itm(itm_logits, pairs.labels)
+        losses["itm"] = matching.itm(itm_logits, pairs.labels, count=self.labelled(pairs.labels))
         losses["loss"] = losses["loss"] + config.itm_weight * losses["itm"]
 
         # MLM, the head on masked positions only; the momentum model reads the same with its own pictures.
@@ -226,7 +225,7 @@ class ALBEF(MomentumSystem[Encoders]):
                 with torch.no_grad():
                     mlm_hidden_m = momentum.fused_masked(own_m, mask)
                     logits_m = momentum.words(mlm_hidden_m[masked])
-            count = mean_over_ranks(masked.sum().float()) if config.normalisation == "global" else None
+            count = self.labelled(mlm_labels)
             logits, targets = encoders.words(mlm_hidden[masked]), mlm_labels[masked]
             losses["mlm"] = language.mlm(logits, targets, teacher_logits=logits_m, alpha=alpha, count=count)
             losses["loss"] = losses["loss"] + config.mlm_weight * losses["mlm"]

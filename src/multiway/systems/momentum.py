@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Context
-from multiway.core.gather import Gradient, gather, gather_ragged, rank, world_size
+from multiway.core.gather import Gradient, gather, gather_ragged, mean_over_ranks, rank, world_size
 from multiway.core.momentum import FeatureQueue, ema_update, momentum_copy
 from multiway.objectives import contrastive, matching
 from multiway.systems.base import System
@@ -165,6 +165,12 @@ class MomentumSystem(System, Generic[E]):
     def wide(self) -> bool:
         """Whether candidates and negatives come from all ranks."""
         return self.config.negatives == "global" and world_size() > 1
+
+    def labelled(self, labels: Int[Tensor, "..."]) -> Float[Tensor, ""] | None:
+        """The all-rank mean number of labels that are not -100; None where each rank's own mean is meant."""
+        if self.config.normalisation == "rank":
+            return None
+        return mean_over_ranks((labels != -100).sum().float())
 
     def queued_ids(self, batch: Batch) -> Int[Tensor, " B"]:
         """What the queue remembers of each row: its id, or -100 where its only positive is its own pair."""
