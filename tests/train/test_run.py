@@ -11,7 +11,7 @@ from multiway import recipes
 from multiway.errors import UserError
 from multiway.train.build import describe
 from multiway.train.log import read_metrics
-from multiway.train.run import TrainConfig, check_same_run, differences, read_run, write_run
+from multiway.train.run import Run, TrainConfig, check_same_run, differences, read_run, write_run
 
 
 def read(fake, path):
@@ -125,6 +125,12 @@ def test_an_unknown_recipe_gets_the_nearest(monkeypatch):
         recipes.get("qqqq")
 
 
-def test_every_recipe_resolves():
-    for name in recipes.list_recipes():
-        assert callable(recipes.get(name))
+@pytest.mark.parametrize("name", recipes.list_recipes())
+def test_every_recipe_is_runs_that_are_read_back_as_they_are(name, tmp_path):
+    runs = recipes.stages(recipes.get(name)())
+    assert runs
+    for run in runs:
+        assert isinstance(run, Run)
+        write_run(run, tmp_path)
+        assert read_run(tmp_path, type(run.system), type(run.data)) == run
+        run.train.per_rank(1)
