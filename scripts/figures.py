@@ -21,9 +21,6 @@ PAGES = ("README.md", "docs/results.md")
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 DEMOS = {"demo": "`make demo`", "demo_scratch": "`make demo-scratch`"}
-#: Frozen towers, two-layer pooler, no augmentation, dual encoder: what a first try gives on the same splits.
-BASELINE = {"combination": (65, 58, "", ""), "style": (19, 20, 50, 50)}
-PHOTOS_BASELINE = (18, 15, 55, 53)
 
 
 def load(name: str) -> dict[str, Any] | None:
@@ -59,8 +56,6 @@ def demo() -> str:
         for split, result in found["splits"].items():
             for stage, label in (("itc", "contrast"), ("itm", "re-ranked")):
                 rows.append([f"{command}, {split}, {label}", *recalls(result[stage])])
-            if name == "demo":
-                rows.append([f"*baseline*, {split}", *BASELINE[split]])
         minutes = found["training_seconds"] / 60
         notes.append(
             f"{command}: {minutes:.1f} minutes of training, {found['rest_seconds']:.0f} s for the rest "
@@ -80,7 +75,6 @@ def photos() -> str:
         label = f"{name}, {result['n_images']:,} photographs"
         for stage, way in (("itc", "contrast"), ("itm", "re-ranked")):
             rows.append([f"{label}, {way}", *recalls(result[stage])])
-    rows.append(["*baseline*: frozen towers at 192 px, dual encoder", *PHOTOS_BASELINE])
     note = (
         f"`python scripts/photos.py FLICKR8K`: recipe `albef_photos`, "
         f"{found['training_seconds'] / 60:.0f} minutes of training ({machine(found)}). "
