@@ -133,13 +133,13 @@ def _adamw(steps: int, batch_size: int, lr: float) -> TrainConfig:
 def _drawings(split: str) -> DataConfig:
     """A drawing's name three times out of four, else its tags; equal names are positives of each other."""
     sources = tuple(Source(path="emoji", split=split, texts=texts, weight=0.5) for texts in ("first", "all"))
-    return DataConfig(train=sources, image_size=96, augment=MILD, merge_equal_texts=True, cache_views=2)
+    return DataConfig(train=sources, image_size=96, augment=MILD, merge_equal_texts=True, cache_views=4)
 
 
 def albef_emoji() -> tuple[Run, Run]:
     """The bundled drawings by the public protocol: Noto and Twemoji, trained names; minutes on two cores."""
     return _align_then_fuse(
-        _drawings("train"), _adamw(520, 64, 5e-4), _adamw(120, 192, 1e-3), frozen_blocks=8
+        _drawings("train"), _adamw(480, 64, 5e-4), _adamw(120, 192, 1e-3), frozen_blocks=8
     )
 
 
