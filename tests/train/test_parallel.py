@@ -69,7 +69,7 @@ def test_two_ranks_resume_bit_for_bit(fake, ranks, capsys, kind):
         assert torch.equal(one[name], two[name]), name
     # its checkpoint is also a start for one process
     fake.fit(ranks / f"{kind}-cut", {"train": {**RESUMED, "steps": 5}})
-    assert "the run had 2 rank(s) and has 1 now" in capsys.readouterr().out
+    assert "it had 2 rank(s) and has 1 now" in capsys.readouterr().out
 
 
 def test_device_is_chosen_or_refused():
