@@ -20,7 +20,6 @@ from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, expand, write_shards
 from multiway.errors import UserError
 
-
 WEBDATASET = """
 import hashlib, json, sys, webdataset
 samples = webdataset.WebDataset(sys.argv[1:], shardshuffle=False)
