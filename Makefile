@@ -52,7 +52,7 @@ test-slow: $(VENV)/.dev  ## the tests marked slow
 
 check: $(VENV)/.dev  ## lint, types, layers
 	$(BIN)/ruff check .
-	$(BIN)/pyrefly check
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev  ## let ruff format the code
