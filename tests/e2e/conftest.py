@@ -64,6 +64,6 @@ def process() -> Callable[..., subprocess.CompletedProcess]:
         command = [sys.executable, "-m", "multiway", *map(str, argv)]
         source = str(Path(multiway.__file__).parents[1])
         env = {**os.environ, "PYTHONPATH": source}
-        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, **options)
+        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=600, **options)
 
     return run

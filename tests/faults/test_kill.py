@@ -64,7 +64,7 @@ def test_a_signal_saves_and_ends_cleanly(fake, start, tmp_path, capsys, number, 
     out = tmp_path / "run"
     wait_for(out, 3, processes[0])
     os.kill(processes[-1].pid, number)  # one rank is told; all have to stop at the same step
-    said = [p.communicate(timeout=100)[0] for p in processes]
+    said = [p.communicate(timeout=600)[0] for p in processes]
     assert [p.returncode for p in processes] == [0] * world, said
     step = steps_done(out)
     assert 3 <= step < 3000

@@ -64,7 +64,7 @@ def finish(start):
     """finish(out, jobs, world): train to the end; what rank 0 said."""
 
     def finish(out: Path, jobs: list, world: int = 1) -> str:
-        said = [(p.communicate(timeout=250)[0], p.returncode) for p in start(out, jobs, world)]
+        said = [(p.communicate(timeout=800)[0], p.returncode) for p in start(out, jobs, world)]
         for text, code in said:
             assert code == 0, text
         return said[0][0]
