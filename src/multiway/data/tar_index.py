@@ -69,8 +69,8 @@ def load_index(path: str) -> TarIndex:
     return index
 
 
-def build_index(path: str) -> TarIndex:
-    """Read every header of the tar at `path`."""
+def build_index(path: str, *, texts: bool = True) -> TarIndex:
+    """Read every header of the tar at `path`; without `texts`, pictures that have none are samples too."""
     rows: dict[str, list[int]] = {}
     problems: Counter[str] = Counter()
     with _open(path) as file:
@@ -88,7 +88,7 @@ def build_index(path: str) -> TarIndex:
     for key, row in rows.items():
         if row[0] == -1:
             problems["no_image"] += 1
-        elif row[2] == -1 and row[4] == -1:
+        elif texts and row[2] == -1 and row[4] == -1:
             problems["no_text"] += 1
         else:
             good[key] = row
