@@ -20,6 +20,9 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("multiway.cli.evaluate:evaluate", "measure a model: retrieval"),
     "match": Command("multiway.cli.match:match", "how well texts fit a picture"),
     "search": Command("multiway.cli.search:search", "index a folder of pictures, and ask it"),
+    "bootstrap": Command(
+        "multiway.cli.bootstrap:bootstrap", "caption and filter a noisy web data set (CapFilt)"
+    ),
     "systems": Command(
         "multiway.cli.systems:systems", "the systems, and where their parameters and FLOPs lie"
     ),

@@ -207,15 +207,26 @@ def write_shards(
         if not group:
             return written
         path = folder / f"{name}{number:05d}.tar"
-        aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        with tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as tar:
-            for sample in group:
+        write_tar(path, group)
+        written.append(path)
+    return written
+
+
+def write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> None:
+    """Write one tar of samples as `write_shards` takes them, aside, on disk, and then renamed.
+
+    Equal samples give equal bytes: no time, owner or machine is written.
+    """
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with open(aside, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for sample in samples:
                 for extension, value in sample.items():
                     if extension != "__key__":
                         _add(tar, f"{sample['__key__']}.{extension}", value)
-        aside.replace(path)
-        written.append(path)
-    return written
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
 
 
 def _add(tar: tarfile.TarFile, name: str, value: Any) -> None:

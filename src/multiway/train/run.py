@@ -50,7 +50,8 @@ class TrainConfig:
         lr: peak learning rate. min_lr: where the cosine ends. warmup_lr: where the warm-up starts.
         warmup_steps: steps of linear warm-up.
         schedule: `cosine` moves every step; `albef` is the official one, stepped every `warmup_stride` steps
-            of the first epoch and then once an epoch; `constant` keeps `lr` after the warm-up.
+            of the first epoch and then once an epoch; `blip` likewise, times `lr_decay` once an epoch after a
+            warm-up within the first; `constant` keeps `lr` after the warm-up.
         lr_scale: name prefix -> factor on the learning rate; the longest prefix that fits counts.
         freeze: name prefixes that are not trained and stay in eval mode.
         clip_grad: largest L2 norm of the gradient, or None.
@@ -73,7 +74,8 @@ class TrainConfig:
     warmup_steps: int = 0
     warmup_lr: float = 1e-5
     warmup_stride: int = 100
-    schedule: Literal["cosine", "albef", "constant"] = "cosine"
+    schedule: Literal["cosine", "albef", "blip", "constant"] = "cosine"
+    lr_decay: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.02
@@ -166,20 +168,21 @@ class Run(Generic[System, Data]):
 
 def write_run(run: Run, folder: Path) -> None:
     """Write `folder/run.json`: the resolved run, and where it came from."""
-    content = {
-        "run": asdict(run),
-        "seed": run.train.seed,
-        "command": sys.argv,
-        "git_commit": _git_commit(),
-        "versions": {
-            "python": platform.python_version(),
-            **_versions("multiway", "torch", "torchvision", "numpy"),
-        },
-    }
+    content = {"run": asdict(run), "seed": run.train.seed, **provenance()}
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / ".run.json.new"
     aside.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(aside, folder / "run.json")
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result: the command, the git commit and the versions."""
+    versions = _versions("multiway", "torch", "torchvision", "numpy")
+    return {
+        "command": sys.argv,
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version(), **versions},
+    }
 
 
 def read_run(path: Path, system: type, data: type) -> Run:

@@ -1,0 +1,198 @@
+"""CapFilt of one shard (BLIP, section 3.3 and figure 3), a pure function of the shard and the config.
+
+    web picture --+--> captioner --> synthetic text --+
+                  |                                   +--> filter --> scores --> what is kept
+    web text -----+-----------------------------------+
+
+Batches are cut from the shard as it lies and draws are keyed by (seed, key), so it does not matter who works
+on a shard, how often he was killed meanwhile, and what else was worked on at the time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from multiway.bootstrap import journal
+from multiway.bootstrap.captioner import Captioner, open_captioner
+from multiway.bootstrap.config import LARGEST_SIDE, BootstrapConfig
+from multiway.bootstrap.filter import Filter, open_filter
+from multiway.bootstrap.writer import Selection, is_written, write
+from multiway.data.images import decode
+from multiway.data.sample import BadSample
+from multiway.data.shards import Shards
+from multiway.data.tar_index import load_index
+
+DIGITS = 6  # of a score, as it is compared and as it is written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One shard of the input.
+
+    Attributes:
+        name: of what is written: `00007`, `human-00000`. path: of the tar. human: whether its pairs are taken
+            over whole. skip: row in the tar -> why that picture is left out.
+    """
+
+    name: str
+    path: str
+    human: bool = False
+    skip: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What a worker does to a job; captioner and filter are opened when the first picture needs them.
+
+    Attributes:
+        captioner, filter: objects to use instead of those that the config names.
+    """
+
+    config: BootstrapConfig
+    selection: Selection
+    out: Path
+    device: str = "auto"
+    captioner: Captioner | None = None
+    filter: Filter | None = None
+
+    def __call__(self, job: Job) -> str:
+        """Do all of a job that is not done; returns its name."""
+        if is_written(self.out, job.name, self.selection):
+            return job.name
+        if job.human:
+            write(self.out, job.name, job.path, _human_rows(job), self.selection)
+            return job.name
+        with journal.opened(self.out / "scores" / f"{job.name}.jsonl", head(job)) as book:
+            self._score(job, book)
+            write(self.out, job.name, job.path, book.rows, self.selection)
+        return job.name
+
+    @cached_property
+    def _captioner(self) -> Captioner:
+        return self.captioner or open_captioner(self.config, device=self.device)
+
+    @cached_property
+    def _filter(self) -> Filter:
+        return self.filter or open_filter(self.config.filter, device=self.device)
+
+    def _score(self, job: Job, book: journal.Journal) -> None:
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.config.threads)
+        try:
+            shard, size = Shards([job.path]), self.config.batch_size
+            for start in range(book.batches * size, len(shard), size):
+                book.add(self._batch(job, shard, range(start, min(start + size, len(shard)))))
+        finally:
+            torch.set_num_threads(before)
+
+    def _batch(self, job: Job, shard: Shards, numbers: range) -> list[dict[str, Any]]:
+        """A row a picture: its texts with their scores, or why there are none."""
+        rows, good, pictures = [], [], []
+        for number in numbers:
+            row: dict[str, Any] = {"row": number, "key": shard.key(number)}
+            rows.append(row)
+            if number in job.skip:
+                row["skipped"] = job.skip[number]
+                continue
+            try:
+                pictures.append(decode(shard.image(number), min_side=LARGEST_SIDE))
+            except BadSample as bad:
+                row["bad"] = str(bad)
+                continue
+            good.append(row)
+            row["web"] = _web_texts(shard, number, row)
+        if not good:
+            return rows
+        stem = os.path.basename(job.path).rpartition(".")[0]
+        keys = [f"{stem}/{row['key']}" for row in good]
+        captions: list[list[str]] = [[] for _ in keys]
+        if self.config.captioner is not None:
+            captions = checked_captions(self._captioner(pictures, keys), keys)
+        texts = [list(dict.fromkeys(row["web"] + own)) for row, own in zip(good, captions, strict=True)]
+        found = score(self._filter, pictures, texts, keys)
+        for row, own, scores in zip(good, captions, found, strict=True):
+            row["web"] = [[text, scores[text]] for text in row["web"]]
+            row["synthetic"] = [[text, scores[text]] for text in own]
+        return rows
+
+
+def head(job: Job) -> dict[str, Any]:
+    """The first line of a shard's journal: what would make its batches worthless if it changed."""
+    index = load_index(job.path)
+    digest = hashlib.sha256(index.keys.tobytes() + index.spans.tobytes()).hexdigest()[:16]
+    skipped = hashlib.sha256(json.dumps(sorted(job.skip.items())).encode()).hexdigest()[:16]
+    return {"shard": os.path.basename(job.path), "index": digest, "skipped": skipped}
+
+
+def _web_texts(shard: Shards, number: int, row: dict[str, Any]) -> list[str]:
+    """Each different text once."""
+    try:
+        return list(dict.fromkeys(shard.texts(number)))
+    except BadSample as bad:
+        row["bad_text"] = str(bad)
+        return []
+
+
+def _human_rows(job: Job) -> list[dict[str, Any]]:
+    rows, shard = [], Shards([job.path])
+    for number in range(len(shard)):
+        row: dict[str, Any] = {"row": number, "key": shard.key(number)}
+        rows.append(row)
+        if number in job.skip:
+            row["skipped"] = job.skip[number]
+            continue
+        try:
+            decode(shard.image(number), min_side=LARGEST_SIDE)
+        except BadSample as bad:
+            row["bad"] = str(bad)
+            continue
+        row["human"] = [[text, None] for text in _web_texts(shard, number, row)]
+    return rows
+
+
+def checked_captions(captions: Any, keys: Sequence[str]) -> list[list[str]]:
+    """The captions of each picture on one line each, blank and repeated ones left out.
+
+    Raises:
+        TypeError: what the captioner returned is not a list of texts for each picture.
+    """
+    rows = list(captions)
+    if len(rows) != len(keys):
+        raise TypeError(f"the captioner answered for {len(rows)} pictures of {len(keys)}: it must for each")
+    found = []
+    for key, row in zip(keys, rows, strict=True):
+        if isinstance(row, str) or not all(isinstance(text, str) for text in row):
+            raise TypeError(f"the captioner gave {row!r:.80} for {key}: a list of texts is wanted")
+        found.append(list(dict.fromkeys(line for text in row if (line := " ".join(text.split())))))
+    return found
+
+
+def score(
+    scores: Filter, pictures: Sequence[Image.Image], texts: Sequence[Sequence[str]], keys: Sequence[str]
+) -> list[dict[str, float]]:
+    """text -> score of each picture.
+
+    Raises:
+        ValueError: the filter gave too few scores, or one that is no finite number.
+    """
+    rows = [list(row) for row in scores(pictures, texts)]
+    if [len(row) for row in rows] != [len(row) for row in texts]:
+        raise ValueError("the filter did not give one score for each text of each picture")
+    found = []
+    for key, lines, row in zip(keys, texts, rows, strict=True):
+        if not all(math.isfinite(value) for value in row):
+            raise ValueError(f"the filter's scores for {key} are not finite: {row}")
+        found.append({text: round(float(value), DIGITS) for text, value in zip(lines, row, strict=True)})
+    return found

@@ -1,0 +1,104 @@
+"""What a run kept and dropped, by source, in the paper's terms, from its shards' manifests."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from multiway.bootstrap.pipeline import Job
+from multiway.bootstrap.sheet import write_sheet
+from multiway.bootstrap.writer import BIN, read_manifest
+
+#: BLIP, section 3.3: D = {(I_w, T_w)} + {(I_w, T_s)} + {(I_h, T_h)}
+PAPER = {
+    "web": "web pictures with web texts",
+    "synthetic": "web pictures with synthetic texts",
+    "human": "human pairs",
+}
+
+
+def write_report(
+    out: Path, jobs: Sequence[Job], threshold: dict[str, Any], speed: dict[str, Any]
+) -> dict[str, Any]:
+    """Write `report.json` and `report.html`; returns what the former holds."""
+    manifests = [manifest for job in jobs if (manifest := read_manifest(out, job.name)) is not None]
+    report = {**summed(manifests), "threshold": threshold, "throughput": _rate(speed)}
+    aside = out / ".report.json.part"
+    aside.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, out / "report.json")
+    write_sheet(out, report, manifests)
+    return report
+
+
+def summed(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sums of manifests.
+
+    Returns:
+        `shards`, `pictures`, `written` (pictures with a kept text), `texts` (by source: `kept`, `dropped`,
+        and `keep_rate` in 0..1), `bad` and `skipped` (reason -> pictures), `bad_pictures` (shard, key and
+        reason of each), `histogram` (source -> lower edge of a bar -> texts).
+    """
+    texts: dict[str, Counter[str]] = {name: Counter() for name in PAPER}
+    bars: dict[str, Counter[int]] = {}
+    bad, skipped, named = Counter(), Counter(), []
+    for manifest in manifests:
+        for origin, counts in manifest["texts"].items():
+            texts[origin].update(counts)
+        for origin, counts in manifest["histogram"].items():
+            bars.setdefault(origin, Counter()).update({int(b): n for b, n in counts.items()})
+        bad.update(manifest["indexing"])
+        for kind in ("bad", "bad_texts"):
+            bad.update(why.partition(":")[0] for why in manifest[kind].values())
+            named += [
+                {"shard": manifest["input"], "key": key, "reason": why} for key, why in manifest[kind].items()
+            ]
+        skipped.update(
+            "kept out" if why.startswith("kept out") else "near-duplicate"
+            for why in manifest["skipped"].values()
+        )
+    kinds = {}
+    for origin, counts in texts.items():
+        kept, dropped = counts["kept"], counts["dropped"]
+        if kept + dropped:
+            rate = kept / (kept + dropped)
+            kinds[origin] = {"kept": kept, "dropped": dropped, "keep_rate": round(rate, 4)}
+    return {
+        "shards": len(manifests),
+        "pictures": sum(manifest["pictures"] for manifest in manifests),
+        "written": sum(manifest["written"] for manifest in manifests),
+        "texts": kinds,
+        "bad": dict(bad.most_common()),
+        "bad_pictures": named,
+        "skipped": dict(skipped.most_common()),
+        "histogram": {
+            origin: {f"{b * BIN:.2f}": n for b, n in sorted(counts.items())}
+            for origin, counts in bars.items()
+        },
+    }
+
+
+def sentences(report: dict[str, Any]) -> list[str]:
+    """The report in a few lines."""
+    lines = [f"{report['pictures']:,} pictures read, {report['written']:,} written"]
+    for origin, counts in report["texts"].items():
+        total = counts["kept"] + counts["dropped"]
+        lines.append(f"{PAPER[origin]}: {counts['kept']:,} of {total:,} kept ({counts['keep_rate']:.1%})")
+    for what in ("bad", "skipped"):
+        if report[what]:
+            lines.append(f"{what}: " + ", ".join(f"{why} {n:,}" for why, n in report[what].items()))
+    threshold, speed = report["threshold"], report["throughput"]
+    lines.append(f"threshold {threshold['value']:.4f} ({threshold['from']})")
+    if speed["pictures"]:
+        lines.append(
+            f"{speed['pictures']:,} pictures in {speed['seconds']:,.1f} s: "
+            f"{speed['pictures_per_second']:,.1f} a second ({speed['engine']}, {speed['workers']} workers)"
+        )
+    return lines
+
+
+def _rate(speed: dict[str, Any]) -> dict[str, Any]:
+    return {**speed, "pictures_per_second": round(speed["pictures"] / max(speed["seconds"], 1e-9), 2)}

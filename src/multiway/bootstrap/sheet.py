@@ -1,0 +1,106 @@
+"""`report.html`: the numbers, the scores, and pairs that were kept and dropped, for a person to look at."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from multiway.data.images import decode
+from multiway.data.sample import BadSample
+from multiway.data.shards import Shards
+
+SHOWN = 12  # pairs of each source and fate
+SIDE = 144  # pixels
+STYLE = """
+body { font: 15px/1.4 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222
+} table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: right }
+td:first-child, th:first-child { text-align: left }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem }
+figure { margin: 0 } img { max-width: 100%; border: 1px solid #ddd } figcaption { font-size: 13px }
+.kept { color: #176d2f } .dropped { color: #a3271e } svg { width: 100%; height: 9rem }
+"""
+
+
+def write_sheet(out: Path, report: dict[str, Any], manifests: Sequence[dict[str, Any]]) -> None:
+    """Write `report.html`, one file that needs nothing else; pictures that are gone are left out."""
+    from multiway.bootstrap.report import PAPER, sentences
+
+    parts = [f"<!doctype html><meta charset=utf-8><title>CapFilt</title><style>{STYLE}</style>"]
+    parts.append("<h1>CapFilt</h1><table><tr><th>source<th>kept<th>dropped<th>kept, share")
+    for origin, counts in report["texts"].items():
+        cells = f"{counts['kept']:,}<td>{counts['dropped']:,}<td>{counts['keep_rate']:.1%}"
+        parts.append(f"<tr><td>{PAPER[origin]}<td>{cells}")
+    parts.append("</table><ul>" + "".join(f"<li>{html.escape(x)}" for x in sentences(report)) + "</ul>")
+    for origin, bars in report["histogram"].items():
+        parts.append(f"<h2>Scores of {PAPER[origin]}</h2>" + _bars(bars, report["threshold"]["value"]))
+    for origin in report["texts"]:
+        for kept in (True, False):
+            pairs = _pairs(manifests, origin, kept)
+            if pairs:
+                fate = "kept" if kept else "dropped"
+                parts.append(f"<h2>{PAPER[origin]}: <span class={fate}>{fate}</span></h2><div class=pairs>")
+                parts += [*pairs, "</div>"]
+    if report["bad_pictures"]:
+        parts.append("<h2>Bad pictures and texts</h2><table><tr><th>key<th>shard<th>reason")
+        for row in report["bad_pictures"][:200]:
+            cells = "<td>".join(html.escape(row[name]) for name in ("key", "shard", "reason"))
+            parts.append(f"<tr><td>{cells}")
+        parts.append("</table>")
+    aside = out / ".report.html.part"
+    aside.write_text("\n".join(parts) + "\n", encoding="utf-8")
+    os.replace(aside, out / "report.html")
+
+
+def _bars(bars: dict[str, int], threshold: float) -> str:
+    """A histogram as SVG: texts by score, kept ones in green."""
+    edges = [float(edge) for edge in bars]
+    low, high = min(edges), max(edges) + 0.02
+    width, top = high - low, max(bars.values())
+    drawn = []
+    for edge, (label, count) in zip(edges, bars.items(), strict=True):
+        x, height = 100 * (edge - low) / width, 90 * count / top
+        colour = "#2a8c4a" if edge + 1e-9 >= threshold else "#c8503c"
+        drawn.append(
+            f'<rect x="{x:.2f}" y="{95 - height:.2f}" width="{1.9 / width:.2f}" height="{height:.2f}" '
+            f'fill="{colour}"><title>{label}: {count:,}</title></rect>'
+        )
+    at = min(max(100 * (threshold - low) / width, 0), 100)
+    line = f'<line x1="{at:.2f}" x2="{at:.2f}" y1="0" y2="95" stroke="#222" stroke-width=".3"/>'
+    picture = f'<svg viewBox="0 0 100 95" preserveAspectRatio="none">{"".join(drawn)}{line}</svg>'
+    return f"{picture}<p>{low:.2f} to {high:.2f}; the line is the threshold {threshold:.4f}.</p>"
+
+
+def _pairs(manifests: Sequence[dict[str, Any]], origin: str, kept: bool) -> list[str]:
+    """A few pairs, drawn over all shards by their marks."""
+    found = [
+        (example["mark"], manifest["path"], example)
+        for manifest in manifests
+        for example in manifest["examples"]
+        if example["origin"] == origin and example["kept"] == kept
+    ]
+    shown = []
+    for _, path, example in sorted(found, key=lambda item: item[0])[:SHOWN]:
+        picture = _thumbnail(path, example["row"])
+        if picture:
+            score = f"{example['score']:.3f} " if "score" in example else ""
+            text = html.escape(example["text"])
+            shown.append(
+                f"<figure><img src='{picture}' alt=''><figcaption>{score}{text}</figcaption></figure>"
+            )
+    return shown
+
+
+def _thumbnail(path: str, row: int) -> str:
+    try:
+        picture = decode(Shards([path]).image(row), min_side=SIDE)
+    except (BadSample, IndexError):
+        return ""
+    picture.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,186 @@
+"""The threshold from a small labelled sample, and how good it is, with intervals.
+
+A labelled sample is a csv or jsonl with `image`, `text` and `label` (1: they match, 0: they do not; pictures
+relative to the file), or tars whose json has a `label` for the whole text.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from multiway.bootstrap.filter import Filter
+from multiway.data.images import decode
+from multiway.data.sample import BadSample
+from multiway.data.shards import Shards, expand
+from multiway.errors import UserError
+
+FOLDS = 5
+LEAST = 10  # of either label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A share with its interval.
+
+    Attributes:
+        value: 0..1, nan where nothing was counted. low, high: Wilson's 95 % interval. of: how many were
+            counted.
+    """
+
+    value: float
+    low: float
+    high: float
+    of: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """A threshold and what it does to the labelled sample.
+
+    Attributes:
+        value: scores from here on are kept. precision: share of true pairs among the kept. recall: share of
+            the true pairs that are kept. Both are measured on pairs that did not choose the threshold
+            (five-fold), so that they are not flattered. pairs: labelled pairs. matching: the true ones.
+    """
+
+    value: float
+    precision: Share
+    recall: Share
+    pairs: int
+    matching: int
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    def sentence(self) -> str:
+        """One line."""
+        p, r = self.precision, self.recall
+        return (
+            f"threshold {self.value:.4f} from {self.pairs} labelled pairs: precision {p.value:.1%} "
+            f"({p.low:.1%} to {p.high:.1%}), recall {r.value:.1%} ({r.low:.1%} to {r.high:.1%})"
+        )
+
+
+def wilson(hits: int, of: int, z: float = 1.959964) -> Share:
+    """`hits` of `of`, with Wilson's score interval (1927), which stays inside 0..1 at few counts."""
+    if of == 0:
+        return Share(value=math.nan, low=0.0, high=1.0, of=0)
+    share, spread = hits / of, z * z / of
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
+    return Share(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half), of=of)
+
+
+def choose(scores: Sequence[float], labels: Sequence[bool], *, precision: float | None = None) -> Threshold:
+    """The lowest threshold of at least this precision; without one, that of the best F1.
+
+    Raises:
+        UserError: fewer than ten pairs of either label, or no threshold is that precise.
+    """
+    values, truth = np.asarray(scores, np.float64), np.asarray(labels, bool)
+    if min(truth.sum(), (~truth).sum()) < LEAST:
+        raise UserError(
+            f"the labelled sample has {truth.sum()} matching and {(~truth).sum()} other pairs: label at "
+            f"least {LEAST} of each, better a hundred"
+        )
+    threshold = _best(values, truth, precision)
+    kept = np.zeros(len(values), bool)
+    fold = np.empty(len(values), np.int64)
+    for label in (False, True):  # both labels in every fold
+        fold[truth == label] = np.arange((truth == label).sum()) % FOLDS
+    for number in range(FOLDS):
+        inside = fold == number
+        kept[inside] = values[inside] >= _best(values[~inside], truth[~inside], precision, strict=False)
+    hits = int((kept & truth).sum())
+    return Threshold(
+        value=threshold,
+        precision=wilson(hits, int(kept.sum())),
+        recall=wilson(hits, int(truth.sum())),
+        pairs=len(values),
+        matching=int(truth.sum()),
+    )
+
+
+def _best(values: np.ndarray, truth: np.ndarray, precision: float | None, *, strict: bool = True) -> float:
+    """The threshold half-way between two scores, or at the lowest of all."""
+    order = np.argsort(-values, kind="stable")
+    ranked, hits = values[order], np.cumsum(truth[order])
+    ends = np.flatnonzero(np.append(ranked[:-1] != ranked[1:], True))  # a threshold can't part equal scores
+    kept = ends + 1
+    exact = hits[ends] / kept
+    if precision is None:
+        at = int(np.argmax(2 * hits[ends] / (kept + truth.sum())))
+    else:
+        good = np.flatnonzero(exact >= precision)
+        if not len(good):
+            if strict:
+                raise UserError(
+                    f"no threshold reaches a precision of {precision:.2f} on the labelled sample (the best "
+                    f"is {exact.max():.2f}): ask for less, or train a better filter"
+                )
+            good = np.flatnonzero(exact == exact.max())
+        at = int(good[-1])
+    end = ends[at]
+    below = ranked[end + 1] if end + 1 < len(ranked) else ranked[end]
+    return float((ranked[end] + below) / 2)
+
+
+def score_labelled(path: str, scores: Filter, *, batch_size: int = 32) -> tuple[list[float], list[bool]]:
+    """Scores and labels of a labelled sample.
+
+    Raises:
+        UserError: it can't be read, or a picture in it can't.
+    """
+    pairs = _read(path)
+    found: list[float] = []
+    for start in range(0, len(pairs), batch_size):
+        part = pairs[start : start + batch_size]
+        rows = scores([image for image, _, _ in part], [[text] for _, text, _ in part])
+        found += [float(row[0]) for row in rows]
+    return found, [label for _, _, label in pairs]
+
+
+def _read(path: str) -> list[tuple[Image.Image, str, bool]]:
+    place = Path(path)
+    try:
+        if place.suffix.lower() not in (".csv", ".jsonl"):
+            shards = Shards(expand(path))
+            return [
+                (decode(shards.image(i)), " ".join(shards.texts(i)), _label(shards.meta(i), shards.key(i)))
+                for i in range(len(shards))
+            ]
+        with open(place, newline="", encoding="utf-8-sig") as file:
+            rows = (
+                [*csv.DictReader(file)]
+                if place.suffix == ".csv"
+                else [json.loads(x) for x in file if x.strip()]
+            )
+        return [
+            (
+                decode((place.parent / row["image"]).read_bytes()),
+                str(row["text"]),
+                _label(row, f"line {i + 1}"),
+            )
+            for i, row in enumerate(rows)
+        ]
+    except KeyError as missing:
+        raise UserError(f"{path}: a row has no {missing}; each needs image, text and label") from None
+    except (OSError, ValueError, BadSample) as error:
+        raise UserError(f"{path} can't be read as a labelled sample ({error}): mend it") from None
+
+
+def _label(row: dict[str, Any], where: str) -> bool:
+    label = str(row["label"]).strip().lower()
+    if label not in ("0", "1", "true", "false", "yes", "no"):
+        raise UserError(f"{where}: label is {label!r}; write 1 where picture and text match, else 0")
+    return label in ("1", "true", "yes")
