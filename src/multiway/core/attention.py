@@ -21,7 +21,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from multiway.core.ragged import Ragged
+from multiway.core.ragged import Ragged, Reading
 
 
 @dataclass(frozen=True)
@@ -37,28 +37,46 @@ class KeyValue:
 
 
 class Cache:
-    """Keys and values of the tokens decoded so far, one entry a layer; an argument of a decoding call."""
+    """Keys and values of the tokens decoded so far, one entry a layer; an argument of a decoding call.
+
+    Room is kept for more of them, so that a step writes its own and copies nothing.
+    """
 
     def __init__(self, layers: int):
-        self.layers: list[KeyValue | None] = [None] * layers
+        self._room: list[KeyValue | None] = [None] * layers
+        self._lengths = [0] * layers
 
     @property
     def length(self) -> int:
         """How many tokens are cached."""
-        first = self.layers[0]
-        return 0 if first is None else first.key.shape[2]
+        return self._lengths[0]
 
     def append(self, layer: int, new: KeyValue) -> KeyValue:
         """Append this step's keys and values to a layer and return all of them."""
-        old = self.layers[layer]
-        if old is not None:
-            new = KeyValue(torch.cat([old.key, new.key], 2), torch.cat([old.value, new.value], 2))
-        self.layers[layer] = new
-        return new
+        old, room = self._lengths[layer], self._room[layer]
+        total = old + new.key.shape[2]
+        if room is None or total > room.key.shape[2]:
+            larger = KeyValue(*(_with_room(x, 2 * total) for x in (new.key, new.value)))
+            if room is not None:
+                _write(larger, 0, KeyValue(room.key[:, :, :old], room.value[:, :, :old]))
+            room = self._room[layer] = larger
+        _write(room, old, new)
+        self._lengths[layer] = total
+        return KeyValue(room.key[:, :, :total], room.value[:, :, :total])
 
     def select(self, index: Int[Tensor, " P"]) -> None:
-        """Reorder the rows in place, as beam search does after each step."""
-        self.layers = [kv if kv is None else kv.select(index) for kv in self.layers]
+        """Rows `index` of the batch, in place: rows may be reordered, repeated or left out."""
+        self._room = [kv if kv is None else kv.select(index) for kv in self._room]
+
+
+def _with_room(x: Float[Tensor, "B H T d"], length: int) -> Float[Tensor, "B H L d"]:
+    return x.new_empty(*x.shape[:2], length, x.shape[3])
+
+
+def _write(room: KeyValue, start: int, new: KeyValue) -> None:
+    end = start + new.key.shape[2]
+    room.key[:, :, start:end] = new.key
+    room.value[:, :, start:end] = new.value
 
 
 def attend(
@@ -115,9 +133,18 @@ class SelfAttention(nn.Module):
         cache: Cache | None = None,
         layer: int = 0,
         ragged: Ragged | None = None,
+        reading: Reading | None = None,
         maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """`ragged` says that `x` is its packed tokens `[1, N, D]`; the mask is then of the padded batch."""
+    ) -> Float[Tensor, "B R D"]:
+        """R is T, or what `reading` says.
+
+        Args:
+            ragged: `x` is its packed tokens `[1, N, D]`; the mask is then of the padded batch.
+            reading: only these of the packed tokens are computed, `[1, R, D]`; not with a mask that differs
+                between queries.
+        """
+        if reading is not None and ragged is not None:
+            return self._read(x, ragged, reading, mask)
         qkv = self.qkv(x) if ragged is None else ragged.pad(self.qkv(x))
         query, key, value = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.heads)
         context = KeyValue(key, value)
@@ -133,6 +160,20 @@ class SelfAttention(nn.Module):
         y = attend(query, context, mask=mask, causal=causal, dropout=dropout, maps=maps)
         y = rearrange(y, "b h t d -> b t (h d)")
         return self.out(y if ragged is None else ragged.pack(y))
+
+    def _read(
+        self, x: Float[Tensor, "1 N D"], ragged: Ragged, reading: Reading, mask: Tensor | None
+    ) -> Float[Tensor, "1 R D"]:
+        """Keys and values of all packed tokens, queries of those that are read."""
+        parts = [x.shape[-1], 2 * x.shape[-1]]
+        (w_q, w_kv), (b_q, b_kv) = self.qkv.weight.split(parts), self.qkv.bias.split(parts)
+        query = reading.queries.pad(F.linear(reading.take(x), w_q, b_q))
+        query = rearrange(query, "b t (h d) -> b h t d", h=self.heads)
+        kv = ragged.pad(F.linear(x, w_kv, b_kv))
+        key, value = rearrange(kv, "b t (two h d) -> two b h t d", two=2, h=self.heads)
+        dropout = self.dropout if self.training else 0.0
+        y = attend(query, KeyValue(key, value), mask=mask, dropout=dropout)
+        return self.out(reading.queries.pack(rearrange(y, "b h t d -> b t (h d)")))
 
 
 class CrossAttention(nn.Module):
@@ -159,7 +200,7 @@ class CrossAttention(nn.Module):
         ragged: Ragged | None = None,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Arguments as in `SelfAttention`."""
+        """`ragged` says that `x` is packed tokens, which it lays out by the row of the context they look at."""
         query = self.query(x) if ragged is None else ragged.pad(self.query(x))
         query = rearrange(query, "b t (h d) -> b h t d", h=self.heads)
         dropout = self.dropout if self.training else 0.0

@@ -80,9 +80,15 @@ class WordEmbed(nn.Module):
         self.norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, input_ids: Int[Tensor, "B T"], *, start: int = 0) -> Float[Tensor, "B T D"]:
-        """`start` is the position of the first token: how many tokens a decoding cache already holds."""
-        x = self.words(input_ids) + self.positions.weight[start : start + input_ids.shape[1]]
+    def forward(
+        self, input_ids: Int[Tensor, "B T"], *, start: int | Int[Tensor, " B"] = 0
+    ) -> Float[Tensor, "B T D"]:
+        """`start` is the position of the first token, for all rows or each: how many are decoded already."""
+        if isinstance(start, int):
+            positions = self.positions.weight[start : start + input_ids.shape[1]]
+        else:
+            positions = self.positions(start[:, None] + torch.arange(input_ids.shape[1], device=start.device))
+        x = self.words(input_ids) + positions
         if self.types is not None:
             x = x + self.types.weight[0]
         return self.dropout(self.norm(x))

@@ -1,0 +1,100 @@
+"""The next-token protocol over our own blocks: embeddings, a causal stack, a head for words.
+
+```
+   tokens of a group's K beams, side by side [G, K, D]
+              |
+     self-attention ----- cache [G, H, P + t K, d]: the prompt once, then K entries a step
+              |           a beam sees the prompt and the entries of its own past: `visible`
+     cross-attention ---- context [G, H, N, d]: keys and values of the picture, once a group
+              |
+         feed-forward
+```
+Beams lie where a sequence's tokens would: neither the picture's keys and values nor a beam's own past are
+ever copied. Reordering the beams reorders the rows of a small mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from multiway.core.attention import Cache
+from multiway.core.block import Context, Stack
+from multiway.core.embed import WordEmbed
+
+
+class StackDecoding:
+    """`generation.Decoding` of a decoder.
+
+    Args:
+        embed: words to first hidden states.
+        stack: the decoder's blocks.
+        head: hidden states `[..., D]` to logits `[..., V]`.
+        context: what the blocks cross-attend to, one row a group; None: nothing.
+        groups: G; by default the context's rows.
+    """
+
+    def __init__(
+        self,
+        embed: WordEmbed,
+        stack: Stack,
+        head: Callable[[Tensor], Tensor],
+        *,
+        context: Context | None = None,
+        groups: int | None = None,
+    ):
+        self.embed, self.stack, self.head, self.context = embed, stack, head, context
+        if groups is None:
+            if context is None:
+                raise ValueError("a decoding without a context needs the number of its groups")
+            groups = next(len(kv.key) for kv in context.layers if kv is not None)
+        self.groups, self.vocab_size = groups, embed.words.num_embeddings
+        self._cache = Cache(len(stack))
+        self._visible: Bool[Tensor, "G K S"] | None = None
+        self._position: int | Int[Tensor, " G"] = 0
+
+    def start(
+        self, input_ids: Int[Tensor, "G P"], attention_mask: Int[Tensor, "G P"] | None = None
+    ) -> Float[Tensor, "G V"]:
+        """See `generation.Decoding`."""
+        hidden = self.stack(self.embed(input_ids), causal=True, context=self.context, cache=self._cache)
+        if attention_mask is None:
+            last, self._position = hidden[:, -1], input_ids.shape[1]
+            visible = torch.ones_like(input_ids, dtype=torch.bool)
+        else:
+            self._position, visible = attention_mask.sum(-1), attention_mask.bool()
+            last = hidden[torch.arange(len(hidden), device=hidden.device), self._position - 1]
+        self._visible = visible[:, None]
+        return self.head(last)
+
+    def step(self, tokens: Int[Tensor, "G K"], rows: Int[Tensor, "G K"]) -> Float[Tensor, "G K V"]:
+        """See `generation.Decoding`."""
+        if self._visible is None:
+            raise ValueError("step comes after start")
+        groups, beams = tokens.shape
+        past = self._visible.flatten(0, 1).index_select(0, rows.flatten()).view(groups, beams, -1)
+        if groups < self.groups:
+            self._keep(rows[:, 0] // self._visible.shape[1])
+        own = torch.eye(beams, dtype=torch.bool, device=past.device).expand(groups, -1, -1)
+        self._visible = visible = torch.cat([past, own], dim=-1)
+        mask = None
+        if beams > 1 or not isinstance(self._position, int):
+            mask = torch.zeros_like(visible, dtype=torch.float).masked_fill_(~visible, float("-inf"))[:, None]
+        position = self._position
+        start = position if isinstance(position, int) else position.repeat_interleave(beams)
+        x = self.embed(tokens.reshape(-1, 1), start=start).view(groups, beams, -1)
+        hidden = self.stack(x, mask=mask, context=self.context, cache=self._cache)
+        self._position = position + 1
+        return self.head(hidden)
+
+    def _keep(self, groups: Int[Tensor, " H"]) -> None:
+        """Only these groups go on."""
+        self.groups = len(groups)
+        self._cache.select(groups)
+        if self.context is not None:
+            self.context = self.context.select(groups)
+        if not isinstance(self._position, int):
+            self._position = self._position[groups]
