@@ -43,7 +43,7 @@ class Decoder(nn.Module):
 
 
 class Plain:
-    """The same protocol by reading every row's whole text anew with the picture's tokens repeated for each."""
+    """The same protocol by reading every row's whole text anew, its picture's tokens repeated for each."""
 
     def __init__(self, decoder: Decoder, tokens: Tensor):
         self.decoder, self.tokens, self.groups, self.vocab_size = decoder, tokens, len(tokens), VOCAB
