@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from multiway.core.attention import Cache, CrossAttention, KeyValue, SelfAttention
-from multiway.core.ragged import Ragged
+from multiway.core.ragged import Ragged, Reading
 
 #: An expert's name for all tokens, or consecutive (expert, length) segments of the sequence.
 Route = str | Sequence[tuple[str, int]]
@@ -70,13 +70,34 @@ class Context:
     Attributes:
         layers: keys and values of each layer; None where a layer has no cross-attention.
         mask: bool, True = may be attended to, broadcastable to `[B, H, T, N]`; None: everything.
+        rows: the row of the context that text p looks at; None: row p.
     """
 
     layers: tuple[KeyValue | None, ...]
     mask: Tensor | None = None
+    rows: Int[Tensor, " P"] | None = None
+
+    def __len__(self) -> int:
+        """B, the rows of keys and values."""
+        return next((len(kv.key) for kv in self.layers if kv is not None), 0)
+
+    def shared_by(self, rows: Int[Tensor, " P"]) -> Context:
+        """Text p looks at row `rows[p]`: as `select`, but keys and values are not copied.
+
+        The mask must be the same for all queries of a row.
+        """
+        return Context(self.layers, self.mask, rows if self.rows is None else self.rows[rows])
+
+    def copied(self) -> Context:
+        """A row for every text, where rows were shared."""
+        if self.rows is None:
+            return self
+        return Context(self.layers, self.mask).select(self.rows)
 
     def select(self, index: Int[Tensor, " P"]) -> Context:
         """Rows `index` of the context's batch."""
+        if self.rows is not None:
+            return self.shared_by(index)
         mask = None if self.mask is None else self.mask.index_select(0, index)
         return Context(tuple(kv if kv is None else kv.select(index) for kv in self.layers), mask)
 
@@ -140,25 +161,30 @@ class Block(nn.Module):
         cache: Cache | None = None,
         layer: int = 0,
         ragged: Ragged | None = None,
+        crossing: Ragged | None = None,
+        reading: Reading | None = None,
         maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """One layer.
+    ) -> Float[Tensor, "B R D"]:
+        """One layer; R is T, or what `reading` says.
 
         Args:
             route: the expert of all tokens, or (expert, length) segments in order.
             mask: see `core.masks`; `causal` is its fast special case.
             context: keys and values for cross-attention; None skips it, also in a block that has it.
             ragged: `x` is its packed tokens `[1, N, D]`; masks and maps are of the padded batch.
+            crossing: how packed tokens are laid out in cross-attention; None: as `ragged`.
+            reading: the packed tokens to compute, `[1, R, D]`; `crossing` is then theirs.
             maps: receives the self-attention map and, after it, the cross-attention map (slow path).
         """
 
         def attention(y: Tensor) -> Tensor:
             options = {"cache": cache, "layer": layer, "ragged": ragged, "maps": maps}
-            return self.attention(y, mask=mask, causal=causal, **options)
+            return self.attention(y, mask=mask, causal=causal, reading=reading, **options)
 
-        x = self._residual(x, attention, self.norm1, self.gamma1)
+        x = self._residual(x, attention, self.norm1, self.gamma1, reading)
         if self.cross is not None and context is not None:
-            cross = partial(self.cross, context=context, mask=context_mask, ragged=ragged, maps=maps)
+            layout = ragged if crossing is None else crossing
+            cross = partial(self.cross, context=context, mask=context_mask, ragged=layout, maps=maps)
             x = self._residual(x, cross, self.norm_cross, None)
         if isinstance(route, str):
             return self._residual(x, self.ffn[route], self.norm2[route], self.gamma2)
@@ -168,11 +194,11 @@ class Block(nn.Module):
             [self._residual(p, self.ffn[e], self.norm2[e], self.gamma2) for (e, _), p in routed], dim=1
         )
 
-    def _residual(self, x, branch, norm, gamma):
+    def _residual(self, x, branch, norm, gamma, reading: Reading | None = None):
         y = self.dropout(branch(norm(x) if self.pre_norm else x))
         if gamma is not None:
             y = gamma * y
-        x = x + self.drop_path(y)
+        x = (x if reading is None else reading.take(x)) + self.drop_path(y)
         return x if self.pre_norm else norm(x)
 
 
@@ -199,9 +225,20 @@ class Stack(nn.ModuleList):
         context: Context | None = None,
         cache: Cache | None = None,
         ragged: Ragged | None = None,
+        reading: Reading | None = None,
         maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """All blocks; arguments as in `Block.forward`, with one `context` for all layers."""
+    ) -> Float[Tensor, "B R D"]:
+        """All blocks; arguments as in `Block.forward`, with one `context` for all layers.
+
+        Args:
+            reading: the last block computes these tokens alone, `[1, R, D]`.
+        """
+        last, crossing = len(self) - 1, (ragged, ragged if reading is None else reading.queries)
+        if context is not None and context.rows is not None:
+            if ragged is None or maps is not None:
+                context = context.copied()
+            else:
+                crossing = tuple(layout.by(context.rows, len(context)) for layout in crossing)
         for i, block in enumerate(self):
             options = {
                 "route": route,
@@ -212,6 +249,8 @@ class Stack(nn.ModuleList):
                 "cache": cache,
                 "layer": i,
                 "ragged": ragged,
+                "crossing": crossing[i == last],
+                "reading": reading if i == last else None,
                 "maps": maps,
             }
             if self.checkpointing and self.training and torch.is_grad_enabled():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.core.attention import CrossAttention
@@ -22,6 +22,14 @@ def pool_text(
 ) -> Float[Tensor, "B D"]:
     """A text's vector: its first token, or the mean of its real ones."""
     return x[:, 0] if how == "cls" else mean_pool(x, attention_mask)
+
+
+def pooled_positions(
+    attention_mask: Int[Tensor, "B T"], how: Literal["cls", "mean"]
+) -> Bool[Tensor, "B T"]:
+    """Which tokens `pool_text` reads."""
+    real = attention_mask.bool()
+    return real if how == "mean" else real & (torch.arange(real.shape[1], device=real.device) == 0)
 
 
 class AttentionPool(nn.Module):
