@@ -172,6 +172,16 @@ def mlm_boxes(
     }
 
 
+def step(model: ALBEF, batch: Batch, state: MomentumState, draws: Draws) -> Figure:
+    """The step as it is trained; hidden states that no loss reads are of a second forward, which forms all."""
+    figure = model.figure(batch, state, draws)
+    with torch.no_grad():
+        whole = model.figure(batch, state, draws, whole=True)
+    return figure._replace(
+        fused=whole.fused, mlm_hidden=whole.mlm_hidden, mlm_hidden_m=whole.mlm_hidden_m
+    )
+
+
 def pretrain(case: Case) -> dict[str, Any]:
     """Consecutive steps; names of the first have no suffix, of the others `_step2` and so on."""
     model, state = load(case, config_of(case.config))
@@ -195,7 +205,7 @@ def pretrain(case: Case) -> dict[str, Any]:
         )
         mask = i["attention_mask"]
         batch = Batch(image=i["image"], input_ids=i["input_ids"], attention_mask=mask)
-        figure = model.figure(batch, state, draws)
+        figure = step(model, batch, state, draws)
         sgd.zero_grad()
         figure.losses["loss"].backward()
         grads = gradients(model)
@@ -233,7 +243,7 @@ def retrieval_train(case: Case) -> dict[str, Any]:
         state.step.fill_(state.ramp_steps)
         model.begin(state)
         draws = Draws(negative_image=i[f"{mode}.neg_image_idx"], negative_text=i[f"{mode}.neg_text_idx"])
-        figure = model.figure(batch, state, draws)
+        figure = step(model, batch, state, draws)
         figure.losses["loss"].backward()
         grads = gradients(model)
         found = boxes(figure, state.alpha, i["attention_mask"], draws.negative_text)

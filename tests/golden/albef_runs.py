@@ -176,7 +176,7 @@ def _pretrain_rank(rank: int, case: Case) -> dict[str, dict[str, Tensor]]:
             mlm_labels=i["mlm_labels"][:, :width],
         )
         # This rank's own step first, which changes nothing; then the one that averages.
-        figure = model.figure(batch, state, draws)
+        figure = albef.step(model, batch, state, draws)
         figure.losses["loss"].backward()
         found = albef.boxes(figure, state.alpha, batch.attention_mask, draws.negative_text)
         local |= {

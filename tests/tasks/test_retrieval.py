@@ -80,7 +80,7 @@ def test_the_mode_of_the_model_is_put_back(albef, samples):
 def test_contexts_that_do_not_fit_are_computed_again(albef, samples, monkeypatch):
     kept = evaluate(albef, samples, k=3, batch_size=2)
     monkeypatch.setattr(two_stage, "KEPT_BYTES", 0)
-    monkeypatch.setattr(two_stage, "PASS_BYTES", 1)  # one pair a pass
+    monkeypatch.setattr(two_stage, "PASS_PAIRS", 1)  # one pair a pass
     assert evaluate(albef, samples, k=3, batch_size=2) == kept
 
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Context
-from multiway.core.pooling import pool_text
+from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import contrastive, language, matching
 from multiway.systems.bert import BertConfig
 from multiway.systems.encoders import Encoders
@@ -167,9 +167,19 @@ class ALBEF(MomentumSystem[Encoders]):
         return self.figure(batch, state, draws, generator).losses
 
     def figure(
-        self, batch: Batch, state: State, draws: Draws | None = None, generator: torch.Generator | None = None
+        self,
+        batch: Batch,
+        state: State,
+        draws: Draws | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        whole: bool = False,
     ) -> Figure:
-        """One forward of models/model_pretrain.py (and model_retrieval.py), box by box."""
+        """One forward of models/model_pretrain.py (and model_retrieval.py), box by box.
+
+        Args:
+            whole: form all of the last hidden states; else they are zero where no loss reads them.
+        """
         config, encoders, momentum, draws = self.config, self.encoders, state.encoders, draws or Draws()
         (ids, mask), alpha = batch.text(), state.alpha
         mlm_ids, mlm_labels = draws.mlm_input_ids, draws.mlm_labels
@@ -203,14 +213,16 @@ class ALBEF(MomentumSystem[Encoders]):
         pairs = self.pairs(sims, draws.negative_text, draws.negative_image, generator)
         queries = self.candidates(own.text_embeds, ragged=True)[pairs.text]
         query_mask = self.candidates(mask, "none", ragged=True)[pairs.text]
-        pictures = pairs.image
+        pictures, read = pairs.image, pooled_positions(query_mask, config.match_pooling)
         if own.mlm_embeds is not None:
             longer = queries.shape[1] - ids.shape[1]  # where another rank's texts are
             queries = torch.cat([queries, F.pad(own.mlm_embeds, (0, 0, 0, longer))])
             query_mask = torch.cat([query_mask, F.pad(mask, (0, longer))])
             pictures = torch.cat([pictures, pairs.image[: len(ids)]])
+            read = torch.cat([read, F.pad(mlm_labels != -100, (0, longer))])
         context = encoders.context(self.candidates(own.image_embeds))
-        hidden = encoders.text.fuse(queries, query_mask, context.select(pictures))
+        shared, read = context.shared_by(pictures), None if whole else read
+        hidden = encoders.text.fuse(queries, query_mask, shared, read=read)
         fused = hidden[: len(pairs.labels)]
         itm_logits = self._match(fused, query_mask[: len(pairs.labels)])
         losses["itm"] = matching.itm(itm_logits, pairs.labels, count=self.labelled(pairs.labels))
@@ -223,7 +235,7 @@ class ALBEF(MomentumSystem[Encoders]):
             masked = mlm_labels != -100
             if momentum is not None and config.alpha:
                 with torch.no_grad():
-                    mlm_hidden_m = momentum.fused_masked(own_m, mask)
+                    mlm_hidden_m = momentum.fused_masked(own_m, mask, read=None if whole else masked)
                     logits_m = momentum.words(mlm_hidden_m[masked])
             count = self.labelled(mlm_labels)
             logits, targets = encoders.words(mlm_hidden[masked]), mlm_labels[masked]
@@ -237,7 +249,8 @@ class ALBEF(MomentumSystem[Encoders]):
     def match_pairs(
         self, context: Context, hidden: Float[Tensor, "P T D"], attention_mask: Int[Tensor, "P T"]
     ) -> Float[Tensor, "P 2"]:
-        return self._match(self.encoders.text.fuse(hidden, attention_mask, context), attention_mask)
+        read = pooled_positions(attention_mask, self.config.match_pooling)
+        return self._match(self.encoders.text.fuse(hidden, attention_mask, context, read=read), attention_mask)
 
     def rerank_score(self, logits: Float[Tensor, "P 2"], cosine: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         if self.config.rerank == "itm":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.core import masks
@@ -71,7 +71,7 @@ class TextStack(nn.Module):
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], *, causal: bool = False
     ) -> Float[Tensor, "B T D"]:
         """The text layers over token ids; `causal` for a decoder."""
-        return self._unpadded(self.text, self.embed(input_ids), attention_mask, causal=causal)
+        return unpadded(self.text, self.embed(input_ids), attention_mask, causal=causal)
 
     def fuse(
         self,
@@ -80,23 +80,45 @@ class TextStack(nn.Module):
         context: Context,
         *,
         causal: bool = False,
+        read: Bool[Tensor, "B T"] | None = None,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """The fusion layers; `maps` receives the self- and cross-attention maps of every layer."""
+        """The fusion layers.
+
+        Args:
+            read: the positions whose hidden states are wanted, None: all; not with `causal`.
+            maps: receives the self- and cross-attention maps of every layer.
+        """
         if maps is not None:
             return self.fusion(hidden, mask=_mask(attention_mask, causal), context=context, maps=maps)
-        return self._unpadded(self.fusion, hidden, attention_mask, causal=causal, context=context)
+        return unpadded(self.fusion, hidden, attention_mask, causal=causal, context=context, read=read)
 
-    @staticmethod
-    def _unpadded(stack: Stack, x, attention_mask, *, causal: bool, context: Context | None = None) -> Tensor:
-        """The stack on real tokens only, where there is padding; what comes out at padding is zero then."""
-        mask = _mask(attention_mask, causal)
-        if attention_mask.is_meta:  # sizes alone are counted there: which tokens are real is not known
-            return stack(x, mask=mask, context=context)
-        ragged = Ragged.of(attention_mask)
-        if len(ragged.index) == attention_mask.numel():
-            return stack(x, mask=mask, context=context)
-        return ragged.pad(stack(ragged.pack(x), mask=mask, context=context, ragged=ragged))
+
+def unpadded(
+    stack: Stack,
+    x: Float[Tensor, "B T D"],
+    attention_mask: Int[Tensor, "B T"],
+    *,
+    causal: bool = False,
+    context: Context | None = None,
+    read: Bool[Tensor, "B T"] | None = None,
+) -> Float[Tensor, "B T D"]:
+    """The stack on real tokens only, where there is padding; what comes out at padding is zero then.
+
+    With `read`, the last layer computes only the real tokens among those, and zero comes out elsewhere.
+    """
+    mask = _mask(attention_mask, causal)
+    if attention_mask.is_meta:  # sizes alone are counted there: which tokens are real is not known
+        return stack(x, mask=mask, context=context)
+    ragged = Ragged.of(attention_mask)
+    if read is not None:
+        reading = ragged.reading(read)
+        y = stack(ragged.pack(x), mask=mask, context=context, ragged=ragged, reading=reading)
+        return reading.tokens.pad(y)
+    shared = context is not None and context.rows is not None
+    if len(ragged.index) == attention_mask.numel() and not shared:
+        return stack(x, mask=mask, context=context)
+    return ragged.pad(stack(ragged.pack(x), mask=mask, context=context, ragged=ragged))
 
 
 def _mask(attention_mask: Int[Tensor, "B T"], causal: bool) -> Tensor:

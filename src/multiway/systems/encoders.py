@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.core.block import Context
@@ -34,6 +34,7 @@ class Encoders(nn.Module):
         embed_dim: width E of the ITC features.
         text_pooling: the text feature from [CLS], or from the mean of all tokens.
         null_token: see `context`.
+        stack: the class of the text stack.
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class Encoders(nn.Module):
         *,
         mlm: bool = False,
         null_token: bool = False,
+        stack: type[TextStack] = TextStack,
     ):
         super().__init__()
         self.image_tower = image_tower
         width = image_tower.width
         self.pool = AttentionPool(width, text.width) if image_tower.pooled_index is None else None
-        self.text = TextStack(text, context_width=width)
+        self.text = stack(text, context_width=width)
         self.image_proj = nn.Linear(width if self.pool is None else text.width, embed_dim)
         self.text_proj = nn.Linear(text.width, embed_dim)
         self.mlm_head = None
@@ -99,11 +101,21 @@ class Encoders(nn.Module):
             tokens = torch.cat([self.null_token.expand(len(tokens), -1, -1), tokens], dim=1)
         return self.text.fusion.context(tokens)
 
-    def fused_masked(self, unimodal: Unimodal, attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """Hidden states of the masked texts after they have seen their own pictures; only with `mlm`."""
+    def fused_masked(
+        self,
+        unimodal: Unimodal,
+        attention_mask: Int[Tensor, "B T"],
+        read: Bool[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Hidden states of the masked texts after they have seen their own pictures; only with `mlm`.
+
+        Args:
+            read: as in `TextStack.fuse`.
+        """
         if unimodal.mlm_embeds is None:
             raise ValueError("there is no masked text in these hidden states")
-        return self.text.fuse(unimodal.mlm_embeds, attention_mask, self.context(unimodal.image_embeds))
+        context = self.context(unimodal.image_embeds)
+        return self.text.fuse(unimodal.mlm_embeds, attention_mask, context, read=read)
 
     def text_feature(
         self, text_embeds: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"]

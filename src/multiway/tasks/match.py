@@ -55,7 +55,8 @@ def match(
             if context is None:
                 found += [Match(cosine=c) for c in cosine]
                 continue
-            logits = model.match_pairs(context.select(of_picture), hidden[of_text], mask[of_text]).float()
+            shared = context.shared_by(of_picture)
+            logits = model.match_pairs(shared, hidden[of_text], mask[of_text]).float()
             scores, probabilities = (
                 model.rerank_score(logits, similar).tolist(),
                 logits.softmax(-1)[:, 1].tolist(),

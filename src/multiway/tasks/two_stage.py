@@ -5,7 +5,7 @@
     texts -----> features, hidden  ---+                    +--> ITM: chosen pairs, the fusion layers
 
 A pair is scored once, whichever direction asked for it; a picture's cross-attention keys and values are
-computed once for all its texts; texts are read in batches of like length. All of it is exact.
+computed once for all its texts, which are scored together. All of it is exact.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from multiway.systems.base import System
 Progress = Callable[[str, int, int], None]
 
 KEPT_BYTES = 1 << 30  # contexts held between the stages; beyond, pictures are encoded again
-PASS_BYTES = 1 << 28  # contexts in one pass of the fusion layers
-PASS_PAIRS = 256
+PASS_PAIRS = 256  # in one pass of the fusion layers
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -160,17 +159,16 @@ def match_pairs(
         if low == high:
             continue
         context = pictures.context(batch)
-        each = tensor_bytes(context) / len(pictures.batches[batch])
-        step = int(np.clip(PASS_BYTES // max(each, 1), 1, PASS_PAIRS))
-        by_length = low + np.argsort([len(texts.hidden[u]) for u in row[low:high]], kind="stable")
-        for start in range(0, len(by_length), step):
-            chosen = by_length[start : start + step]
+        for start in range(low, high, PASS_PAIRS):
+            chosen = slice(start, min(start + PASS_PAIRS, high))
             rows = [texts.hidden[u] for u in row[chosen]]
             hidden = pad_sequence(rows, batch_first=True).to(model.device)
             lengths = torch.tensor([len(h) for h in rows])
             mask = (torch.arange(hidden.shape[1]) < lengths[:, None]).to(model.device, torch.int64)
             index = torch.as_tensor(picture[chosen] - starts[batch], device=model.device)
-            logits = model.match_pairs(context.select(index), hidden, mask).float()
+            seen, place = index.unique(return_inverse=True)
+            shared = context.select(seen).shared_by(place)
+            logits = model.match_pairs(shared, hidden, mask).float()
             similar = torch.as_tensor(cosine[chosen], device=model.device)
             scores[chosen] = model.rerank_score(logits, similar).cpu().numpy()
         progress("pairs", int(high), len(picture))
