@@ -33,7 +33,7 @@ def create(name: str, **config) -> System:
     """A system with fresh weights, at its paper's size unless `config` says otherwise, in training mode.
 
     Args:
-        name: one of `list_systems()`.
+        name: one of `list_systems()`, or a fine-tuning network as `blip_captioner`.
         config: fields of the system's config dataclass.
 
     Raises:
@@ -42,18 +42,18 @@ def create(name: str, **config) -> System:
     from difflib import get_close_matches
 
     from multiway.errors import UserError
-    from multiway.systems import SYSTEMS
+    from multiway.systems import NETWORKS
     from multiway.text import Tokenizer
 
-    if name not in SYSTEMS:
-        near = get_close_matches(name, SYSTEMS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SYSTEMS)}"
+    if name not in NETWORKS:
+        near = get_close_matches(name, NETWORKS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(NETWORKS)}"
         raise UserError(f"no system is called {name!r}: {hint}")
     try:
-        resolved = SYSTEMS[name].config()(**config)
+        resolved = NETWORKS[name].config()(**config)
     except TypeError as error:
-        raise UserError(f"{name}: {error}: see the fields of {SYSTEMS[name].config().__name__}") from None
-    model = SYSTEMS[name].network()(resolved)
+        raise UserError(f"{name}: {error}: see the fields of {NETWORKS[name].config().__name__}") from None
+    model = NETWORKS[name].network()(resolved)
     model.tokenizer = Tokenizer.load(resolved.tokenizer)
     return model
 

@@ -75,17 +75,17 @@ def train(argv: Sequence[str]) -> None:
 def _read(path: Path):
     """A saved run, read back strictly with the config class of the system that it names."""
     from multiway.data.dataset import DataConfig
-    from multiway.systems import SYSTEMS
+    from multiway.systems import NETWORKS
     from multiway.train.run import read_json, read_run
 
     path = path / "run.json" if path.is_dir() else path
     saved = read_json(path).get("run")
     name = saved.get("system", {}).get("system") if isinstance(saved, dict) else None
-    if name not in SYSTEMS:
+    if name not in NETWORKS:
         raise UserError(
             f"{path} names no system (run.system.system is {name!r}): give a run.json that multiway wrote"
         )
-    return read_run(path, SYSTEMS[name].config(), DataConfig)
+    return read_run(path, NETWORKS[name].config(), DataConfig)
 
 
 def _show(run) -> None:

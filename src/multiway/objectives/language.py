@@ -1,4 +1,4 @@
-"""Masked language modelling (MLM): which words were here?"""
+"""Language modelling: which words were here (MLM), and which word comes next (LM)?"""
 
 from __future__ import annotations
 
@@ -68,3 +68,21 @@ def mlm(
         loss = torch.lerp(loss, soft, torch.as_tensor(alpha).to(loss))
     # Without a masked token anywhere the sum is 0, and so is the mean.
     return loss.sum() / (max(len(targets), 1) if count is None else count.clamp_min(1e-6))
+
+
+def lm(
+    logits: Float[Tensor, "M V"],
+    targets: Int[Tensor, " M"],
+    *,
+    smoothing: float = 0.0,
+    count: Tensor | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the next token, mean over the M positions that have one.
+
+    Args:
+        logits: of the positions with a target only.
+        smoothing: share of the target that is spread over all V tokens (BLIP's med.py: 0.1).
+        count: the normaliser when it is not M: the all-rank mean number of targets.
+    """
+    loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+    return loss / (max(len(targets), 1) if count is None else count.clamp_min(1e-6))

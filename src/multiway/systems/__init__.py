@@ -39,9 +39,48 @@ def _clip() -> type:
     return CLIP
 
 
+def _blip_config() -> type:
+    from multiway.systems.blip_config import BLIPConfig
+
+    return BLIPConfig
+
+
+def _blip() -> type:
+    from multiway.systems.blip import BLIP
+
+    return BLIP
+
+
+def _blip_head(config: str, network: str) -> Entry:
+    """A fine-tuning network of BLIP, by the names of its classes."""
+
+    def config_class() -> type:
+        from multiway.systems import blip_config
+
+        return getattr(blip_config, config)
+
+    def network_class() -> type:
+        from multiway.systems import blip_heads
+
+        return getattr(blip_heads, network)
+
+    return Entry(BLIP_PAPER, config_class, network_class)
+
+
+BLIP_PAPER = "Li et al. 2022, arXiv:2201.12086"
+
 SYSTEMS: dict[str, Entry] = {
     "albef": Entry("Li et al. 2021, arXiv:2107.07651", _albef_config, _albef),
+    "blip": Entry(BLIP_PAPER, _blip_config, _blip),
     "clip": Entry("Radford et al. 2021, arXiv:2103.00020", _clip_config, _clip),
+}
+
+#: The systems, and the fine-tuning networks that are saved and loaded by their own names.
+NETWORKS: dict[str, Entry] = SYSTEMS | {
+    "blip_captioner": _blip_head("CaptionerConfig", "Captioner"),
+    "blip_vqa": _blip_head("VQAConfig", "AnswerModel"),
+    "blip_nlvr": _blip_head("NLVRConfig", "PairModel"),
+    "blip_base": _blip_head("FeaturesConfig", "FeatureExtractor"),
 }
 
 

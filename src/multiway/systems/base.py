@@ -80,6 +80,13 @@ class System(nn.Module):
     def advance(self, state: Any, outputs: Sequence[dict[str, Tensor]]) -> None:
         """Once after each optimizer step that was taken; `outputs` are the losses of its micro-batches."""
 
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a related system, under this one's names, to start from."""
+        return tensors
+
+    def start_from_text(self) -> None:
+        """Once, after pretrained weights were put into the text stack: what else starts from them."""
+
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay applies: not to biases and gains (ALBEF, `optim_factory.add_weight_decay`)."""
         return not (parameter.ndim == 1 or name.endswith(".bias"))
@@ -93,19 +100,23 @@ class System(nn.Module):
     # Two-stage retrieval: encode each side once, then match chosen pairs.
 
     def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B E"], Context | None]:
-        """ITC features, and what `match_pairs` looks at (None without an ITM head)."""
-        raise NotImplementedError
+        """ITC features, and what `match_pairs` looks at (None without an ITM head).
+
+        Raises:
+            UserError: the system has no contrastive features.
+        """
+        raise UserError(f"{type(self).__name__} has no contrastive features: take a model trained with ITC")
 
     def text_context(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B T D"]]:
-        """ITC features and the hidden states that `match_pairs` continues from."""
-        raise NotImplementedError
+    ) -> tuple[Float[Tensor, "B E"], Tensor]:
+        """ITC features, and what `match_pairs` continues from: hidden states `[B, T, D]`, or ids `[B, T]`."""
+        raise UserError(f"{type(self).__name__} has no contrastive features: take a model trained with ITC")
 
     def match_pairs(
-        self, context: Context, hidden: Float[Tensor, "P T D"], attention_mask: Int[Tensor, "P T"]
+        self, context: Context, hidden: Tensor, attention_mask: Int[Tensor, "P T"]
     ) -> Float[Tensor, "P 2"]:
-        """ITM logits (not matched, matched) of aligned pairs."""
+        """ITM logits (not matched, matched) of aligned pairs; `hidden` is `text_context`'s, by rows."""
         raise UserError(
             f"{type(self).__name__} has no image-text matching head: rank by the contrastive score"
         )
@@ -190,12 +201,16 @@ class System(nn.Module):
         )
         return logits.softmax(-1)[:, 1]
 
-    def caption(self, images: Picture | Sequence[Picture], **options) -> list[str]:
+    def caption(self, images: Picture | Sequence[Picture], *args: Any, **options: Any) -> list[str]:
         """Captions of pictures, where the system generates text."""
         raise UserError(f"{type(self).__name__} does not generate text: take a captioning system")
 
     def answer(
-        self, images: Picture | Sequence[Picture], questions: str | Sequence[str], **options
+        self,
+        images: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        *args: Any,
+        **options: Any,
     ) -> list[str]:
         """Answers to questions about pictures, where the system was fine-tuned for them."""
         raise UserError(f"{type(self).__name__} does not answer questions: fine-tune it for VQA")

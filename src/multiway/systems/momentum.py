@@ -135,6 +135,39 @@ class MomentumSystem(System, Generic[E]):
             first,
         )
 
+    @torch.no_grad()
+    def drawn_by(
+        self,
+        batch: Batch,
+        sims: Similarities,
+        image_features: Float[Tensor, "B E"],
+        text_features: Float[Tensor, "B E"],
+        *,
+        online: bool,
+        floor: float,
+        wide: bool,
+    ) -> Similarities:
+        """By what BLIP draws hard negatives: log-probabilities over the batch, for `pairs`.
+
+        Args:
+            online: compare online features with online ones, not with the momentum model's as ITC does.
+            floor: added to every probability. wide: over the batches of all ranks.
+        """
+        size, first, columns = len(image_features), rank() * len(image_features) if wide else 0, sims.batch
+        image_to_text, text_to_image = sims.image_to_text[:, :columns], sims.text_to_image[:, :columns]
+        positive = sims.positive[:, :columns]
+        if online or wide != self.wide:
+            images, texts = (self.candidates(x, "none", wide=wide) for x in (image_features, text_features))
+            image_to_text = image_features @ texts.T / self.temperature
+            text_to_image = text_features @ images.T / self.temperature
+            numbers = torch.arange(first, first + size, device=images.device)
+            ids = batch.need("ids") if self.config.positives == "ids" else numbers
+            positive = contrastive.positives(ids, self.candidates(ids, "none", wide=wide))
+        scores = [s.log_softmax(1) for s in (image_to_text, text_to_image)]
+        if floor:
+            scores = [(s.exp() + floor).log() for s in scores]
+        return Similarities(scores[0], scores[1], None, positive, positive.shape[1], first)
+
     def pairs(
         self,
         sims: Similarities,
@@ -155,9 +188,15 @@ class MomentumSystem(System, Generic[E]):
         size = len(own)
         return matching.pairs(own, negative_text.reshape(size, -1), negative_image.reshape(size, -1))
 
-    def candidates(self, x: Tensor, gradient: Gradient = "sum", *, ragged: bool = False) -> Tensor:
-        """What this rank's rows are compared with: its own rows, or all ranks'; `ragged`: of different T."""
-        if not self.wide:
+    def candidates(
+        self, x: Tensor, gradient: Gradient = "sum", *, ragged: bool = False, wide: bool | None = None
+    ) -> Tensor:
+        """What this rank's rows are compared with: its own rows, or all ranks' where it is `wide`.
+
+        Args:
+            ragged: `[B, T, ...]` whose T differs between ranks. wide: None: as the system's `wide`.
+        """
+        if not (self.wide if wide is None else wide):
             return x
         return gather_ragged(x, gradient) if ragged else gather(x, gradient)
 

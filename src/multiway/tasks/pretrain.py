@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from multiway import weights
 from multiway.data.dataset import DataConfig, Dataset
-from multiway.systems import SYSTEMS
+from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.train.loop import Result, train
 from multiway.train.run import Run
@@ -84,7 +84,7 @@ def card(run: Run) -> str:
     sources = "\n".join(f"- `{s.path}`{f', split {s.split}' if s.split else ''}" for s in run.data.train)
     return f"""# {run.name}
 
-A {run.system.system.upper()} model ({SYSTEMS[run.system.system].paper}), trained by multiway.
+A {run.system.system.upper()} model ({NETWORKS[run.system.system].paper}), trained by multiway.
 
 ```python
 import multiway

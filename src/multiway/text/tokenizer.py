@@ -43,6 +43,7 @@ class TokenizerConfig:
         add_sep: end WordPiece texts with [SEP]. ALBEF's have none.
         max_length: tokens a text may have, special ones included.
         max_words: words a cleaned caption may have.
+        extra: further special tokens behind a WordPiece vocabulary: [DEC] and [ENC] of BLIP.
     """
 
     kind: Literal["wordpiece", "clip_bpe"] = "wordpiece"
@@ -51,6 +52,7 @@ class TokenizerConfig:
     add_sep: bool = False
     max_length: int = 25
     max_words: int = 30
+    extra: tuple[str, ...] = ()
 
 
 class Tokenizer:
@@ -76,7 +78,10 @@ class Tokenizer:
         self.unk_id: int | None = backend.token_to_id(self._kind.UNK)
         pad_id = backend.token_to_id(self._kind.PAD)
         self.pad_id: int = 0 if pad_id is None else pad_id
-        ids = (pad_id, self.cls_id, self.sep_id, self.mask_id, self.unk_id)
+        self.dec_id: int | None = backend.token_to_id("[DEC]")
+        self.enc_id: int | None = backend.token_to_id("[ENC]")
+        ids = [pad_id, self.cls_id, self.sep_id, self.mask_id, self.unk_id]
+        ids += [backend.token_to_id(token) for token in config.extra]
         self.special_ids: tuple[int, ...] = tuple(sorted(i for i in ids if i is not None))
         self._ends_with_sep = config.add_sep or config.kind == "clip_bpe"
         self._begins_word = torch.tensor(
@@ -184,7 +189,11 @@ class Tokenizer:
             raise UserError(
                 f"no {config.kind} vocabulary {config.vocab!r}: name {shipped}, or a vocabulary file"
             )
-        return cls(config, kind.build(path))
+        if not config.extra:
+            return cls(config, kind.build(path))
+        if config.kind != "wordpiece":
+            raise UserError(f"a {config.kind} vocabulary takes no extra tokens: set tokenizer.extra to ()")
+        return cls(config, wordpiece.build(path, config.extra))
 
     def _count_truncation(self, limit: int) -> None:
         self.truncated += 1

@@ -42,12 +42,13 @@ def train_vocabulary(texts: Iterable[str], *, size: int, config: TokenizerConfig
         words.update(word for word, _ in split(normalise(clean(text, len(text) + 1))))
     if not words:
         raise UserError("no caption holds a word: a vocabulary needs texts to learn from")
-    room = size - len(wordpiece.SPECIAL)
+    special = (*wordpiece.SPECIAL, *config.extra)
+    room = size - len(special)
     if room < 2:
         raise UserError(f"a vocabulary of {size} tokens has no room for a letter: ask for at least 1,000")
 
     letters = _letters(words, room // 2)
-    tokens = [*wordpiece.SPECIAL, *letters, *("##" + letter for letter in letters)]
+    tokens = [*special, *letters, *("##" + letter for letter in letters)]
     tokens += _merges(words, set(letters), size - len(tokens), set(tokens))
     # Scripts without blanks make "words" of whole sentences, which BERT's limit of 100 letters calls unknown.
     model = models.WordPiece(

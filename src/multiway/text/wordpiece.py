@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -23,14 +24,15 @@ def normalise(text: str) -> str:
     return text
 
 
-def build(path: Path) -> Tokenizer:
-    """BERT's uncased tokenizer over a vocab.txt, one token a line.
+def build(path: Path, extra: Sequence[str] = ()) -> Tokenizer:
+    """BERT's uncased tokenizer over a vocab.txt, one token a line; `extra` tokens follow those of the file.
 
     Raises:
         UserError: the file is no vocabulary: a special token is missing, or a line comes twice.
     """
     try:
         tokens = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        tokens += [token for token in extra if token not in tokens]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file: name a vocab.txt with one token a line") from error
     vocab = {token.rstrip("\r"): i for i, token in enumerate(tokens)}

@@ -15,7 +15,7 @@ from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.loader import Loader, Pairs, Transform
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
-from multiway.systems import SYSTEMS
+from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.systems.bert import TextStack
 from multiway.systems.encoders import Encoders
@@ -60,7 +60,7 @@ def _start_fusion(system: System, loader: Any) -> None:
 
 def build_system(run: Run, say: Callable[[str], None] = print) -> System:
     """The system with its tokenizer, its towers' pretrained weights, or the weights of a whole checkpoint."""
-    system = SYSTEMS[run.system.system].network()(run.system)
+    system = NETWORKS[run.system.system].network()(run.system)
     system.tokenizer = _tokenizer(run)
     _start_from(system, run.init, say)
     return system
@@ -119,7 +119,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def _start_from(system: System, init: Init, say: Callable[[str], None]) -> None:
     if init.checkpoint is not None:
-        given, own = load(init.checkpoint).state_dict(), system.state_dict()
+        given, own = system.adopt(load(init.checkpoint).state_dict()), system.state_dict()
         fits = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
         if not fits:
             kind = type(system).__name__
@@ -133,6 +133,7 @@ def _start_from(system: System, init: Init, say: Callable[[str], None]) -> None:
     if init.text is not None:
         text = _part(system, "text", lambda _, module: isinstance(module, TextStack))
         say(f"text from {init.text}: {load_text(text, init.text).sentence()}")
+        system.start_from_text()
     if init.text_proj == "identity":
         proj = _part(system, "text_proj", lambda name, _: name.split(".")[-1] == "text_proj")
         torch.nn.init.eye_(proj.weight)

@@ -115,6 +115,16 @@ def learning_rate(step: int, config: TrainConfig, *, steps_per_epoch: int) -> fl
             warmup_steps=config.warmup_steps,
             stride=config.warmup_stride,
         )
+    if config.schedule == "blip":
+        return blip_schedule(
+            step,
+            steps_per_epoch=steps_per_epoch,
+            lr=config.lr,
+            min_lr=config.min_lr,
+            decay=config.lr_decay,
+            warmup_lr=config.warmup_lr,
+            warmup_steps=config.warmup_steps,
+        )
     if step < config.warmup_steps:
         return config.warmup_lr + (config.lr - config.warmup_lr) * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -157,6 +167,27 @@ def albef_schedule(
         return warmup_lr
     stair = min(max(i - 1, 0) // stride, warmup)
     return warmup_lr + stair * (lr - warmup_lr) / warmup if stair < warmup else lr
+
+
+def blip_schedule(
+    step: int,
+    *,
+    steps_per_epoch: int,
+    lr: float,
+    min_lr: float,
+    decay: float,
+    warmup_lr: float,
+    warmup_steps: int,
+) -> float:
+    """The official staircase of BLIP's pre-training (utils.py, `step_lr_schedule`, `warmup_lr_schedule`).
+
+    Epoch e has the one rate lr * decay^e, at least `min_lr`; in the first, the rate of step i is on the line
+    from `warmup_lr` to `lr`. A warm-up longer than the first epoch is cut off.
+    """
+    epoch, i = divmod(step, steps_per_epoch)
+    if epoch == 0:
+        return min(lr, warmup_lr + (lr - warmup_lr) * i / max(warmup_steps, 1))
+    return max(min_lr, lr * decay**epoch)
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 
 from multiway.core.embed import resize_positions
 from multiway.errors import UserError
-from multiway.systems import SYSTEMS
+from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
 from multiway.weights.aside import replacing, standing
@@ -104,11 +104,11 @@ def _load_folder(folder: Path, image_tower: nn.Module | None) -> System:
             f"{folder / 'config.json'} is not JSON ({error}): the folder is damaged, take another copy"
         ) from None
     name = values.get("system") if isinstance(values, dict) else None
-    if name not in SYSTEMS:
+    if name not in NETWORKS:
         raise UserError(
             f"{folder / 'config.json'} names no system of ours (system: {name!r}): see `multiway systems`"
         )
-    model = SYSTEMS[name].network()(read_config(name, values, folder / "config.json"), image_tower)
+    model = NETWORKS[name].network()(read_config(name, values, folder / "config.json"), image_tower)
     try:
         tensors = load_file(folder / "model.safetensors")
     except SafetensorError as error:
@@ -127,7 +127,7 @@ def read_config(system: str, values: dict, where: Path | str):
         UserError: the first thing that is wrong, with its dotted path.
     """
     try:
-        adapter = TypeAdapter(SYSTEMS[system].config())
+        adapter = TypeAdapter(NETWORKS[system].config())
         return adapter.validate_json(json.dumps(values), strict=True, extra="forbid")
     except ValidationError as error:
         first = error.errors()[0]
@@ -178,7 +178,7 @@ def _card(model: System) -> str:
     count = sum(p.numel() for p in model.parameters())
     return (
         f"# {type(model).__name__}\n\nA {type(model).__name__} model of {count / 1e6:.1f} M parameters, "
-        f"written by multiway ({SYSTEMS[model.config.system].paper}).\n\n"
+        f"written by multiway ({NETWORKS[model.config.system].paper}).\n\n"
         '```python\nimport multiway\nmodel = multiway.load("this folder")\n'
         'model.encode_image("cat.jpg") @ model.encode_text("a cat").T\n```\n'
     )

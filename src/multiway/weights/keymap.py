@@ -40,13 +40,17 @@ class Entry:
 
     Attributes:
         ours: our name. theirs: the layout's names that make it.
-        also: further names that hold the same tensor (ties).
+        also: further names that hold the same tensors (ties): `theirs` once more, or several times more.
     """
 
     ours: str
     theirs: tuple[str, ...]
     op: Op = COPY
     also: tuple[str, ...] = ()
+
+    def ties(self) -> list[tuple[str, ...]]:
+        """Names of the layout that hold one tensor; only where there are several."""
+        return [(name, *self.also[i :: len(self.theirs)]) for i, name in enumerate(self.theirs) if self.also]
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def to_theirs(layout: Layout, tensors: Mapping[str, Tensor], *, ties: bool = Tru
             parts = entry.op.theirs(tensors[entry.ours], len(entry.theirs))
             theirs.update(zip(entry.theirs, parts, strict=True))
             if ties:
-                theirs.update({name: parts[0] for name in entry.also})
+                theirs.update({name: parts[i % len(parts)] for i, name in enumerate(entry.also)})
     return {**theirs, **layout.constants} if ties else theirs
 
 

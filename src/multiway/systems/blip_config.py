@@ -1,0 +1,141 @@
+"""Configs of BLIP and of its fine-tuning networks; the defaults are the official ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from multiway.systems.bert import BertConfig
+from multiway.systems.towers import BackboneConfig
+from multiway.systems.vit import ViTConfig
+from multiway.text import TokenizerConfig
+
+#: Slips of the official code that are mended unless `compat` names them: see docs/compat.md.
+Quirk = Literal["momentum_before_tying", "itm_reads_cls", "question_padding"]
+OFFICIAL: tuple[Quirk, ...] = ("momentum_before_tying", "itm_reads_cls", "question_padding")
+
+
+def med_config(**sizes: Any) -> BertConfig:
+    """bert-base-uncased with cross-attention in every layer, no token types, and room for [DEC] and [ENC]."""
+    defaults: dict[str, Any] = {"vocab_size": 30524, "layers": 0, "fusion_layers": 12, "types": 0}
+    return BertConfig(**(defaults | sizes))
+
+
+def blip_tokenizer(max_length: int = 30, *, cleaning: Literal["blip", "none"] = "blip") -> TokenizerConfig:
+    """BERT's vocabulary with [DEC] and [ENC], and [SEP] at the end."""
+    return TokenizerConfig(cleaning=cleaning, add_sep=True, max_length=max_length, extra=("[DEC]", "[ENC]"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BLIPConfig:
+    """BLIP; the defaults are the official pre-training (configs/pretrain.yaml).
+
+    Retrieval fine-tuning is `lm_weight=0, positives="ids", negatives_by="batch", alpha_ramp_epochs=1,
+    negative_floor=0`. Fields that ALBEF has too are described there.
+
+    Attributes:
+        itm_weight, lm_weight: 0 leaves the loss out, and with `lm_weight` the decoder.
+        label_smoothing: of LM.
+        negatives_by: hard negatives by ITC's similarities, with the momentum features (pre-training), or by
+            those of the batch's online features (retrieval).
+        negative_floor: added to every candidate's probability of being drawn.
+        negative_all_rank: ITM's negatives from all ranks, while ITC keeps this rank's candidates.
+        rerank: by the ITM logit, by it plus ITC's cosine (official), or by its log-odds plus ITC's logit.
+        prompt: what captions begin with; its words carry no loss.
+        caption_length: least and most tokens of a caption, [DEC], prompt and [SEP] included.
+        compat: official slips to keep.
+    """
+
+    system: Literal["blip"] = "blip"
+    image: ViTConfig | BackboneConfig = field(default_factory=lambda: ViTConfig(image_size=224))
+    text: BertConfig = field(default_factory=med_config)
+    tokenizer: TokenizerConfig = field(default_factory=blip_tokenizer)
+    embed_dim: int = 256
+    temperature: float = 0.07
+    temperature_range: tuple[float, float] | None = (0.001, 0.5)
+    momentum: float | None = 0.995
+    queue_size: int = 57600
+    alpha: float = 0.4
+    alpha_ramp_epochs: int = 2
+    itm_weight: float = 1.0
+    lm_weight: float = 1.0
+    label_smoothing: float = 0.1
+    positives: Literal["pair", "ids"] = "pair"
+    hardest: bool = False
+    negatives_by: Literal["itc", "batch"] = "itc"
+    negative_floor: float = 1e-4
+    negatives: Literal["local", "global"] = "local"
+    negative_all_rank: bool = False
+    normalisation: Literal["rank", "global"] = "rank"
+    text_pooling: Literal["cls", "mean"] = "cls"
+    match_pooling: Literal["cls", "mean"] = "cls"
+    null_token: bool = False
+    hard_negatives: int = 1
+    rerank: Literal["itm", "itm+cosine", "itm+itc"] = "itm+cosine"
+    prompt: str = ""
+    caption_length: tuple[int, int] = (5, 20)
+    compat: tuple[Quirk, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerConfig:
+    """The decoder alone over pictures (models/blip.py, BLIP_Decoder; configs/caption_coco.yaml).
+
+    Attributes:
+        prompt: what captions begin with; its words carry no loss. label_smoothing: of LM.
+        caption_length: least and most tokens of a caption, [DEC], prompt and [SEP] included.
+    """
+
+    system: Literal["blip_captioner"] = "blip_captioner"
+    image: ViTConfig | BackboneConfig = field(default_factory=lambda: ViTConfig(image_size=384))
+    text: BertConfig = field(default_factory=med_config)
+    tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(40))
+    prompt: str = "a picture of "
+    caption_length: tuple[int, int] = (5, 20)
+    label_smoothing: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQAConfig:
+    """Question answering (models/blip_vqa.py; configs/vqa.yaml).
+
+    Attributes:
+        label_smoothing: of the answers' LM, also where answers are ranked (official).
+        compat: official slips to keep.
+    """
+
+    system: Literal["blip_vqa"] = "blip_vqa"
+    image: ViTConfig | BackboneConfig = field(
+        default_factory=lambda: ViTConfig(image_size=480, drop_path=0.1)
+    )
+    text: BertConfig = field(default_factory=med_config)
+    tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(35, cleaning="none"))
+    label_smoothing: float = 0.1
+    compat: tuple[Quirk, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NLVRConfig:
+    """Is the text true of two pictures (models/blip_nlvr.py; configs/nlvr.yaml)?
+
+    Attributes:
+        merge_from: the first layer that merges what both pictures gave by a linear map; below, their mean.
+    """
+
+    system: Literal["blip_nlvr"] = "blip_nlvr"
+    image: ViTConfig | BackboneConfig = field(
+        default_factory=lambda: ViTConfig(image_size=384, drop_path=0.1)
+    )
+    text: BertConfig = field(default_factory=med_config)
+    tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(35, cleaning="none"))
+    merge_from: int = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """Hidden states without heads (models/blip.py, BLIP_Base)."""
+
+    system: Literal["blip_base"] = "blip_base"
+    image: ViTConfig | BackboneConfig = field(default_factory=lambda: ViTConfig(image_size=224))
+    text: BertConfig = field(default_factory=med_config)
+    tokenizer: TokenizerConfig = field(default_factory=blip_tokenizer)

@@ -1,0 +1,234 @@
+"""BLIP's fine-tuning networks: captioner, answers, two pictures with one text, and bare features.
+
+Image-text matching and retrieval are `BLIP` itself with `lm_weight=0`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from multiway.batch import Batch
+from multiway.core.block import Context
+from multiway.errors import UserError
+from multiway.generation import Decoding, GenerationConfig, generate
+from multiway.objectives import language
+from multiway.systems.base import Picture
+from multiway.systems.blip_config import CaptionerConfig, FeaturesConfig, NLVRConfig, VQAConfig
+from multiway.systems.captioning import Captioning, FineTuned
+from multiway.systems.decoding import StackDecoding
+from multiway.systems.med import MED, Decoder, TwinCross, shift
+
+
+class Captioner(FineTuned, Captioning):
+    """Writes what a picture shows (models/blip.py, BLIP_Decoder)."""
+
+    def __init__(self, config: CaptionerConfig, image_tower: nn.Module | None = None):
+        super().__init__(config, image_tower)
+        self.decoder = Decoder(config.text, context_width=self.image_tower.width)
+
+    def caption_context(self, image: Float[Tensor, "B 3 H W"]) -> Context:
+        return self.writer().context(self.image_tower(image))
+
+    def losses(
+        self, batch: Batch, state: Any = None, draws: Any = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """LM of bare captions behind the prompt, which is put before them here."""
+        ids, mask = batch.text()
+        prompt = self.prompt_ids().expand(len(ids), -1)
+        ids = torch.cat([prompt, ids[:, 1:]], dim=1)
+        mask = torch.cat([torch.ones_like(prompt), mask[:, 1:]], dim=1)
+        tokens = self.image_tower.rest(self.image_tower.batch_prefix(batch))
+        _, _, loss = self.figure(tokens, ids, mask, prompt.shape[1])
+        return {"lm": loss, "loss": loss}
+
+    def figure(
+        self,
+        image_embeds: Float[Tensor, "B N C"],
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        prompt_length: int,
+    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B S"], Float[Tensor, ""]]:
+        """Hidden states, labels and loss of captions that begin with `prompt_length` tokens of prompt."""
+        ids, decoder = self.started(input_ids), self.writer()
+        hidden = decoder(ids, attention_mask, decoder.context(image_embeds))
+        labels = shift(ids, attention_mask, ignored=prompt_length)
+        known = labels != -100
+        logits = decoder.logits(hidden[:, :-1][known])
+        return hidden, labels, language.lm(logits, labels[known], smoothing=self.config.label_smoothing)
+
+
+class Ranking(NamedTuple):
+    """How a list of answers was ranked; G questions, K answers kept after their first token."""
+
+    best: Int[Tensor, " G"]
+    first_logits: Float[Tensor, "G V"]
+    first_probability: Float[Tensor, "G A"]
+    kept: Int[Tensor, "G K"]
+    score: Float[Tensor, "G K"]
+
+
+class AnswerModel(FineTuned):
+    """A question is read grounded in the picture; a decoder writes the answer over the question's states.
+
+    Encoder and decoder share nothing. Source: models/blip_vqa.py.
+    """
+
+    def __init__(self, config: VQAConfig, image_tower: nn.Module | None = None):
+        super().__init__(config, image_tower)
+        self.text = MED(config.text, context_width=self.image_tower.width)
+        self.decoder = Decoder(config.text, context_width=config.text.width)
+
+    def question(
+        self,
+        image: Float[Tensor, "G 3 H W"],
+        input_ids: Int[Tensor, "G S"],
+        attention_mask: Int[Tensor, "G S"],
+    ) -> Float[Tensor, "G S D"]:
+        """Hidden states of questions, [ENC] first, after they have seen their pictures."""
+        context = self.text.fusion.context(self.image_tower(image))
+        return self.text(self.first(input_ids, self.enc_id), attention_mask, context)
+
+    def answer_context(self, question: Float[Tensor, "G S D"], attention_mask: Int[Tensor, "G S"]) -> Context:
+        """What the decoder looks at: a question's states where it has words."""
+        return self.decoder.context(question, attention_mask.bool()[:, None, None, :])
+
+    def answer_losses(
+        self, context: Context, input_ids: Int[Tensor, "A T"], attention_mask: Int[Tensor, "A T"]
+    ) -> tuple[Float[Tensor, "A T D"], Float[Tensor, " A"]]:
+        """Hidden states of answers, and each one's cross-entropy summed over its tokens, smoothed."""
+        ids = self.started(input_ids)
+        hidden, labels = self.decoder(ids, attention_mask, context), shift(ids, attention_mask)
+        logits = self.decoder.logits(hidden[:, :-1]).flatten(0, 1)
+        options = {"reduction": "none", "label_smoothing": self.config.label_smoothing}
+        each = F.cross_entropy(logits, labels.flatten(), **options)
+        return hidden, each.view(labels.shape).sum(1)
+
+    def loss(
+        self,
+        context: Context,
+        input_ids: Int[Tensor, "A T"],
+        attention_mask: Int[Tensor, "A T"],
+        owner: Int[Tensor, " A"],
+        weights: Float[Tensor, " A"],
+    ) -> Float[Tensor, ""]:
+        """Sum of weight * cross-entropy over all answers, divided by the number of questions.
+
+        Args:
+            owner: the question of each answer. weights: its share of the annotators.
+        """
+        _, each = self.answer_losses(context.select(owner), input_ids, attention_mask)
+        return (weights * each).sum() / self.groups(context)
+
+    def rank(
+        self, context: Context, input_ids: Int[Tensor, "A T"], attention_mask: Int[Tensor, "A T"], *, k: int
+    ) -> Ranking:
+        """The best of A answers for each question: K by their first token, then by their whole loss."""
+        groups = self.groups(context)
+        start = torch.full((groups, 1), self.dec_id, device=input_ids.device)
+        first = self.decoder.logits(self.decoder(start, torch.ones_like(start), context)[:, 0])
+        probability = first.softmax(1)[:, input_ids[:, 1]]
+        kept = probability.topk(min(k, len(input_ids)), dim=1).indices
+        rows = kept.flatten()
+        owner = torch.arange(groups, device=rows.device).repeat_interleave(kept.shape[1])
+        _, each = self.answer_losses(context.select(owner), input_ids[rows], attention_mask[rows])
+        score = -each.view(kept.shape)
+        best = kept.gather(1, score.argmax(1, keepdim=True)).squeeze(1)
+        return Ranking(best, first, probability, kept, score)
+
+    @staticmethod
+    def groups(context: Context) -> int:
+        """How many questions a context holds."""
+        return len(next(kv.key for kv in context.layers if kv is not None))
+
+    def decoding(self, question: Float[Tensor, "G S D"], attention_mask: Int[Tensor, "G S"]) -> Decoding:
+        """A generation of answers over G questions."""
+        if "question_padding" in self.config.compat:
+            attention_mask = torch.ones_like(attention_mask)
+        context = self.answer_context(question, attention_mask)
+        return StackDecoding(self.decoder.embed, self.decoder.fusion, self.decoder.logits, context=context)
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        images: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        *,
+        answers: Sequence[str] | None = None,
+        k: int = 128,
+        config: GenerationConfig | None = None,
+    ) -> list[str]:
+        """One answer a pair of picture and question: the best of `answers`, or generated (beam 3, 10 tokens).
+
+        Raises:
+            UserError: numbers of pictures and questions differ, or the model has no tokenizer.
+        """
+        image, (ids, mask) = self.prepare(images), self.tokenize(questions)
+        assert self.tokenizer is not None  # tokenize asked for it
+        if len(image) != len(ids):
+            raise UserError(f"answer got {len(image)} pictures, {len(ids)} questions: give as many of both")
+        question = self.question(image, ids, mask)
+        if answers is not None:
+            ranking = self.rank(self.answer_context(question, mask), *self.tokenize(list(answers)), k=k)
+            return [answers[i] for i in ranking.best.tolist()]
+        start = torch.full((len(ids), 1), self.dec_id, device=ids.device)
+        default = GenerationConfig(max_length=9, length_rule="official", eos_id=self.tokenizer.sep_id)
+        found = generate(self.decoding(question, mask), start, torch.ones_like(start), config or default)
+        return self.tokenizer.decode([group[0] for group in found.sequences])
+
+
+class PairModel(FineTuned):
+    """Says whether a text is true of two pictures (models/blip_nlvr.py)."""
+
+    def __init__(self, config: NLVRConfig, image_tower: nn.Module | None = None):
+        super().__init__(config, image_tower)
+        text, width = config.text, self.image_tower.width
+        self.text = MED(text, context_width=width)
+        for i, block in enumerate(self.text.fusion):
+            twin = TwinCross(text, context_width=width, merge=i >= config.merge_from)
+            block.register_module("cross", twin)
+        self.head = nn.Sequential(nn.Linear(text.width, text.width), nn.ReLU(), nn.Linear(text.width, 2))
+
+    def judge(
+        self,
+        image: Float[Tensor, "B2 3 H W"],
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B 2"]]:
+        """Hidden states and logits (false, true); `image` holds all first pictures, then all second ones."""
+        context = self.text.fusion.context(self.image_tower(image))
+        hidden = self.text(self.first(input_ids, self.enc_id), attention_mask, context)
+        return hidden, self.head(hidden[:, 0])
+
+
+class FeatureExtractor(FineTuned):
+    """Hidden states of pictures, of texts, and of both (models/blip.py, BLIP_Base)."""
+
+    def __init__(self, config: FeaturesConfig, image_tower: nn.Module | None = None):
+        super().__init__(config, image_tower)
+        self.text = MED(config.text, context_width=self.image_tower.width)
+
+    def features(
+        self,
+        image: Float[Tensor, "B 3 H W"] | None = None,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """Last hidden states: of pictures, of texts, or, where both are given, of texts grounded in them.
+
+        Raises:
+            UserError: neither pictures nor texts were given.
+        """
+        if input_ids is None or attention_mask is None:
+            if image is None:
+                raise UserError("features needs pictures, texts with their mask, or both")
+            return self.image_tower(image)
+        if image is None:
+            return self.text(input_ids, attention_mask)
+        context = self.text.fusion.context(self.image_tower(image))
+        return self.text(self.first(input_ids, self.enc_id), attention_mask, context)
