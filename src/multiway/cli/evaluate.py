@@ -10,6 +10,7 @@ COMMANDS = {
     "retrieval": Command(
         "multiway.cli.evaluate:retrieval", "texts of pictures and pictures of texts, in two stages"
     ),
+    "caption": Command("multiway.cli.evaluate:caption", "captions against the texts of pictures"),
 }
 
 
@@ -61,3 +62,56 @@ def retrieval(argv: Sequence[str]) -> None:
 def _line(values: dict[str, float], way: str) -> str:
     recalls = " / ".join(f"{values[f'{way}_r{k}']:.1f}" for k in (1, 5, 10))
     return f"{way.upper()} R@1/5/10 {recalls}, median rank {values[f'{way}_median_rank']:g}"
+
+
+def caption(argv: Sequence[str]) -> None:
+    """Print BLEU, ROUGE-L, CIDEr and exact match, beside those of captions dealt to other pictures."""
+    from multiway.cli.caption import add_generation, options_of
+    from multiway.cli.data import add_source, source_of
+    from multiway.cli.model import add_device, load_model, progress_bar
+
+    parser = Parser(
+        "multiway evaluate caption",
+        "BLEU, ROUGE-L, CIDEr (the COCO evaluation's, which is CIDEr-D) and the share of captions that are "
+        "right word for word, in percent; and the same when each caption is given to another picture.",
+    )
+    parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
+    add_source(parser, "--data")
+    add_generation(parser)
+    parser.add_argument(
+        "--cut",
+        choices=("ptb", "characters", "blanks"),
+        default="ptb",
+        help="captions into words: as Penn Treebank has them, every character (Chinese, Japanese), at blanks",
+    )
+    parser.add_argument("--batch-size", type=int, default=8, help="pictures at a time")
+    add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse(argv)
+    options = options_of(args)
+
+    import json
+
+    from multiway.data.dataset import Dataset
+    from multiway.tasks.caption import measure
+    from multiway.tasks.caption_many import captioning
+
+    samples = Dataset(source_of(args))
+    model = captioning(load_model(args))
+    with progress_bar() as progress:
+        found = measure(
+            model,
+            samples,
+            options=options,
+            texts=args.texts,
+            cut=args.cut,
+            batch_size=args.batch_size,
+            progress=progress,
+        )
+    if args.json:
+        print(json.dumps(found.result))
+        return
+    print(found.sentence())
+    names = ("bleu_1", "bleu_4", "rouge_l", "cider", "exact")
+    for label, scores in (("model", found.result), ("shuffled", found.result["shuffled"])):
+        print(f"{label:<8}  " + "  ".join(f"{name} {scores[name]:.1f}" for name in names))

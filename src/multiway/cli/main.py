@@ -17,7 +17,8 @@ from multiway.errors import UserError
 
 COMMANDS: dict[str, Command] = {
     "train": Command("multiway.cli.train:train", "train a recipe; the same command runs under torchrun"),
-    "evaluate": Command("multiway.cli.evaluate:evaluate", "measure a model: retrieval"),
+    "evaluate": Command("multiway.cli.evaluate:evaluate", "measure a model: retrieval, caption"),
+    "caption": Command("multiway.cli.caption:caption", "what pictures show: print it, or write data sets"),
     "match": Command("multiway.cli.match:match", "how well texts fit a picture"),
     "search": Command("multiway.cli.search:search", "index a folder of pictures, and ask it"),
     "bootstrap": Command(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+QUIET_SECONDS = 10.0  # between two lines where there is no terminal to draw a bar on
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +27,36 @@ def load_model(args: argparse.Namespace):
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A function (stage, done, total) that draws a bar on a terminal, and nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
+    """A function (stage, done, total) that shows how far a stage is, its rate and the time left.
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        tasks = {}
+    A bar on a terminal; elsewhere a line now and then on stderr. The rate counts from a stage's first call,
+    which may be above 0 where work was done before.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}", "eta")
+    shown = [TextColumn(c) if isinstance(c, str) else c for c in columns]
+    console = Console(stderr=True)
+    with Progress(
+        *shown, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        tasks, begins, spoke = {}, {}, time.monotonic()
 
         def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)
+            nonlocal spoke
+            now = time.monotonic()
+            first, began = begins.setdefault(stage, (done, now))
+            rate = (done - first) / max(now - began, 1e-9)
+            if console.is_terminal:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage, total=total, rate="")
+                bar.update(tasks[stage], completed=done, total=total, rate=f"{rate:.1f}/s" if rate else "")
+            elif rate and now - spoke > QUIET_SECONDS:
+                spoke = now
+                left = time.strftime("%H:%M:%S", time.gmtime((total - done) / rate))
+                print(
+                    f"{stage} {done:,} of {total:,}, {rate:.1f}/s, {left} left", file=sys.stderr, flush=True
+                )
 
         yield show

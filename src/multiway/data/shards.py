@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import io
 import itertools
 import json
@@ -18,7 +19,7 @@ import fsspec
 import numpy as np
 
 from multiway.data.sample import BadSample
-from multiway.data.tar_index import PARTS, TarIndex, load_index
+from multiway.data.tar_index import PARTS, TarIndex, build_index, load_index
 from multiway.errors import UserError
 
 MAX_OPEN = 64  # files a process keeps open
@@ -78,14 +79,19 @@ def _braces(path: str) -> list[str]:
 class Shards:
     """Random access to the samples of many tars."""
 
-    def __init__(self, paths: Iterable[str]):
+    def __init__(self, paths: Iterable[str], *, texts: bool = True):
         """Index the tars (from their caches where they are).
+
+        Args:
+            texts: False: pictures that have none are samples too.
 
         Raises:
             UserError: a tar is missing or compressed.
         """
         self.paths = list(paths)
-        indexes: list[TarIndex] = [load_index(path) for path in self.paths]
+        indexes: list[TarIndex] = [
+            load_index(path) if texts else build_index(path, texts=False) for path in self.paths
+        ]
         self.problems: Counter[str] = sum((Counter(index.problems) for index in indexes), Counter())
         self._keys = [index.keys for index in indexes]
         self._spans = [index.spans for index in indexes]
@@ -104,6 +110,13 @@ class Shards:
         """The key of sample `i`."""
         shard, row = self._place(i)
         return bytes(self._keys[shard][row]).decode()
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the keys and the places and sizes of all files."""
+        digest = hashlib.sha256()
+        for keys, spans in zip(self._keys, self._spans, strict=True):
+            digest.update(keys.tobytes() + spans.tobytes())
+        return digest.hexdigest()
 
     def image(self, i: int) -> bytes:
         """The picture file of sample `i`."""

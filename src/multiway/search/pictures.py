@@ -1,9 +1,11 @@
-"""Where searched pictures lie: a folder (and the folders in it), or tars."""
+"""Where pictures lie that are searched or captioned: files, a folder (and the folders in it), or tars."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from multiway.data.images import EXTENSIONS
 from multiway.data.sample import BadSample
@@ -46,11 +48,20 @@ class Folder:
             raise BadSample("unreadable", str(error)) from error
 
 
+class Files(Folder):
+    """Picture files one by one; a key is the path as it was given."""
+
+    def __init__(self, paths: Sequence[str]):
+        self.path, self.keys = Path(), list(dict.fromkeys(paths))
+
+
 class Tars:
-    """The pictures of img2dataset tars, whatever their texts; a key that comes again gets its number."""
+    """The pictures of img2dataset tars, whatever their texts, and without; a key that comes again gets its
+    number.
+    """
 
     def __init__(self, path: str):
-        self._shards = Shards(expand(path))
+        self._shards = Shards(expand(path), texts=False)
         seen: set[str] = set()
         self.keys: list[str] = []
         for i in range(len(self._shards)):
@@ -61,6 +72,15 @@ class Tars:
     def stamp(self, i: int) -> None:
         """None: a picture in a tar has no time of its own and is always read."""
 
+    def about(self, i: int) -> dict[str, Any]:
+        """What the tar says of a picture beside its file: the fields of its .json, and `texts`.
+
+        Raises:
+            BadSample: the tar can't be read there.
+        """
+        texts = self._shards.texts(i)
+        return {**self._shards.meta(i), **({"texts": texts} if texts else {})}
+
     def read(self, i: int) -> bytes:
         """The picture file.
 
@@ -70,19 +90,27 @@ class Tars:
         return self._shards.image(i)
 
 
-def open_pictures(source: str) -> Folder | Tars:
-    """The pictures at `source`: a folder of pictures, or tars (one, a folder of them, a glob, brace ranges).
+def open_pictures(*sources: str) -> Folder | Tars:
+    """The pictures at `sources`: picture files, or one folder of pictures, or tars (one, a folder of them, a
+    glob, brace ranges).
 
     Raises:
-        UserError: nothing there, or no picture in it.
+        UserError: nothing there, no picture in it, or several sources that are not all files.
     """
+    for source in sources:
+        if "://" not in source and not Path(source).exists() and not set("*?[{") & set(source):
+            raise UserError(f"there is no {source}: give a folder of pictures, picture files, or tars")
+    files = [source for source in sources if Path(source).is_file() and not source.endswith(".tar")]
+    if files:
+        if len(files) < len(sources):
+            other = next(source for source in sources if source not in files)
+            raise UserError(f"{other} is no picture file: give files alone, or one folder, or tars")
+        return Files(files)
+    if len(sources) > 1:
+        raise UserError(f"{sources[1]} is one source too many: give picture files, or one folder, or tars")
+    (source,) = sources
     path = Path(source)
-    if path.is_dir() and not any(path.glob("*.tar")):
-        pictures: Folder | Tars = Folder(path)
-    elif "://" not in source and not path.exists() and not set("*?[{") & set(source):
-        raise UserError(f"there is no {source}: give a folder of pictures, or tars")
-    else:
-        pictures = Tars(source)
+    pictures = Folder(path) if path.is_dir() and not any(path.glob("*.tar")) else Tars(source)
     if not pictures.keys:
         raise UserError(
             f"no picture in {source}: give a folder with {', '.join(EXTENSIONS[:4])} files, or tars"

@@ -1,0 +1,140 @@
+"""How good captions are: BLEU, ROUGE-L, CIDEr and exact match against a picture's texts, beside two controls.
+
+shuffled   the same captions, each given to another picture: what knows of no picture scores so
+nearest    for each picture the text of the most similar training picture
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+
+from multiway.errors import UserError
+from multiway.metrics import captions as metrics
+from multiway.systems.base import System
+from multiway.tasks.caption_many import DEFAULTS, Captioned, Options, caption_pictures
+from multiway.tasks.retrieval import Samples
+from multiway.tasks.two_stage import Progress, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How good captions are.
+
+    Attributes:
+        result: what `evaluate` returns.
+        captions: of each picture, by its number. seconds: that captioning took.
+        skipped: reason -> pictures that could not be used.
+    """
+
+    result: dict[str, Any]
+    captions: dict[int, str]
+    seconds: float = 0.0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def sentence(self) -> str:
+        """Size, speed and losses in one line."""
+        count, rate = self.result["n_images"], self.result["n_images"] / max(self.seconds, 1e-9)
+        line = f"{count:,} pictures captioned in {self.seconds:.1f} s ({rate:.1f} pictures/s)"
+        if self.skipped:
+            line += "; skipped " + ", ".join(f"{reason} {n:,}" for reason, n in self.skipped.items())
+        return line
+
+
+def evaluate(model: System, samples: Samples, **options: Any) -> dict[str, Any]:
+    """The scores of a model's captions on pictures with reference texts: see `measure` for the options.
+
+    Returns:
+        `n_images`, `n_references`, the scores of `metrics.captions.summary` in percent, and under `shuffled`
+        the same scores when each caption is given to another picture: what knows of no picture scores so.
+    """
+    return measure(model, samples, **options).result
+
+
+def measure(
+    model: System,
+    samples: Samples,
+    *,
+    options: Options = DEFAULTS,
+    texts: Literal["first", "all"] = "all",
+    cut: metrics.Cut = "ptb",
+    batch_size: int = 8,
+    progress: Progress = silent,
+) -> Measurement:
+    """Caption every picture and compare with its texts.
+
+    Args:
+        texts: a picture's references are all its texts, or the first alone (a name, for exact match).
+        cut: how captions are cut into words, see `metrics.captions.summary`.
+        progress: called as progress("captions", done, total).
+
+    Raises:
+        UserError: the model does not generate text, or no picture can be used.
+    """
+    references: dict[int, list[str]] = {}
+
+    def load(number: int) -> Image.Image:
+        sample = samples.sample(number)
+        references[number] = sample.texts[:1] if texts == "first" else sample.texts
+        return sample.image
+
+    found: list[Captioned] = []
+    keys, began = [str(number) for number in range(len(samples))], time.perf_counter()
+    for rows in caption_pictures(model, keys, load, options=options, batch_size=batch_size):
+        found += rows
+        progress("captions", len(found), len(keys))
+    seconds = time.perf_counter() - began
+    skipped = Counter(row.error for row in found if row.error is not None)
+    good = [row for row in found if row.error is None]
+    if not good:
+        why = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items()) or "it is empty"
+        raise UserError(
+            f"no picture of the data can be used ({why}): look at it with `multiway data inspect`"
+        )
+    captions = [row.captions[0] for row in good]
+    given = [references[int(row.key)] for row in good]
+    return Measurement(
+        result=compare(captions, given, cut=cut),
+        captions={int(row.key): caption for row, caption in zip(good, captions, strict=True)},
+        seconds=seconds,
+        skipped=dict(skipped),
+    )
+
+
+def compare(
+    captions: Sequence[str], references: Sequence[Sequence[str]], *, cut: metrics.Cut = "ptb"
+) -> dict[str, Any]:
+    """Scores of captions, and of the same captions dealt to other pictures."""
+    dealt = [captions[i] for i in other(len(captions))]
+    return {
+        "n_images": len(captions),
+        "n_references": sum(map(len, references)),
+        **metrics.summary(captions, references, cut=cut),
+        "shuffled": metrics.summary(dealt, references, cut=cut),
+    }
+
+
+def other(count: int, seed: int = 0) -> Int[np.ndarray, " N"]:
+    """For each of `count` pictures another one, drawn: a single cycle through all of them."""
+    order = np.random.default_rng(seed).permutation(count)
+    found = np.empty(count, np.int64)
+    found[order] = np.roll(order, 1)
+    return found
+
+
+def nearest(
+    features: Float[np.ndarray, "N E"], known: Float[np.ndarray, "M E"], *, block: int = 1024
+) -> Int[np.ndarray, " N"]:
+    """The baseline of captioning: for each picture the known one with the most similar (normalised) feature.
+
+    What it is called there is its caption here.
+    """
+    blocks = [features[i : i + block] for i in range(0, len(features), block)]
+    return np.concatenate([(part @ known.T).argmax(1) for part in blocks])

@@ -1,0 +1,65 @@
+"""A hub id's files: from the cache, else from the hub, else a sentence on what to bring, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from multiway.errors import UserError
+
+SMALL = ("*.json", "*.txt", "*.model")  # configs and tokenizers
+WEIGHTS = ("*.safetensors", "*.bin")  # the second only where a model has none of the first
+
+
+def fetch(name: str) -> Path:
+    """The folder that holds the files of the hub id `name`, such as `Salesforce/blip-image-captioning-base`.
+
+    Without a network the cache is enough ($HF_HOME, and $HF_HUB_OFFLINE=1, as in every tool of the hub).
+
+    Raises:
+        UserError: it is no hub id, the hub has no such model, or it is neither here nor to be had.
+    """
+    owner, _, model = name.partition("/")
+    if not owner or not model or "/" in model or owner in (".", "..", "~"):
+        raise UserError(
+            f"{name} does not exist: give a model folder, a checkpoint file, or a hub id such as owner/name"
+        )
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*SMALL, WEIGHTS[0]]))
+        if not any(folder.glob(WEIGHTS[0])):
+            folder = Path(snapshot_download(name, allow_patterns=[*SMALL, WEIGHTS[1]]))
+    except HFValidationError:
+        raise UserError(
+            f"{name} is no folder here and no hub id: give owner/name, or check the path"
+        ) from None
+    except LocalEntryNotFoundError:  # no network, and nothing in the cache
+        raise UserError(_bring(name, f"is not in the cache ({constants.HF_HUB_CACHE})")) from None
+    except GatedRepoError:
+        raise UserError(
+            f"the hub gives {name} only to those who asked: accept its terms there, then `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{name} is no folder here, and the hub has no such model: check the path or the id"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(_bring(name, f"could not be downloaded ({type(error).__name__})")) from None
+    if not (folder / "config.json").is_file() or not any(f for w in WEIGHTS for f in folder.glob(w)):
+        raise UserError(_bring(name, f"is in the cache only in part ({folder})"))
+    return folder
+
+
+def _bring(name: str, what: str) -> str:
+    short = name.rpartition("/")[2]
+    return (
+        f"{name} {what} and the hub can't be reached: where there is a network, run `hf download {name} "
+        f"--local-dir {short}`, which brings config.json, model.safetensors and vocab.txt, copy that folder "
+        f"here and give its path ./{short}"
+    )

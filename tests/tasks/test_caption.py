@@ -1,0 +1,140 @@
+"""Captions of many pictures, and their scores: on a stand-in that says a picture's colour."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fake_captioner import WORDS, FakeCaptioner
+from PIL import Image
+
+from multiway.data.sample import BadSample, Sample
+from multiway.errors import UserError
+from multiway.tasks import caption as task
+from multiway.tasks.caption_many import Options, caption_pictures, captioning
+
+COLOURS = ("red", "green", "blue")
+
+
+class Coloured:
+    """Plain pictures by colour; None can't be decoded. The second reference of each is nonsense."""
+
+    def __init__(self, colours):
+        self.colours = colours
+
+    def __len__(self):
+        return len(self.colours)
+
+    def image(self, i):
+        if self.colours[i] is None:
+            raise BadSample("undecodable")
+        return Image.new("RGB", (20, 20), (0, 255, 0) if self.colours[i] == "green" else self.colours[i])
+
+    def sample(self, i):
+        image = self.image(i)
+        return Sample(
+            key=f"k{i}", image=image, texts=[f"A {self.colours[i]} picture.", "some words"], source="x"
+        )
+
+
+def run(colours, options=Options(), **settings):  # noqa: B008
+    model, pictures = FakeCaptioner(), Coloured(colours)
+    keys = [f"k{i}" for i in range(len(colours))]
+    rows = [
+        row
+        for rows in caption_pictures(model, keys, pictures.image, options=options, **settings)
+        for row in rows
+    ]
+    return model, rows
+
+
+def test_captions_in_order_with_bad_pictures_in_their_places():
+    model, rows = run(["red", None, "blue", "green", None], batch_size=2)
+    assert [row.key for row in rows] == ["k0", "k1", "k2", "k3", "k4"]
+    assert [row.captions for row in rows] == [
+        ["a red picture"],
+        [],
+        ["a blue picture"],
+        ["a green picture"],
+        [],
+    ]
+    assert [row.error for row in rows] == [None, "undecodable", None, None, "undecodable"]
+    assert model.calls == [["k0"], ["k2", "k3"]]  # batches of their own pictures; an empty one is not asked
+
+
+def test_batches_lie_where_they_lay_when_going_on():
+    model, rows = run(["red"] * 7, batch_size=3, start=1)
+    assert model.calls == [["k3", "k4", "k5"], ["k6"]]
+    assert len(rows) == 4
+    assert run(["red"] * 7, batch_size=3, start=3)[1] == []
+
+
+def test_several_captions_come_with_their_logprobs():
+    _, (row,) = run(["red"], Options(number=3))
+    assert row.captions == [f"a {word} picture" for word in WORDS]
+    assert row.logprobs == [-1.0, -2.0, -3.0]
+
+
+def test_options_go_over_the_model_s_own():
+    model = FakeCaptioner()
+    config = Options(prompt="a picture of").config(model)
+    assert (config.method, config.beams, config.min_length, config.max_length) == ("beam", 3, 1, 16)
+    config = Options(method="sample", number=4, seed=7).config(model)
+    assert (config.method, config.samples, config.top_p, config.seed) == ("sample", 4, 0.9, 7)
+    assert Options(method="sample", top_p=0.5).config(model).top_p == 0.5
+    assert Options(number=5).config(model).beams == 5
+    assert Options(max_length=2).config(model).min_length == 0
+    with pytest.raises(UserError, match="beams"):
+        Options(number=5, beams=2).config(model)
+    with pytest.raises(UserError, match="greedy"):
+        Options(method="greedy", number=2).config(model)
+
+
+def test_the_mode_of_the_model_is_put_back():
+    model = FakeCaptioner()
+    model.train()
+    list(caption_pictures(model, ["k"], Coloured(["red"]).image))
+    assert model.training
+
+
+def test_a_model_without_text_is_refused(albef):
+    with pytest.raises(UserError, match="ALBEF does not generate text"):
+        captioning(albef)
+
+
+def test_measure_compares_with_the_texts_and_with_other_pictures_texts():
+    colours = ["red", "green", "blue"] * 4
+    found = task.measure(FakeCaptioner(), Coloured(colours), batch_size=5)
+    assert (found.result["n_images"], found.result["n_references"]) == (12, 24)
+    assert found.result["exact"] == 100
+    assert found.result["bleu_1"] == pytest.approx(100, abs=1e-4)
+    assert found.result["cider"] == pytest.approx(1000 * 3 / 4 / 2)  # no four words; one reference of two
+    assert found.result["shuffled"]["cider"] < found.result["cider"]
+    assert found.result["shuffled"]["exact"] < 100
+    assert found.captions[1] == "a green picture"
+    assert "12 pictures captioned" in found.sentence()
+
+
+def test_measure_by_the_first_text_and_with_bad_pictures():
+    found = task.measure(FakeCaptioner(), Coloured(["red", None, "blue"]), texts="first")
+    assert (found.result["n_images"], found.result["n_references"]) == (2, 2)
+    assert found.skipped == {"undecodable": 1}
+    assert sorted(found.captions) == [0, 2]
+    with pytest.raises(UserError, match="undecodable 2"):
+        task.measure(FakeCaptioner(), Coloured([None, None]))
+
+
+def test_evaluate_is_the_result_of_measure():
+    assert task.evaluate(FakeCaptioner(), Coloured(["red", "blue"]))["exact"] == 100
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 101])
+def test_no_picture_keeps_its_caption_when_they_are_dealt(count):
+    dealt = task.other(count)
+    assert sorted(dealt) == list(range(count))
+    assert not (dealt == np.arange(count)).any()
+
+
+def test_nearest_beside_the_whole_matrix():
+    draw = np.random.default_rng(0)
+    known, features = draw.normal(size=(50, 8)), draw.normal(size=(23, 8))
+    assert (task.nearest(features, known, block=5) == (features @ known.T).argmax(1)).all()
