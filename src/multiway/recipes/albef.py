@@ -171,7 +171,7 @@ def albef_emoji_scratch() -> Run:
         rerank="itm+itc",
     )
     data = replace(_drawings("train"), image_size=64, cache_views=0)
-    return Run(name="albef_emoji_scratch", system=system, data=data, train=_adamw(700, 64, 1e-3))
+    return Run(name="albef_emoji_scratch", system=system, data=data, train=_adamw(1500, 64, 1e-3))
 
 
 def albef_photos() -> tuple[Run, Run]:
@@ -180,4 +180,4 @@ def albef_photos() -> tuple[Run, Run]:
     data = DataConfig(
         train=(Source(path="../shared/data/flickr8k/train"),), image_size=192, augment=augment, cache_views=2
     )
-    return _align_then_fuse(data, _adamw(500, 128, 5e-4), _adamw(300, 128, 1e-3), frozen_blocks=11)
+    return _align_then_fuse(data, _adamw(500, 128, 5e-4), _adamw(450, 128, 1e-3), frozen_blocks=11)
