@@ -12,6 +12,7 @@ from case import Case, Real, at_tokens
 from torch import Tensor
 
 from multiway.batch import Batch
+from multiway.core.pooling import pooled_positions
 from multiway.objectives import language
 from multiway.systems.albef import ALBEF, ALBEFConfig, Draws, Figure
 from multiway.systems.bert import BertConfig
@@ -173,13 +174,26 @@ def mlm_boxes(
 
 
 def step(model: ALBEF, batch: Batch, state: MomentumState, draws: Draws) -> Figure:
-    """The step as it is trained; hidden states that no loss reads are of a second forward, which forms all."""
-    figure = model.figure(batch, state, draws)
+    """The step as it is trained; last hidden states that no loss reads, and it leaves out, are filled in."""
+    figure, (ids, mask) = model.figure(batch, state, draws), batch.text()
     with torch.no_grad():
-        whole = model.figure(batch, state, draws, whole=True)
-    return figure._replace(
-        fused=whole.fused, mlm_hidden=whole.mlm_hidden, mlm_hidden_m=whole.mlm_hidden_m
-    )
+        own = torch.arange(len(ids))
+        text = torch.cat([own, own, draws.negative_text])
+        context = model.encoders.context(figure.image_embeds).shared_by(
+            torch.cat([own, draws.negative_image, own])
+        )
+        whole = model.encoders.text.fuse(figure.text_embeds[text], mask[text], context)
+        read = pooled_positions(mask[text], model.config.match_pooling)
+        figure = figure._replace(fused=figure.fused.where(read[..., None], whole))
+        if figure.mlm_hidden is None:
+            return figure
+        found = []
+        read = draws.mlm_labels != -100
+        for encoders, hidden in ((model.encoders, figure.mlm_hidden), (state.encoders, figure.mlm_hidden_m)):
+            context = encoders.context(encoders.image_tower(batch.image))
+            whole = encoders.text.fuse(encoders.text(draws.mlm_input_ids, mask), mask, context)
+            found.append(hidden.where(read[..., None], whole))
+    return figure._replace(mlm_hidden=found[0], mlm_hidden_m=found[1])
 
 
 def pretrain(case: Case) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class CrossAttention(nn.Module):
         ragged: Ragged | None = None,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """`ragged` says that `x` is packed tokens, which it lays out by the row of the context they look at."""
+        """`ragged`: `x` is packed tokens, which it lays out by the row of the context that they look at."""
         query = self.query(x) if ragged is None else ragged.pad(self.query(x))
         query = rearrange(query, "b t (h d) -> b h t d", h=self.heads)
         dropout = self.dropout if self.training else 0.0

@@ -233,12 +233,13 @@ class Stack(nn.ModuleList):
         Args:
             reading: the last block computes these tokens alone, `[1, R, D]`.
         """
-        last, crossing = len(self) - 1, (ragged, ragged if reading is None else reading.queries)
+        last, crossing, crossing_last = len(self) - 1, ragged, ragged if reading is None else reading.queries
         if context is not None and context.rows is not None:
-            if ragged is None or maps is not None:
+            if crossing is None or crossing_last is None or maps is not None:
                 context = context.copied()
             else:
-                crossing = tuple(layout.by(context.rows, len(context)) for layout in crossing)
+                crossing = crossing.by(context.rows, len(context))
+                crossing_last = crossing_last.by(context.rows, len(context))
         for i, block in enumerate(self):
             options = {
                 "route": route,
@@ -249,7 +250,7 @@ class Stack(nn.ModuleList):
                 "cache": cache,
                 "layer": i,
                 "ragged": ragged,
-                "crossing": crossing[i == last],
+                "crossing": crossing if i < last else crossing_last,
                 "reading": reading if i == last else None,
                 "maps": maps,
             }

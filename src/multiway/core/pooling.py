@@ -24,9 +24,7 @@ def pool_text(
     return x[:, 0] if how == "cls" else mean_pool(x, attention_mask)
 
 
-def pooled_positions(
-    attention_mask: Int[Tensor, "B T"], how: Literal["cls", "mean"]
-) -> Bool[Tensor, "B T"]:
+def pooled_positions(attention_mask: Int[Tensor, "B T"], how: Literal["cls", "mean"]) -> Bool[Tensor, "B T"]:
     """Which tokens `pool_text` reads."""
     real = attention_mask.bool()
     return real if how == "mean" else real & (torch.arange(real.shape[1], device=real.device) == 0)

@@ -3,7 +3,7 @@
 The packed tokens of a batch, `[1, N, D]`, are laid out again for each attention:
 
     Ragged.of(mask)             self-attention: a row a text
-    ragged.by(rows, contexts)   cross-attention: a row a picture, all texts that look at it one after the other
+    ragged.by(rows, contexts)   cross-attention: a row a picture, the texts that look at it in a row
     ragged.reading(read)        a last layer: fewer queries, of the tokens that somebody reads
 """
 
@@ -84,7 +84,7 @@ class Reading:
         return _Take.apply(x[0], self.rows)[None]
 
 
-# No row is taken twice, so gradients are copied where autograd's own backward would add them up: slow on CPUs.
+# No row is taken twice, so gradients are copied where autograd's own backward would add them: slow on CPUs.
 
 
 class _Take(torch.autograd.Function):

@@ -54,16 +54,15 @@ class ALBEFConfig:
         momentum: EMA decay of the momentum model; None: no such model, queue or soft targets, and ITC is
             in-batch, with gradient to both sides.
         queue_size: features kept. alpha: weight of the soft targets, ramped over `alpha_ramp_epochs`.
-        itm_weight, mlm_weight: 0 leaves the loss out. mlm_probability: share of masked tokens.
-        whole_word: mask whole words.
+        itm_weight, mlm_weight: 0 leaves the loss out.
+        mlm_probability: share of masked tokens. whole_word: mask whole words.
         positives: `pair`: only a picture's own text; `ids`: all rows with equal `batch.ids`.
-        hardest: take the most similar negative instead of drawing by similarity.
+        hard_negatives: of each kind for a pair. hardest: the most similar ones instead of drawn ones.
         negatives: candidates of ITC and ITM from this rank's batch (official) or from all ranks'.
         normalisation: means of ITM and MLM over this rank's pairs and words (official) or over all ranks'.
         text_pooling: the text feature from [CLS] (official) or from the mean of all tokens.
         match_pooling: likewise, what the ITM head reads.
         null_token: one learned token beside each picture's in cross-attention (`Encoders.context`).
-        hard_negatives: of each kind for a pair.
         rerank: by the ITM logit (official), or its log-odds plus the ITC logit: with negatives drawn by ITC,
             the head learns what is left to say after it.
     """
@@ -167,19 +166,9 @@ class ALBEF(MomentumSystem[Encoders]):
         return self.figure(batch, state, draws, generator).losses
 
     def figure(
-        self,
-        batch: Batch,
-        state: State,
-        draws: Draws | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        whole: bool = False,
+        self, batch: Batch, state: State, draws: Draws | None = None, generator: torch.Generator | None = None
     ) -> Figure:
-        """One forward of models/model_pretrain.py (and model_retrieval.py), box by box.
-
-        Args:
-            whole: form all of the last hidden states; else they are zero where no loss reads them.
-        """
+        """One forward of models/model_pretrain.py (and model_retrieval.py), box by box."""
         config, encoders, momentum, draws = self.config, self.encoders, state.encoders, draws or Draws()
         (ids, mask), alpha = batch.text(), state.alpha
         mlm_ids, mlm_labels = draws.mlm_input_ids, draws.mlm_labels
@@ -209,20 +198,19 @@ class ALBEF(MomentumSystem[Encoders]):
             return Figure(*below, sims, losses)
 
         # ITM: each picture with its text, each text with a hard negative picture, each picture with a hard
-        # negative text; all of them, and the masked texts, are one pass of the fusion layers.
+        # negative text; they and the masked texts are one pass, whose last layer computes what is read alone.
         pairs = self.pairs(sims, draws.negative_text, draws.negative_image, generator)
         queries = self.candidates(own.text_embeds, ragged=True)[pairs.text]
         query_mask = self.candidates(mask, "none", ragged=True)[pairs.text]
         pictures, read = pairs.image, pooled_positions(query_mask, config.match_pooling)
-        if own.mlm_embeds is not None:
+        if own.mlm_embeds is not None and mlm_labels is not None:
             longer = queries.shape[1] - ids.shape[1]  # where another rank's texts are
             queries = torch.cat([queries, F.pad(own.mlm_embeds, (0, 0, 0, longer))])
             query_mask = torch.cat([query_mask, F.pad(mask, (0, longer))])
             pictures = torch.cat([pictures, pairs.image[: len(ids)]])
-            read = torch.cat([read, F.pad(mlm_labels != -100, (0, longer))])
+            read = torch.cat([read, F.pad(mlm_labels, (0, longer), value=-100) != -100])
         context = encoders.context(self.candidates(own.image_embeds))
-        shared, read = context.shared_by(pictures), None if whole else read
-        hidden = encoders.text.fuse(queries, query_mask, shared, read=read)
+        hidden = encoders.text.fuse(queries, query_mask, context.shared_by(pictures), read=read)
         fused = hidden[: len(pairs.labels)]
         itm_logits = self._match(fused, query_mask[: len(pairs.labels)])
         losses["itm"] = matching.itm(itm_logits, pairs.labels, count=self.labelled(pairs.labels))
@@ -235,7 +223,7 @@ class ALBEF(MomentumSystem[Encoders]):
             masked = mlm_labels != -100
             if momentum is not None and config.alpha:
                 with torch.no_grad():
-                    mlm_hidden_m = momentum.fused_masked(own_m, mask, read=None if whole else masked)
+                    mlm_hidden_m = momentum.fused_masked(own_m, mask, read=masked)
                     logits_m = momentum.words(mlm_hidden_m[masked])
             count = self.labelled(mlm_labels)
             logits, targets = encoders.words(mlm_hidden[masked]), mlm_labels[masked]
@@ -250,7 +238,8 @@ class ALBEF(MomentumSystem[Encoders]):
         self, context: Context, hidden: Float[Tensor, "P T D"], attention_mask: Int[Tensor, "P T"]
     ) -> Float[Tensor, "P 2"]:
         read = pooled_positions(attention_mask, self.config.match_pooling)
-        return self._match(self.encoders.text.fuse(hidden, attention_mask, context, read=read), attention_mask)
+        fused = self.encoders.text.fuse(hidden, attention_mask, context, read=read)
+        return self._match(fused, attention_mask)
 
     def rerank_score(self, logits: Float[Tensor, "P 2"], cosine: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         if self.config.rerank == "itm":
