@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from multiway.bootstrap import named
 from multiway.bootstrap.config import BootstrapConfig
 from multiway.bootstrap.endpoint import Endpoint
-from multiway.systems.base import System
+
+if TYPE_CHECKING:
+    from multiway.systems.base import System
 
 #: captioner(pictures, keys) -> the captions of each picture. A caption may depend on the picture, on its key
 #: and on nothing else, least of all on its neighbours in the batch; then every run gives the same data set.

@@ -1,21 +1,15 @@
-"""Filters: a model of ours, a dual encoder of anyone's, any Python function, or an HTTP address."""
+"""Filters: a model (`filters.py`), any Python function, or an HTTP address."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from multiway.bootstrap import named
 from multiway.bootstrap.captioner import load
 from multiway.bootstrap.endpoint import Endpoint
 from multiway.errors import UserError
-from multiway.systems.base import System
-from multiway.tasks.two_stage import evaluating
 
 #: filter(pictures, texts of each picture) -> a score for each of these texts, higher where they fit better.
 #: Where the function has no attribute `threshold`, its scores are taken for probabilities, and 0.5 for the
@@ -35,7 +29,9 @@ def open_filter(name: str, *, device: str = "auto") -> Filter:
         return Endpoint(name).scores
     if named.is_function(name):
         return named.function(name)
-    return from_model(load(name, device))
+    from multiway.bootstrap.filters import ModelFilter  # torch only where a model is asked for
+
+    return ModelFilter(load(name, device))
 
 
 def threshold_of(scores: Filter, given: float | None) -> float:
@@ -51,74 +47,3 @@ def threshold_of(scores: Filter, given: float | None) -> float:
             "or --labelled with a few hundred judged pairs"
         )
     return float(threshold)
-
-
-@dataclass(frozen=True)
-class ModelFilter:
-    """P(match) in 0..1 of the ITM head; of a system without one, ITC's cosine in -1..1."""
-
-    model: System
-
-    @property
-    def threshold(self) -> float | None:
-        return MATCHED if self.model.has_itm else None
-
-    def __call__(self, pictures: Sequence[Image.Image], texts: Sequence[Sequence[str]]) -> list[list[float]]:
-        flat, rows = _flatten(texts)
-        if not flat:
-            return [[] for _ in pictures]
-        with evaluating(self.model):
-            features, context = self.model.image_context(self.model.prepare(list(pictures)))
-            ids, mask = self.model.tokenize(flat)
-            text_features, hidden = self.model.text_context(ids, mask)
-            picture = torch.tensor(rows, device=features.device)
-            if context is None:
-                found = (features[picture] * text_features).sum(-1)
-            else:
-                found = (
-                    self.model.match_pairs(context.select(picture), hidden, mask).float().softmax(-1)[:, 1]
-                )
-        return _unflatten(found.tolist(), texts)
-
-
-def from_model(model: System) -> Filter:
-    """A filter of a loaded system."""
-    return ModelFilter(model)
-
-
-@dataclass(frozen=True)
-class DualEncoderFilter:
-    """Cosine similarity by an open_clip-style dual encoder.
-
-    Attributes:
-        model: has `encode_image(pixels)` and `encode_text(ids)`, both `[B, E]`, normalised or not.
-        preprocess: a PIL picture to its pixels `[3, H, W]`. tokenize: a list of texts to their ids.
-    """
-
-    model: Any
-    preprocess: Callable[[Image.Image], Tensor]
-    tokenize: Callable[[list[str]], Tensor]
-    device: str = "cpu"
-    threshold: float | None = None
-
-    def __call__(self, pictures: Sequence[Image.Image], texts: Sequence[Sequence[str]]) -> list[list[float]]:
-        flat, rows = _flatten(texts)
-        if not flat:
-            return [[] for _ in pictures]
-        with torch.inference_mode():
-            pixels = torch.stack([self.preprocess(picture) for picture in pictures]).to(self.device)
-            image = torch.nn.functional.normalize(self.model.encode_image(pixels).float(), dim=-1)
-            text = self.model.encode_text(self.tokenize(flat).to(self.device)).float()
-            found = (image[rows] * torch.nn.functional.normalize(text, dim=-1)).sum(-1)
-        return _unflatten(found.tolist(), texts)
-
-
-def _flatten(texts: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
-    """All texts in a row, and the picture of each."""
-    flat = [text for lines in texts for text in lines]
-    return flat, [i for i, lines in enumerate(texts) for _ in lines]
-
-
-def _unflatten(values: Sequence[float], texts: Sequence[Sequence[str]]) -> list[list[float]]:
-    rest = iter(values)
-    return [[next(rest) for _ in lines] for lines in texts]

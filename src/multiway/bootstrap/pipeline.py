@@ -14,7 +14,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +32,6 @@ from multiway.bootstrap.writer import Selection, is_written, write
 from multiway.data.images import decode
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards
-from multiway.data.tar_index import load_index
 
 DIGITS = 6  # of a score, as it is compared and as it is written
 
@@ -69,33 +70,33 @@ class Work:
         """Do all of a job that is not done; returns its name."""
         if is_written(self.out, job.name, self.selection):
             return job.name
+        shard = Shards([job.path], texts=False)
         if job.human:
-            write(self.out, job.name, job.path, _human_rows(job), self.selection)
+            write(self.out, job.name, shard, _human_rows(job, shard), self.selection)
             return job.name
-        with journal.opened(self.out / "scores" / f"{job.name}.jsonl", head(job)) as book:
-            self._score(job, book)
-            write(self.out, job.name, job.path, book.rows, self.selection)
+        with journal.opened(self.out / "scores" / f"{job.name}.jsonl", head(job, shard)) as book:
+            self._score(job, shard, book)
+            write(self.out, job.name, shard, book.rows, self.selection)
         return job.name
 
     @cached_property
-    def _captioner(self) -> Captioner:
-        return self.captioner or open_captioner(self.config, device=self.device)
+    def _captioner(self) -> Captioner | None:
+        if self.captioner is None and self.config.captioner is not None:
+            return open_captioner(self.config, device=self.device)
+        return self.captioner
 
     @cached_property
     def _filter(self) -> Filter:
         return self.filter or open_filter(self.config.filter, device=self.device)
 
-    def _score(self, job: Job, book: journal.Journal) -> None:
-        import torch
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.config.threads)
-        try:
-            shard, size = Shards([job.path]), self.config.batch_size
+    def _score(self, job: Job, shard: Shards, book: journal.Journal) -> None:
+        size = self.config.batch_size
+        if book.batches * size >= len(shard):
+            return
+        _ = self._captioner, self._filter  # opened now, and torch with them
+        with threads(self.config.threads):
             for start in range(book.batches * size, len(shard), size):
                 book.add(self._batch(job, shard, range(start, min(start + size, len(shard)))))
-        finally:
-            torch.set_num_threads(before)
 
     def _batch(self, job: Job, shard: Shards, numbers: range) -> list[dict[str, Any]]:
         """A row a picture: its texts with their scores, or why there are none."""
@@ -118,7 +119,7 @@ class Work:
         stem = os.path.basename(job.path).rpartition(".")[0]
         keys = [f"{stem}/{row['key']}" for row in good]
         captions: list[list[str]] = [[] for _ in keys]
-        if self.config.captioner is not None:
+        if self._captioner is not None:
             captions = checked_captions(self._captioner(pictures, keys), keys)
         texts = [list(dict.fromkeys(row["web"] + own)) for row, own in zip(good, captions, strict=True)]
         found = score(self._filter, pictures, texts, keys)
@@ -128,12 +129,25 @@ class Work:
         return rows
 
 
-def head(job: Job) -> dict[str, Any]:
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """As many threads in every run: sums of floats depend on it, and with them a draw that is close."""
+    torch = sys.modules.get("torch")  # not imported for functions that do without it
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def head(job: Job, shard: Shards) -> dict[str, Any]:
     """The first line of a shard's journal: what would make its batches worthless if it changed."""
-    index = load_index(job.path)
-    digest = hashlib.sha256(index.keys.tobytes() + index.spans.tobytes()).hexdigest()[:16]
-    skipped = hashlib.sha256(json.dumps(sorted(job.skip.items())).encode()).hexdigest()[:16]
-    return {"shard": os.path.basename(job.path), "index": digest, "skipped": skipped}
+    skipped = hashlib.sha256(json.dumps(sorted(job.skip.items())).encode()).hexdigest()
+    return {"shard": os.path.basename(job.path), "index": shard.fingerprint(), "skipped": skipped}
 
 
 def _web_texts(shard: Shards, number: int, row: dict[str, Any]) -> list[str]:
@@ -145,8 +159,8 @@ def _web_texts(shard: Shards, number: int, row: dict[str, Any]) -> list[str]:
         return []
 
 
-def _human_rows(job: Job) -> list[dict[str, Any]]:
-    rows, shard = [], Shards([job.path])
+def _human_rows(job: Job, shard: Shards) -> list[dict[str, Any]]:
+    rows = []
     for number in range(len(shard)):
         row: dict[str, Any] = {"row": number, "key": shard.key(number)}
         rows.append(row)

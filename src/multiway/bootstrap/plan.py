@@ -16,12 +16,12 @@ import numpy as np
 from multiway.bootstrap.config import BootstrapConfig
 from multiway.bootstrap.duplicates import Marks, earlier_twins
 from multiway.bootstrap.pipeline import Job
+from multiway.bootstrap.watch import Progress, silent
 from multiway.data.images import decode
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, expand
 from multiway.errors import UserError
 from multiway.search.pictures import open_pictures
-from multiway.tasks.two_stage import Progress, silent
 
 MARK_SIDE = 64  # pixels; a JPEG is decoded small, as the hash needs no more
 
@@ -42,11 +42,9 @@ def plan(
         digits = max(5, len(str(len(found) - 1)))
         prefix = "human-" if human else ""
         jobs += [Job(name=f"{prefix}{i:0{digits}d}", path=path, human=human) for i, path in enumerate(found)]
-    sizes = {job.name: len(Shards([job.path])) for job in jobs}
+    sizes = {job.name: len(Shards([job.path], texts=False)) for job in jobs}
     if not sum(sizes[job.name] for job in jobs if not job.human):
-        raise UserError(
-            f"no picture in {', '.join(config.data)}: give tars of KEY.jpg with KEY.txt or KEY.json"
-        )
+        raise UserError(f"no picture in {', '.join(config.data)}: give tars with pictures")
     if config.drop_duplicates or config.keep_out:
         jobs = _leave_out(config, jobs, out / "marks", workers, progress)
     return jobs, sizes

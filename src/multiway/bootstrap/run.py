@@ -25,10 +25,9 @@ from multiway.bootstrap.pipeline import Work
 from multiway.bootstrap.plan import plan
 from multiway.bootstrap.report import write_report
 from multiway.bootstrap.threshold import choose, score_labelled
-from multiway.bootstrap.watch import watching
+from multiway.bootstrap.watch import Progress, silent, watching
 from multiway.bootstrap.writer import Selection, is_written
 from multiway.errors import UserError
-from multiway.tasks.two_stage import Progress, silent
 from multiway.train.run import provenance, read_json
 
 Engine = Literal["local", "ray"]

@@ -97,7 +97,7 @@ def _pairs(manifests: Sequence[dict[str, Any]], origin: str, kept: bool) -> list
 
 def _thumbnail(path: str, row: int) -> str:
     try:
-        picture = decode(Shards([path]).image(row), min_side=SIDE)
+        picture = decode(Shards([path], texts=False).image(row), min_side=SIDE)
     except (BadSample, IndexError):
         return ""
     picture.thumbnail((SIDE, SIDE))

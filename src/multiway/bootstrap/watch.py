@@ -5,14 +5,19 @@ elsewhere.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from multiway.bootstrap.pipeline import Job
-from multiway.tasks.two_stage import Progress
 
+#: Called as progress(stage, done, total).
+Progress = Callable[[str, int, int], None]
 EVERY = 1.0  # seconds between two looks
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """No progress."""
 
 
 class Watch:

@@ -97,10 +97,10 @@ def read_manifest(out: Path, name: str) -> dict[str, Any] | None:
 
 
 def write(
-    out: Path, name: str, path: str, rows: list[dict[str, Any]], selection: Selection
+    out: Path, name: str, shard: Shards, rows: list[dict[str, Any]], selection: Selection
 ) -> dict[str, Any]:
     """Write the tar (none where nothing is kept) and then the manifest of one shard; returns the manifest."""
-    shard, tar = Shards([path]), out / f"{name}.tar"
+    path, tar = shard.paths[0], out / f"{name}.tar"
     out.mkdir(parents=True, exist_ok=True)
     chosen = [(row, select(row, selection)) for row in rows]
     kept = [(row, texts) for row, texts in chosen if any(text.kept for text in texts)]
@@ -123,7 +123,7 @@ def write(
     }
     (out / f"{name}.json").unlink(missing_ok=True)  # from here until the end the shard is not done
     if kept:
-        write_tar(tar, _samples(shard, path, kept, selection))
+        write_tar(tar, _samples(shard, kept, selection))
         with open(tar, "rb") as file:
             manifest["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         manifest["bytes"] = tar.stat().st_size
@@ -136,7 +136,7 @@ def write(
 
 
 def _samples(
-    shard: Shards, path: str, kept: list[tuple[dict[str, Any], list[Text]]], selection: Selection
+    shard: Shards, kept: list[tuple[dict[str, Any], list[Text]]], selection: Selection
 ) -> Iterator[dict[str, Any]]:
     for row, texts in kept:
         content, lines = shard.image(row["row"]), [text.text for text in texts if text.kept]
@@ -155,7 +155,7 @@ def _samples(
                 "threshold": selection.threshold,
                 "captioner": selection.made_by[0],
                 "filter": selection.made_by[1],
-                "shard": os.path.basename(path),
+                "shard": os.path.basename(shard.paths[0]),
                 "key": row["key"],
             },
         }
