@@ -47,9 +47,19 @@ def test_cider_by_hand():
     assert m.cider(longer, given)[0] == pytest.approx(clipped)
 
 
-def test_exact_is_word_for_word():
-    scores = m.summary(["A red dog.", "red a dog"], [["a cat", "a red dog"], ["a red dog"]])
-    assert scores["exact"] == 50
+def test_exact_forgives_case_accents_and_punctuation_alone():
+    candidates = ["pinata", "woman ' s hat", "eight o ' clock", "a red dog", "red a dog", "dogs"]
+    references = [
+        ["piñata"],
+        ["woman’s hat"],
+        ["eight o’clock"],
+        ["a cat", "A red dog."],
+        ["a red dog"],
+        ["dog"],
+    ]
+    assert m.exact(candidates, references).tolist() == [1, 1, 1, 1, 0, 0]
+    assert m.summary(candidates, references)["exact"] == pytest.approx(400 / 6)
+    assert m.exact(["一 只 狗"], [["一只狗。"]], cut="characters") == [1]
 
 
 def test_common_subsequence_beside_the_table():

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from multiway.metrics.ptb import characters, words
+from multiway.metrics.ptb import characters, letters, words
 
 Tokens = Sequence[str]
 Cut = Literal["ptb", "characters", "blanks"]
@@ -44,8 +44,8 @@ def summary(
         cut: into Penn Treebank words, into characters (Chinese, Japanese), or at blanks as they are.
 
     Returns:
-        `bleu_1` .. `bleu_4`, `rouge_l`, `cider` (CIDEr-D) and `exact`: the share of candidates that have the
-        words of one of their references, all and in order.
+        `bleu_1` .. `bleu_4`, `rouge_l`, `cider` (CIDEr-D) and `exact`: the share of candidates that are one
+        of their references.
 
     Raises:
         ValueError: no picture, unequal numbers, or a picture without a reference.
@@ -53,7 +53,7 @@ def summary(
     got, given = tokenize(candidates, references, cut=cut)
     scores = {f"bleu_{n}": score for n, score in enumerate(bleu(got, given), 1)}
     scores |= {"rouge_l": float(rouge_l(got, given).mean()), "cider": float(cider(got, given).mean())}
-    scores["exact"] = float(exact(got, given).mean())
+    scores["exact"] = float(exact(candidates, references, cut=cut).mean())
     return {name: 100 * score for name, score in scores.items()}
 
 
@@ -158,10 +158,17 @@ def _weigh(
     return orders, [math.sqrt(sum(weight**2 for weight in order.values())) for order in orders]
 
 
-def exact(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Float[np.ndarray, " N"]:
-    """1 where a candidate has the same words as one of its references, else 0."""
-    pairs = zip(candidates, references, strict=True)
-    return np.array([float(any(list(c) == list(r) for r in group)) for c, group in pairs])
+def exact(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], *, cut: Cut = "ptb"
+) -> Float[np.ndarray, " N"]:
+    """1 where a candidate says the same as one of its references, else 0.
+
+    Case, accents and punctuation do not count: vocabularies of lower case can't say them.
+    """
+    fold = characters if cut == "characters" else letters
+    said = [fold(candidate) for candidate in candidates]
+    pairs = zip(said, references, strict=True)
+    return np.array([float(any(c == fold(r) for r in group)) for c, group in pairs])
 
 
 def ngrams(tokens: Tokens) -> Counter[Tokens]:

@@ -11,6 +11,7 @@ and stay, because the official list names them in capitals only.
 from __future__ import annotations
 
 import re
+import unicodedata
 
 #: Tokens that are dropped (pycocoevalcap, tokenizer/ptbtokenizer.py, PUNCTUATIONS).
 DROPPED = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
@@ -71,3 +72,12 @@ def characters(text: str) -> list[str]:
     For languages that write no blanks between words; scores then compare with others counted so.
     """
     return [match.group().lower() for match in _CHARACTER.finditer(text)]
+
+
+_RUN = re.compile(r"[^\W_]+")
+
+
+def letters(text: str) -> list[str]:
+    """Runs of letters and digits, without case and accents: what is left when spelling is forgiven."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return _RUN.findall(bare.casefold())

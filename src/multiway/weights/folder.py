@@ -18,6 +18,7 @@ from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
 from multiway.weights.aside import replacing, standing
+from multiway.weights.hub import fetch
 from multiway.weights.official import load_checkpoint
 
 FILES = ("config.json", "model.safetensors")
@@ -63,7 +64,7 @@ def load(
         model = load_checkpoint(path)
     else:
         folder = standing(path)
-        model = _load_folder(folder if folder.is_dir() else _download(path), image_tower)
+        model = _load_folder(folder if folder.is_dir() else fetch(path.as_posix()), image_tower)
     if image_size is not None:
         model = resized(model, image_size)
     return model.eval().to(device)
@@ -151,26 +152,6 @@ def strict_load(model: nn.Module, tensors: dict, where: Path | str) -> None:
             shapes = f"{tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
             raise UserError(f"{where}: {name} is {shapes}: it does not fit its config.json")
     model.load_state_dict(tensors)
-
-
-def _download(name: Path) -> Path:
-    """A hub id's files, from the cache when there is no network."""
-    if len(name.parts) != 2 or name.is_absolute() or name.parts[0] in (".", "..", "~"):
-        raise UserError(
-            f"{name} does not exist: give a model folder, a checkpoint file, or a hub id such as owner/name"
-        )
-    from httpx import HTTPError
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        files = ["*.json", "*.safetensors", "*.txt", "*.model"]
-        return Path(snapshot_download(name.as_posix(), allow_patterns=files))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError, ValueError):
-        raise UserError(
-            f"{name} is no folder here, and the hub gave no such model: check the path, or download it where "
-            "there is a network and give its folder"
-        ) from None
 
 
 def _card(model: System) -> str:

@@ -40,7 +40,7 @@ def fetch(name: str) -> Path:
             f"{name} is no folder here and no hub id: give owner/name, or check the path"
         ) from None
     except LocalEntryNotFoundError:  # no network, and nothing in the cache
-        raise UserError(_bring(name, f"is not in the cache ({constants.HF_HUB_CACHE})")) from None
+        raise UserError(_bring(name, f"not in the cache ({constants.HF_HUB_CACHE})")) from None
     except GatedRepoError:
         raise UserError(
             f"the hub gives {name} only to those who asked: accept its terms there, then `hf auth login`"
@@ -50,16 +50,16 @@ def fetch(name: str) -> Path:
             f"{name} is no folder here, and the hub has no such model: check the path or the id"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(_bring(name, f"could not be downloaded ({type(error).__name__})")) from None
+        raise UserError(_bring(name, f"it could not be downloaded ({type(error).__name__})")) from None
     if not (folder / "config.json").is_file() or not any(f for w in WEIGHTS for f in folder.glob(w)):
-        raise UserError(_bring(name, f"is in the cache only in part ({folder})"))
+        raise UserError(_bring(name, f"in the cache only in part ({folder})"))
     return folder
 
 
 def _bring(name: str, what: str) -> str:
     short = name.rpartition("/")[2]
     return (
-        f"{name} {what} and the hub can't be reached: where there is a network, run `hf download {name} "
-        f"--local-dir {short}`, which brings config.json, model.safetensors and vocab.txt, copy that folder "
-        f"here and give its path ./{short}"
+        f"{name} is no folder here, {what}, and the hub can't be reached: where there is a network, run "
+        f"`hf download {name} --local-dir {short}`, which brings config.json, model.safetensors, vocab.txt, "
+        f"copy that folder here and give its path ./{short}"
     )
