@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from multiway.core.embed import resize_positions
 from multiway.systems.albef import ALBEF
 from multiway.systems.albef_heads import AnswerModel, TextAssignment
 from multiway.systems.base import System
+from multiway.systems.momentum import MomentumState
 from multiway.text import Tokenizer, TokenizerConfig, cleaning, wordpiece
 from multiway.train.optim import build_optimizer, learning_rate, set_lr
 from multiway.train.run import TrainConfig
@@ -28,17 +29,30 @@ from multiway.weights.official import load_layout
 
 def init(case: Case) -> dict[str, Any]:
     """Statistics of freshly built models; their draws are not the official ones."""
+
+    def fresh() -> tuple[System, MomentumState, dict[str, Tensor]]:
+        model = ALBEF(albef.config_of(case.config))
+        state = model.init_state()
+        return model, state, albef.official(model, state)
+
+    words = "text_encoder.bert.embeddings.word_embeddings.weight"
+    return statistics(case, fresh, words) | {
+        "config.tied": albef.facts(ALBEF(albef.config_of(case.config)))["config.tied"]
+    }
+
+
+def statistics(case: Case, fresh: Callable[[], Any], words_name: str) -> dict[str, Any]:
+    """Of what `fresh` builds after each recorded seed: a model, its state, all weights by official name."""
     names, pairs = case.config["names"], case.config["pair_names"]
     rows: dict[str, list] = {}
     differing: set[str] = set()
     for seed in case.inputs["seeds"]:
         torch.manual_seed(int(seed))
-        model = ALBEF(albef.config_of(case.config))
-        state = model.init_state()
-        weights = {n: t.double() for n, t in albef.official(model, state).items()}
+        _, state, weights = fresh()
+        weights = {n: t.double() for n, t in weights.items()}
         if set(names) != set(weights) - {"image_queue", "text_queue", "queue_ptr"}:
             raise ValueError("recorded names differ from ours")
-        words = weights["text_encoder.bert.embeddings.word_embeddings.weight"]
+        words = weights[words_name]
         columns = torch.cat([weights["image_queue"], weights["text_queue"]], 1).norm(dim=0)
         distance = {n: (weights[n] - weights[n.replace("_m.", ".", 1)]).abs().max() for n in pairs}
         differing |= {n for n, d in distance.items() if d}
@@ -63,10 +77,7 @@ def init(case: Case) -> dict[str, Any]:
         farthest = (out[name] - expected).abs().argmax(0)
         out[f"inputs.expected_{name}"] = out[name][farthest, torch.arange(len(names))]
     out["inputs.numel"] = torch.tensor([weights[n].numel() for n in names])
-    return out | {
-        "config.momentum_differs_from_online": differing,
-        "config.tied": albef.facts(model)["config.tied"],
-    }
+    return out | {"config.momentum_differs_from_online": differing}
 
 
 def init_rule(case: Case, name: str) -> Rule:

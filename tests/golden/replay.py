@@ -27,6 +27,8 @@ import albef_runs  # noqa: E402
 import albef_setup  # noqa: E402
 import blip  # noqa: E402
 import blip_runs  # noqa: E402
+import blip_setup  # noqa: E402
+import blip_text  # noqa: E402
 import clip  # noqa: E402
 import torch  # noqa: E402
 from case import Case, Real, Rule, default_rule  # noqa: E402
@@ -50,6 +52,15 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "blip/trajectory": (blip_runs.trajectory, albef_runs.trajectory_rule),
     "blip/retrieval_train": (blip.retrieval_train, default_rule),
     "blip/retrieval_eval": (blip.retrieval_eval, default_rule),
+    "blip/init": (blip_setup.init, blip_setup.init_rule),
+    "blip/schedule": (blip_setup.schedule, blip_setup.schedule_rule),
+    "blip/tokenize_real_vocab": (blip_setup.tokenize, default_rule),
+    "blip/checkpoint_conversion": (blip_setup.checkpoint_conversion, default_rule),
+    "blip/caption": (blip_text.caption, default_rule),
+    "blip/capfilt": (blip_text.capfilt, default_rule),
+    "blip/vqa": (blip_text.vqa, blip_text.vqa_rule),
+    "blip/nlvr": (blip_text.nlvr, default_rule),
+    "blip/features": (blip_text.features, default_rule),
     "clip/open_clip": (clip.open_clip, clip.rule),
     "clip/open_clip_quickgelu": (clip.open_clip, clip.rule),
     "clip/hf_clip": (clip.hf_clip, clip.rule),
@@ -59,8 +70,15 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
 #: Keys of config.json, at any depth, whose values are results of the official code and not settings.
 RECORDED_FACTS = {
     "blip_itm_unexpected_keys",
+    "bos_token_id",
+    "decisions",
+    "decode_caption",
+    "decode_text",
+    "enc_token_id",
+    "generate_text",
     "grad_params_without_grad",
     "key_map",
+    "len_tokenizer",
     "metrics",
     "missing_keys",
     "momentum_differs_from_online",
@@ -68,9 +86,13 @@ RECORDED_FACTS = {
     "params_without_grad",
     "pre_caption",
     "pre_question",
+    "prompt_length",
+    "synthetic_texts",
+    "text",
     "tied",
     "tied_modules_printed",
     "unexpected_keys",
+    "unexpected_keys_count",
     "vocab_sha256",
 }
 

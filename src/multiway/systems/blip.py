@@ -205,6 +205,14 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
                         init_bert(module)
         return state
 
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A related system's tensors; where it had no decoder, the encoder's self-attention begins one."""
+        if self.decoder is None or any(name.startswith("decoder.") for name in tensors):
+            return tensors
+        text = {n: t for n, t in tensors.items() if n.startswith("encoders.text.fusion.")}
+        own = {n: t for n, t in text.items() if ".attention." in n or ".norm1." in n}
+        return tensors | {n.replace("encoders.text.", "decoder."): t for n, t in own.items()}
+
     def start_from_text(self) -> None:
         if self.decoder is not None:
             self.decoder.start_from(self.encoders.med)

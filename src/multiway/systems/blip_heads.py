@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
+from multiway.core import masks
 from multiway.core.block import Context
 from multiway.errors import UserError
 from multiway.generation import Decoding, GenerationConfig, generate
@@ -92,7 +93,10 @@ class AnswerModel(FineTuned):
     ) -> Float[Tensor, "G S D"]:
         """Hidden states of questions, [ENC] first, after they have seen their pictures."""
         context = self.text.fusion.context(self.image_tower(image))
-        return self.text(self.first(input_ids, self.enc_id), attention_mask, context)
+        ids = self.first(input_ids, self.enc_id)
+        if "question_padding" in self.config.compat:  # then the states at padding are looked at
+            return self.text.fusion(self.text.embed(ids), mask=masks.padding(attention_mask), context=context)
+        return self.text(ids, attention_mask, context)
 
     def answer_context(self, question: Float[Tensor, "G S D"], attention_mask: Int[Tensor, "G S"]) -> Context:
         """What the decoder looks at: a question's states where it has words."""
@@ -193,6 +197,14 @@ class PairModel(FineTuned):
             twin = TwinCross(text, context_width=width, merge=i >= config.merge_from)
             block.register_module("cross", twin)
         self.head = nn.Sequential(nn.Linear(text.width, text.width), nn.ReLU(), nn.Linear(text.width, 2))
+
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A BLIP's tensors; its cross-attention becomes both of the twins (blip_nlvr.py, load_checkpoint)."""
+        found = super().adopt(tensors)
+        for name in [name for name in found if name.startswith("text.") and ".cross." in name]:
+            for half in ("first", "second"):
+                found[name.replace(".cross.", f".cross.{half}.")] = found[name]
+        return found
 
     def judge(
         self,

@@ -56,13 +56,13 @@ class FineTuned(SpecialTokens):
         self.image_size, self.image_mean, self.image_std = tower.image_size, tower.image_mean, tower.image_std
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A BLIP's tensors under this network's names: a tied decoder becomes one of its own."""
-        found = {}
-        for name, tensor in tensors.items():
-            found[name.removeprefix("encoders.")] = tensor
-            if name.startswith("encoders.text.") and ".attention." not in name and ".norm1." not in name:
-                found[name.replace("encoders.text.", "decoder.")] = tensor
-        return found
+        """A BLIP's tensors under this network's names: a tied decoder becomes one of its own.
+
+        Of a BLIP without a decoder it has all that the encoder has, self-attention too.
+        """
+        encoder = {n.removeprefix("encoders."): t for n, t in tensors.items()}
+        shared = {n.replace("text.", "decoder.", 1): t for n, t in encoder.items() if n.startswith("text.")}
+        return shared | encoder  # a decoder's own self-attention counts
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """All of them, biases and gains too, as BLIP's own fine-tunings."""

@@ -12,6 +12,9 @@ from multiway.errors import UserError
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SHIPPED = {"bert-base-uncased": Path(__file__).parent / "vocab" / "bert-base-uncased.txt"}
 MARKS_WORD_ENDS = False
+#: What decoding joins, in this order, over the whole text (transformers, `clean_up_tokenization`).
+JOINED = [(f" {mark}", mark) for mark in ".?!,"]
+JOINED += [(" ' ", "'"), *((f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re"))]
 
 
 def begins_word(token: str) -> bool:
@@ -63,5 +66,8 @@ def assemble(model: models.WordPiece, *, every_script: bool = False) -> Tokenize
 
 
 def decode(backend: Tokenizer, row: list[int]) -> str:
-    """The text of one row of ids."""
-    return backend.decode(row)
+    """The text of one row of ids, punctuation joined to its words as BERT's own decoding does."""
+    text = backend.decode(row)
+    for apart, joined in JOINED:
+        text = text.replace(apart, joined)
+    return text

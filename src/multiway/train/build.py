@@ -19,13 +19,15 @@ from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.systems.bert import TextStack
 from multiway.systems.encoders import Encoders
+from multiway.systems.med import MED
 from multiway.text import Tokenizer, train_vocabulary
 from multiway.train import optim
 from multiway.train.features import PrefixLoader, cached_dataset, one_view
 from multiway.train.parallel import Ranks, choose_device, seed_all
 from multiway.train.run import Init, Run
 from multiway.weights import load
-from multiway.weights.initial import fusion_from_itc, load_image_tower, load_text
+from multiway.weights.folder import resized
+from multiway.weights.initial import fusion_from_itc, grounding_from_itc, load_image_tower, load_text
 
 Picture = TypeVar("Picture")
 
@@ -54,7 +56,10 @@ def _start_fusion(system: System, loader: Any) -> None:
     (ids, mask), training = batch.text(), system.training
     system.eval()
     image_embeds = system.image_tower.rest(system.image_tower.batch_prefix(batch))
-    fusion_from_itc(encoders, image_embeds, encoders.text(ids, mask), mask)
+    if isinstance(encoders.text, MED):
+        grounding_from_itc(encoders, image_embeds, ids, mask)
+    else:
+        fusion_from_itc(encoders, image_embeds, encoders.text(ids, mask), mask)
     system.train(training)
 
 
@@ -119,7 +124,10 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def _start_from(system: System, init: Init, say: Callable[[str], None]) -> None:
     if init.checkpoint is not None:
-        given, own = system.adopt(load(init.checkpoint).state_dict()), system.state_dict()
+        model, image = load(init.checkpoint), system.config.image
+        if hasattr(model.config.image, "grid") and model.config.image.image_size != image.image_size:
+            model = resized(model, image.image_size)
+        given, own = system.adopt(model.state_dict()), system.state_dict()
         fits = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
         if not fits:
             kind = type(system).__name__

@@ -156,7 +156,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> BLIPKind:
     encoder = any(key.startswith("text_encoder.") for key in tensors)
     sizes: dict[str, Any] = {
         "image": _image(tensors),
-        "text": _text(tensors, "text_encoder." if encoder else "text_decoder.bert."),
+        "text": text_config(tensors, "text_encoder." if encoder else "text_decoder.bert."),
     }
     if not encoder:
         return CaptionerConfig(**sizes)
@@ -197,7 +197,8 @@ def _image(tensors: Mapping[str, Tensor]) -> ViTConfig:
     )
 
 
-def _text(tensors: Mapping[str, Tensor], prefix: str) -> BertConfig:
+def text_config(tensors: Mapping[str, Tensor], prefix: str) -> BertConfig:
+    """The sizes of a text stack under `prefix`, read off its shapes; heads are 64 wide."""
     words = tensors[f"{prefix}embeddings.word_embeddings.weight"]
     return med_config(
         vocab_size=words.shape[0],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,11 +15,10 @@ from torch import Tensor, nn
 
 from multiway.core.embed import resize_positions
 from multiway.errors import UserError
-from multiway.systems.albef import ALBEF
+from multiway.systems import NETWORKS
 from multiway.systems.base import System
-from multiway.systems.clip import CLIP
 from multiway.text import Tokenizer
-from multiway.weights import albef, clip
+from multiway.weights import albef, blip, clip, hf_blip
 from multiway.weights.keymap import Layout, Report, to_ours
 
 
@@ -47,23 +48,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_checkpoint(path: Path) -> System:
-    """A system from an official checkpoint of ALBEF or CLIP, told apart by their keys.
+    """A system from an official checkpoint of ALBEF, BLIP or CLIP, told apart by their keys.
 
     Raises:
         UserError: the layout is none of those, or a tensor of it is missing.
     """
     tensors = read_tensors(path)
-    if "visual_encoder.pos_embed" in tensors and "temp" in tensors:
-        config = albef.config_of(tensors)
-        model: System = ALBEF(config)
-        layout = albef.layout(config)
-    elif "visual.conv1.weight" in tensors and "token_embedding.weight" in tensors:
-        config = clip.open_clip_config_of(tensors, quick_gelu="input_resolution" in tensors)
-        model, layout = CLIP(config), clip.open_clip_layout(config)
-    else:
-        raise UserError(
-            f"{path} is in no layout known here (ALBEF, CLIP): its first key is {next(iter(tensors))}"
-        )
+    if "vision_model.embeddings.class_embedding" in tensors:
+        return load_transformers(path.parent, path)
+    config, layout = recognise(tensors, path)
+    model = NETWORKS[config.system].network()(config)
     report = load_layout(model, layout, tensors)
     missing = [name for name in report.missing if not name.startswith("state.")]
     if missing:
@@ -74,6 +68,84 @@ def load_checkpoint(path: Path) -> System:
     return model
 
 
+def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
+    """The config that a checkpoint's keys and shapes tell, and its layout.
+
+    Raises:
+        UserError: the layout is none that is known here.
+    """
+    if "visual_encoder.pos_embed" in tensors:
+        if not any(key.endswith("token_type_embeddings.weight") for key in tensors):  # BLIP has no such table
+            config = blip.config_of(tensors)
+            return config, blip.layout_of(config, tensors)
+        if "temp" in tensors:
+            config = albef.config_of(tensors)
+            return config, albef.layout(config)
+    if "visual.conv1.weight" in tensors and "token_embedding.weight" in tensors:
+        config = clip.open_clip_config_of(tensors, quick_gelu="input_resolution" in tensors)
+        return config, clip.open_clip_layout(config)
+    raise UserError(
+        f"{path} is in no layout known here (ALBEF, BLIP, CLIP): its first key is {next(iter(tensors))}"
+    )
+
+
+def is_transformers(folder: Path) -> bool:
+    """Whether a folder's config.json is that of a BLIP of transformers."""
+    try:
+        values = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("model_type") == "blip"
+
+
+def load_transformers(folder: Path, weights: Path | None = None) -> System:
+    """A BLIP of transformers from its folder: config.json, weights, and vocab.txt where there is one.
+
+    Args:
+        weights: the file of weights; None: model.safetensors, or else pytorch_model.bin.
+
+    Raises:
+        UserError: a file is missing or damaged, or the class has no counterpart here.
+    """
+    try:
+        values = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        raise UserError(
+            f"{folder} has no config.json that can be read: weights of transformers need it beside them"
+        ) from None
+    files = [weights] if weights else [folder / "model.safetensors", folder / "pytorch_model.bin"]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise UserError(f"{folder} has neither model.safetensors nor pytorch_model.bin: add one of them")
+    vocab = folder / "vocab.txt"
+    return hf_blip.from_transformers(read_tensors(found), values, vocab=vocab if vocab.is_file() else None)
+
+
+def check(path: Path, config: Any = None) -> Report:
+    """What loading a checkpoint would do, without doing it: matched, resized, missing, unexpected.
+
+    Args:
+        config: of the network that would take it; None: the one that the checkpoint itself tells.
+
+    Raises:
+        UserError: the file can't be read, or its layout is unknown.
+    """
+    tensors = read_tensors(path)
+    told, layout = recognise(tensors, path)
+    if config is None:
+        config = told
+    elif config.system.startswith("blip"):
+        layout = blip.layout_of(config, tensors)
+        if config.system == "blip_nlvr":
+            tensors |= {new: tensors[old] for new, old in blip.nlvr_keys(tensors).items()}
+    elif config.system != told.system:
+        raise UserError(f"{path} is a checkpoint of {told.system}: it does not fit a {config.system}")
+    with torch.device("meta"):
+        model = NETWORKS[config.system].network()(config)
+        state = model.init_state()
+    return fit(model, layout, tensors, state)[1]
+
+
 def load_layout(
     model: System, layout: Layout, tensors: Mapping[str, Tensor], state: nn.Module | None = None
 ) -> Report:
@@ -81,22 +153,33 @@ def load_layout(
 
     Position tables of another resolution are resized; a queue of another size stays as it was initialised.
     """
+    fitting, report = fit(model, layout, tensors, state)
+    for module, found in fitting:
+        module.load_state_dict(found, strict=False)
+    return report
+
+
+def fit(
+    model: System, layout: Layout, tensors: Mapping[str, Tensor], state: nn.Module | None
+) -> tuple[list[tuple[nn.Module, dict[str, Tensor]]], Report]:
+    """For `load_layout`: what goes into the model and into the state, and the report of it."""
     ours, missing, unexpected = to_ours(layout, tensors)
-    resized, matched = [], []
+    resized, matched, fitting = [], [], []
     for prefix, module in (("state.", state), ("", model)):
         if module is None:
             continue
-        own = module.state_dict()
-        fitting = {}
+        own, found = module.state_dict(), {}
         for name in [n for n in ours if n.startswith("state.") == bool(prefix)]:
             short, tensor = name.removeprefix(prefix), ours[name]
+            if short not in own:  # a state without a momentum model
+                continue
             if own[short].shape != tensor.shape:
                 if not short.endswith("image_tower.positions"):
                     missing.append(name)
                     continue
                 tensor = resize_positions(tensor, model.config.image.grid)
                 resized.append(name)
-            fitting[short] = tensor
+            found[short] = tensor
             matched.append(name)
-        module.load_state_dict(fitting, strict=False)
-    return Report(tuple(matched), tuple(resized), tuple(missing), tuple(unexpected))
+        fitting.append((module, found))
+    return fitting, Report(tuple(matched), tuple(resized), tuple(missing), tuple(unexpected))
