@@ -5,13 +5,13 @@ them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from multiway.bootstrap.config import BootstrapConfig
 from multiway.bootstrap.duplicates import Marks, earlier_twins
@@ -99,6 +99,6 @@ def mark(path: str, place: Path) -> None:
     aside.replace(place)
 
 
-def _read(place: Path) -> tuple[Marks, Sequence[int]]:
+def _read(place: Path) -> tuple[Marks, Int[np.ndarray, " N"]]:
     with np.load(place) as saved:
         return Marks(saved["bits"], saved["thumbs"]), saved["rows"]

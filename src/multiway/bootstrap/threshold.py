@@ -81,7 +81,12 @@ def wilson(hits: int, of: int, z: float = 1.959964) -> Share:
     return Share(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half), of=of)
 
 
-def choose(scores: Sequence[float], labels: Sequence[bool], *, precision: float | None = None) -> Threshold:
+def choose(
+    scores: Sequence[float] | np.ndarray,
+    labels: Sequence[bool] | np.ndarray,
+    *,
+    precision: float | None = None,
+) -> Threshold:
     """The lowest threshold of at least this precision; without one, that of the best F1.
 
     Raises:
