@@ -191,7 +191,8 @@ def compare(args: argparse.Namespace) -> dict:
     ratios = [plain / fast for plain, fast in zip(seconds["plain"], seconds["fast"], strict=True)]
     difference = max(abs(losses["plain"][k] - losses["fast"][k]) for k in losses["plain"])
     return {
-        "command": "python " + " ".join([Path(__file__).name, *sys.argv[1:]]),
+        "command": f"python benchmarks/albef_step.py --threads {args.threads} --repeats {args.repeats} "
+        f"--batch {args.batch} --size {args.size} --device {args.device}",
         "machine": {"device": args.device, "threads": torch.get_num_threads(), "cpu": _cpu()},
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "setting": {
