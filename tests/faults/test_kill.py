@@ -73,6 +73,25 @@ def test_a_signal_saves_and_ends_cleanly(fake, start, tmp_path, capsys, number, 
     assert f"resumed after step {step}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("number", "world"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_signal_while_the_run_is_built_ends_it_cleanly(fake, start, tmp_path, number, world):
+    settings = {"train": {"steps": 2}, "data": {"building": 600.0}}
+    processes = start(tmp_path, [("run", settings)], world)
+    for process in processes:
+        assert process.stdout.readline() == "building\n"
+    for process in processes[::-1]:  # the last first: its sentence is not the one that is read
+        os.kill(process.pid, number)
+    said = [p.communicate(timeout=600)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0] * world, said
+    name = signal.Signals(number).name
+    assert said[0].splitlines() == [
+        f"{name} before the first step: nothing is lost, and the same command starts again",
+        f"done 0 {name}",
+    ]
+    assert not any((tmp_path / "run").rglob("*"))
+    assert fake.fit(tmp_path / "run", {"train": {"steps": 2}}).progress.step == 2
+
+
 def test_a_torn_checkpoint_is_passed_over_with_a_word(fake, tmp_path, capsys):
     settings = {"train": {"steps": 6, "save_every": 2, "keep_last": 9}}
     fake.fit(tmp_path, settings)

@@ -43,6 +43,7 @@ class FakeData:
     seed: int = 0
     poison: tuple[int, ...] = ()  # steps whose last sample is not finite
     slow: float = 0.0  # seconds a batch
+    building: float = 0.0  # seconds before there is a system
     workers: int = 0
 
 
@@ -139,6 +140,9 @@ class FakeLoader:
 
 def build(run: Run, ranks):
     rows = run.train.per_rank(ranks.world)
+    if run.data.building:
+        print("building", flush=True)
+        time.sleep(run.data.building)
     return Fake(run.system), FakeLoader(run.data, rows, ranks.rank, ranks.world)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from multiway.data.sample import BadSample
 from multiway.data.shards import write_shards
 from multiway.errors import UserError
 from multiway.train import features
+from multiway.train.parallel import Stopped
 
 GOOD = (0, 1, 3, 4)  # 2 is no picture; 4 shows what 0 does, and so does 5, which has no text
 STILL = Augment(crop_scale=None, flip=0.0, rand_n=0)
@@ -30,14 +33,14 @@ def config(tmp_path, monkeypatch) -> DataConfig:
     return DataConfig(train=(shards(tmp_path / "a", 0),), image_size=32, augment=STILL, cache_views=2)
 
 
-def shards(folder: Path, seed: int) -> Source:
+def shards(folder: Path, seed: int, said: str = "picture {}") -> Source:
     draw, pictures = np.random.default_rng(seed), []
     for _ in range(4):
         Image.fromarray(draw.integers(0, 255, (40, 36, 3), np.uint8)).save(out := io.BytesIO(), "PNG")
         pictures.append(out.getvalue())
     pictures[2] = b"no picture"
     samples = [
-        {"__key__": str(i), "png": pictures[shown], "txt": "\n" if i == 5 else f"picture {i}"}
+        {"__key__": str(i), "png": pictures[shown], "txt": "\n" if i == 5 else said.format(i)}
         for i, shown in enumerate((0, 1, 2, 3, 0, 0))
     ]
     write_shards(folder, samples)
@@ -84,6 +87,58 @@ def test_the_second_run_reads_and_other_weights_or_pictures_write_anew(config: D
     assert len(said) == 4
     left = sorted(path.suffix for path in features.cache_folder().iterdir())
     assert left == [".json"] * 4 + [".npy"] * 4  # nothing aside
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.5])
+def test_captions_make_other_features_only_where_they_decide_a_flip(
+    config: DataConfig, tmp_path, flip
+) -> None:
+    said: list[str] = []
+    config = replace(config, augment=replace(STILL, flip=flip))
+    cached(config, said=said)
+    cached(replace(config, train=(shards(tmp_path / "b", 0, "another {}"),)), said=said)
+    assert len(said) == 1
+    cached(replace(config, train=(shards(tmp_path / "c", 0, "{} on the left"),)), said=said)
+    assert len(said) == (2 if flip else 1)
+
+
+def test_a_run_that_is_stopped_leaves_no_half_cache(config: DataConfig, monkeypatch) -> None:
+    monkeypatch.setattr(features, "BATCH", 2)
+    vit, calls = type(tiny.albef()[0].image_tower), []
+    whole = vit.prefix
+
+    def stopped(self, image):
+        calls.append(len(image))
+        if len(calls) == 2:
+            assert [p.suffix for p in features.cache_folder().iterdir()].count(".new") == 1
+            raise Stopped
+        return whole(self, image)
+
+    monkeypatch.setattr(vit, "prefix", stopped)
+    with pytest.raises(Stopped):
+        cached(config)
+    assert {p.suffix for p in features.cache_folder().iterdir()} == {".lock"}
+    cached(config)
+    assert sorted(p.suffix for p in features.cache_folder().iterdir()) == [".json", ".npy"]
+
+
+def test_of_several_processes_one_makes_the_features_and_the_others_wait(config: DataConfig) -> None:
+    said: list[str] = []
+    with ThreadPoolExecutor(3) as pool:  # a lock is a file's that was opened, whoever opened it
+        systems = [tiny.albef(tiny.albef_config(image=tiny.vit(frozen_blocks=1)))[0] for _ in range(3)]
+        found = list(
+            pool.map(
+                lambda system: features.cached_dataset(
+                    system,
+                    Dataset(config.train),
+                    config,
+                    say=lambda text: (time.sleep(0.5), said.append(text)),
+                ),
+                systems,
+            )
+        )
+    assert len(said) == 1
+    assert all(np.array_equal(dataset.features, found[0].features) for dataset in found)
 
 
 def test_batches_carry_features_in_place_of_pictures(config: DataConfig) -> None:

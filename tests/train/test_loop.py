@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from multiway.errors import UserError
 from multiway.train import loop
 from multiway.train.log import read_metrics
-from multiway.train.run import write_run
+from multiway.train.run import Init, read_run, write_run
 
 
 @pytest.fixture
@@ -121,6 +122,21 @@ def test_resumed_run_is_bit_exact(fit, fake):
     once, again = (read_metrics(folder / "metrics.jsonl") for folder in (whole, cut))
     assert [line["step"] for line in again] == list(range(1, 8))
     assert [line["loss"] for line in once] == [line["loss"] for line in again]
+
+
+def test_what_a_checkpoint_replaces_is_not_computed_again(fake, tmp_path):
+    starts = []
+
+    def build(run, ranks):
+        starts.append((run.init.fusion, run.init.text))
+        return fake.build(run, ranks)
+
+    init = Init(fusion="itc", text="minilm")
+    for steps in (2, 4):
+        run = replace(fake.make_run(steps=steps), init=init)
+        loop.train(run, tmp_path / "run", make=build, save=fake.save)
+    assert starts == [("itc", "minilm"), ("fresh", "minilm")]  # a frozen tower's features need its weights
+    assert read_run(tmp_path / "run", fake.FakeConfig, fake.FakeData).init == init
 
 
 def test_resuming_with_more_steps_is_allowed_and_with_another_lr_refused(fit):

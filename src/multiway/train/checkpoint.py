@@ -44,6 +44,10 @@ class Progress:
     best: float | None = None
     world: int = 1
 
+    def due(self, every: int | None) -> bool:
+        """Whether what happens every so many steps happens after this one."""
+        return every is not None and self.step % every == 0
+
     def count(self, taken: bool) -> None:
         """One more step, taken or skipped."""
         self.step += 1

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from PIL import Image
 from torch import Tensor
 
 from multiway.batch import Batch
-from multiway.data.augment import train_transform
+from multiway.data.augment import says_side, train_transform
 from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.loader import Loader
 from multiway.data.order import keyed_generator
@@ -88,8 +89,9 @@ def cached_dataset(
 ) -> CachedDataset:
     """`dataset` with `config.cache_views` augmented views of each picture, seen through the frozen prefix.
 
-    In half precision, made once and kept in `cache_folder()`; written aside and renamed, so that a killed run
-    leaves no half cache.
+    In half precision, made once and kept in `cache_folder()`; written aside and renamed, so that a run that
+    is killed or stopped leaves no half cache. Of several processes (ranks, or runs of one machine) that want
+    the same features, one makes them, and the others wait.
 
     Raises:
         UserError: the tower has no frozen prefix.
@@ -104,17 +106,41 @@ def cached_dataset(
     for number, digest in enumerate(digests):
         members.setdefault(digest, []).append(number)
     place = {digest: row for row, digest in enumerate(members)}
-    key = _key(system, digests, config)
+    captions = [_caption(dataset, numbers, config) for numbers in members.values()]
+    key = _key(system, digests, captions, config)
     path, listed = cache_folder() / f"{key}.npy", cache_folder() / f"{key}.json"
-    if not (path.is_file() and listed.is_file()):
-        _write(system, dataset, list(members.values()), config, path, listed, say)
-    bad = {int(i): reason for i, reason in json.loads(listed.read_text())["bad"].items()}
+    first = [numbers[0] for numbers in members.values()]
+    with _alone(path):
+        if not (path.is_file() and listed.is_file()):
+            aside = path.with_name(f".{path.name}.new")
+            try:
+                bad = _write(aside, system, dataset, first, captions, config, say)
+                listed.write_text(json.dumps({"bad": bad}))
+                os.replace(aside, path)
+            finally:
+                aside.unlink(missing_ok=True)
+    bad = {int(row): reason for row, reason in json.loads(listed.read_text())["bad"].items()}
     rows = [place[digest] for digest in digests]
     return CachedDataset(dataset, rows, np.load(path, mmap_mode="r"), bad)
 
 
-def _key(system: System, digests: Sequence[bytes], config: DataConfig) -> str:
-    """Everything that the features depend on: weights, preprocessing, and the pictures themselves."""
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process of this machine is in here before `path` exists; a process that dies leaves."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.2)  # flock's own waiting would keep signals from us
+        yield
+        Path(lock.name).unlink(missing_ok=True)
+
+
+def _key(system: System, digests: Sequence[bytes], captions: Sequence[str], config: DataConfig) -> str:
+    """All that the features depend on: weights, preprocessing, pictures, and which of them may be flipped."""
     digest = hashlib.sha256()
     parts = (
         asdict(config.augment),
@@ -128,66 +154,58 @@ def _key(system: System, digests: Sequence[bytes], config: DataConfig) -> str:
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     for picture in digests:
         digest.update(picture)
+    if config.augment.flip:
+        digest.update(bytes(says_side(caption) for caption in captions))
     return digest.hexdigest()[:32]
 
 
 @torch.inference_mode()
 def _write(
+    file: Path,
     system: System,
     dataset: Dataset,
-    members: Sequence[Sequence[int]],
+    numbers: Sequence[int],
+    captions: Sequence[str],
     config: DataConfig,
-    path: Path,
-    listed: Path,
     say: Callable[[str], None],
-) -> None:
-    """Features of each different picture; `members` are the samples that show it."""
+) -> dict[int, str]:
+    """Features of each different picture, by a sample that shows it and what is said of it; the bad rows."""
     transform = train_transform(config.image_size, config.augment, system.image_mean, system.image_std)
     tower, views = system.image_tower.eval(), config.cache_views
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     bad: dict[int, str] = {}
     out: np.memmap | None = None
-    say(f"caching {views} view(s) of {len(members):,} pictures through the frozen part of the image tower")
-    for first in range(0, len(members), BATCH):
+    say(f"caching {views} view(s) of {len(numbers):,} pictures through the frozen part of the image tower")
+    for first in range(0, len(numbers), BATCH):
         rows, pixels = [], []
-        for row in range(first, min(first + BATCH, len(members))):
+        for row in range(first, min(first + BATCH, len(numbers))):
             try:
-                image = dataset.image(members[row][0])
+                image = dataset.image(numbers[row])
             except BadSample as error:
                 bad[row] = error.reason
                 continue
             rows.append(row)
-            texts = " ".join(_texts(dataset, members[row]))
-            pixels += [_view(transform, image, texts, config.seed, row, view) for view in range(views)]
+            for view in range(views):  # the first is drawn as the others: a step draws which one it sees
+                pixels.append(transform(image, captions[row], keyed_generator(config.seed, 7, row, view)))
         if not rows:
             continue
         features = tower.prefix(torch.stack(pixels).to(system.device)).half().cpu().numpy()
         if out is None:
-            shape = (len(members), views, *features.shape[1:])
-            out = open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
+            shape = (len(numbers), views, *features.shape[1:])
+            out = open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
         out[rows] = features.reshape(len(rows), views, *features.shape[1:])
     if out is None:
         raise UserError(
             "no picture could be read, so there is nothing to cache: look at the data with `data inspect`"
         )
     out.flush()
-    _replace(listed, json.dumps({"bad": bad}))
-    os.replace(aside, path)
+    return bad
 
 
-def _texts(dataset: Dataset, numbers: Sequence[int]) -> Iterator[str]:
-    for number in numbers:
-        with suppress(BadSample):  # it is bad by itself, not its picture
-            yield from dataset.texts(number)
-
-
-def _view(transform: Callable, image: Image.Image, texts: str, seed: int, number: int, view: int) -> Tensor:
-    """The first view is drawn like the others: which one a step sees is drawn, too."""
-    return transform(image, texts, keyed_generator(seed, 7, number, view))
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    os.replace(aside, path)
+def _caption(dataset: Dataset, numbers: Sequence[int], config: DataConfig) -> str:
+    """All that is said of a picture, where that decides whether it may be flipped."""
+    texts: list[str] = []
+    if config.augment.flip:
+        for number in numbers:
+            with suppress(BadSample):  # it is bad by itself, not its picture
+                texts += dataset.texts(number)
+    return " ".join(texts)

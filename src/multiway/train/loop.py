@@ -85,7 +85,10 @@ def train(
         progress = found.progress if found else Progress()
 
         parallel.seed_all(config.seed)
-        system, loader = make(run, ranks)
+        built = stop.interrupting(lambda: make(run.resumed() if found else run, ranks), ranks)
+        if built is None:
+            return Result(progress, stopped_by=stop.name)
+        system, loader = built
         epoch, total = len(loader), config.total_steps(len(loader))
         optim.freeze(system, config.freeze)
         system.to(ranks.device)
@@ -109,7 +112,7 @@ def train(
         progress.world = ranks.world
 
         def write_model(name: str) -> None:
-            whole = parallel.whole_model(system, lambda: make(run, ranks)[0])
+            whole = parallel.whole_model(system, lambda: make(run.resumed(), ranks)[0])
             if ranks.first:
                 save(whole, out / name)
 
@@ -130,7 +133,7 @@ def train(
                 done = progress.step == total
                 if not parallel.everywhere(stop.name is None, ranks.device):
                     stopped_by = stop.name or "a signal to another rank"
-                elif evaluate is not None and (done or _due(config.validate_every, progress.step)):
+                elif evaluate is not None and (done or progress.due(config.validate_every)):
                     began = time.monotonic()
                     validation = parallel.from_first(validate(system, evaluate, config))
                     log.validation(progress.step, validation, time.monotonic() - began)
@@ -138,7 +141,7 @@ def train(
                     if better is not None:
                         progress.best = better
                         write_model("best")
-                if stopped_by or done or _due(config.save_every, progress.step):
+                if stopped_by or done or progress.due(config.save_every):
                     checkpoint.save(
                         out / "checkpoints", progress, system, state, optimizer, names,
                         keep=config.keep_last, write=ranks.first,
@@ -194,7 +197,3 @@ def _step(
             buffer.copy_(before)
     optimizer.zero_grad(set_to_none=True)
     return taken, {**parallel.mean(losses), "grad_norm": float(norm)}
-
-
-def _due(every: int | None, step: int) -> bool:
-    return every is not None and step % every == 0

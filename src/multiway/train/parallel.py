@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from multiway.core.block import Stack
 from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.train.run import TrainConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -187,10 +189,31 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed_all(*key) ^ 1)
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal came in the middle of `StopSignal.interrupting`."""
+
+
 class StopSignal:
     """Whether SIGINT or SIGTERM came; a second one ends the process at once."""
 
     name: str | None = None
+    raises: bool = False
+
+    def interrupting(self, build: Callable[[], T], ranks: Ranks) -> T | None:
+        """What `build` returns; None, and a sentence, if a signal interrupted it on this rank or another."""
+        result = None
+        try:
+            self.raises = True
+            result = build() if self.name is None else None
+            self.raises = False
+        except Stopped:
+            pass
+        if everywhere(self.name is None, ranks.device):
+            return result
+        self.name = self.name or "a signal to another rank"
+        if ranks.first:
+            print(f"{self.name} before the first step: nothing is lost, and the same command starts again")
+        return None
 
 
 @contextmanager
@@ -206,6 +229,9 @@ def stop_signals() -> Iterator[StopSignal]:
         stop.name = signal.Signals(number).name
         for known, handler in before.items():
             signal.signal(known, handler)
+        if stop.raises:
+            stop.raises = False
+            raise Stopped
 
     for number in before:
         signal.signal(number, wish)

@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -164,6 +164,10 @@ class Run(Generic[System, Data]):
     data: Data
     train: TrainConfig
     init: Init = Init()
+
+    def resumed(self) -> Run[System, Data]:
+        """The same run to go on with: nothing is computed for weights that a checkpoint replaces."""
+        return replace(self, init=replace(self.init, fusion="fresh"))
 
 
 def write_run(run: Run, folder: Path) -> None:
