@@ -2,12 +2,14 @@
 
 N operations are drawn with replacement from the table, each is then applied with probability 1/2, at strength
 M of 10 and with a random sign. Facts: ALBEF's `dataset/randaugment.py` and `dataset/__init__.py` (N = 2, M =
-7, no colour inversion); shifts are in pixels whatever the size of the picture, and what comes in from
-outside is grey 128.
+7, no colour inversion); shifts are in pixels whatever the size of the picture, what comes in from outside is
+grey 128, and maps are OpenCV's, for which a pixel's centre lies at whole numbers. Unlike there, sharpening is
+cut off at 0 and 255, where the official bytes wrap around.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -36,24 +38,33 @@ def _sharpness(image: Image.Image, level: float, sign: int) -> Image.Image:
     return ImageEnhance.Sharpness(image).enhance(_enhance(level))
 
 
+def _warp(image: Image.Image, inverse: tuple[float, float, float, float, float, float]) -> Image.Image:
+    """`affine` for a map between whole-numbered centres; Pillow's lie at halves."""
+    a, b, c, d, e, f = inverse
+    return affine(image, (a, b, c + (1 - a - b) / 2, d, e, f + (1 - d - e) / 2))
+
+
 def _shear_x(image: Image.Image, level: float, sign: int) -> Image.Image:
-    return affine(image, (1.0, sign * level / MAX_LEVEL * 0.3, 0.0, 0.0, 1.0, 0.0))
+    return _warp(image, (1.0, sign * level / MAX_LEVEL * 0.3, 0.0, 0.0, 1.0, 0.0))
 
 
 def _shear_y(image: Image.Image, level: float, sign: int) -> Image.Image:
-    return affine(image, (1.0, 0.0, 0.0, sign * level / MAX_LEVEL * 0.3, 1.0, 0.0))
+    return _warp(image, (1.0, 0.0, 0.0, sign * level / MAX_LEVEL * 0.3, 1.0, 0.0))
 
 
 def _translate_x(image: Image.Image, level: float, sign: int) -> Image.Image:
-    return affine(image, (1.0, 0.0, sign * level / MAX_LEVEL * 10, 0.0, 1.0, 0.0))
+    return _warp(image, (1.0, 0.0, sign * level / MAX_LEVEL * 10, 0.0, 1.0, 0.0))
 
 
 def _translate_y(image: Image.Image, level: float, sign: int) -> Image.Image:
-    return affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, sign * level / MAX_LEVEL * 10))
+    return _warp(image, (1.0, 0.0, 0.0, 0.0, 1.0, sign * level / MAX_LEVEL * 10))
 
 
 def _rotate(image: Image.Image, level: float, sign: int) -> Image.Image:
-    return image.rotate(sign * level / MAX_LEVEL * 30, Image.Resampling.BILINEAR, fillcolor=GREY)
+    """About (W/2, H/2): half a pixel right of and below the middle, as there."""
+    angle = math.radians(sign * level / MAX_LEVEL * 30)
+    cos, sin, x, y = math.cos(angle), math.sin(angle), image.width / 2, image.height / 2
+    return _warp(image, (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y))
 
 
 ALBEF_TABLE: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
