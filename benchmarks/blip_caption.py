@@ -16,6 +16,7 @@ from beside import DEC, SEP, Matrix, arguments, interleave, peer, report, write
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BlipForConditionalGeneration
 
+from multiway.core.packed import packed
 from multiway.generation import GenerationConfig, generate
 from multiway.weights.hf_blip import from_transformers
 
@@ -29,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     theirs = peer(BlipForConditionalGeneration, args.size)
-    ours = from_transformers(theirs.state_dict(), theirs.config.to_dict()).requires_grad_(False)
+    ours = packed(from_transformers(theirs.state_dict(), theirs.config.to_dict()).requires_grad_(False))
     size = theirs.config.vision_config.image_size
     image = torch.randn(args.batch, 3, size, size, generator=torch.Generator().manual_seed(1))
     prompt = torch.tensor([[DEC, 1037, 3861, 1997]]).repeat(args.batch, 1)  # "a picture of"

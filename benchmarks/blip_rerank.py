@@ -20,6 +20,7 @@ from beside import ENC, HERE, SEP, SIZES, arguments, interleave, peer, report, w
 from torch import Tensor
 from transformers import BlipForImageTextRetrieval
 
+from multiway.core.packed import packed
 from multiway.data.shards import Shards
 from multiway.systems.blip_config import blip_tokenizer
 from multiway.text import Tokenizer
@@ -64,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     theirs = peer(BlipForImageTextRetrieval, args.size)
-    ours = from_transformers(theirs.state_dict(), theirs.config.to_dict()).requires_grad_(False)
+    ours = packed(from_transformers(theirs.state_dict(), theirs.config.to_dict()).requires_grad_(False))
     size = SIZES[args.size]["image_size"]
     image = torch.randn(args.pictures, 3, size, size, generator=torch.Generator().manual_seed(1))
     texts = captions(args.data, args.pictures)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -110,6 +109,11 @@ def attend(
     return F.dropout(probabilities, dropout) @ context.value
 
 
+def _heads(x: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B H T d"]:
+    """Features as heads; by hand, for a step of decoding has two of these a layer and little else to do."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused projection.
 
@@ -146,7 +150,7 @@ class SelfAttention(nn.Module):
         if reading is not None and ragged is not None:
             return self._read(x, ragged, reading, mask)
         qkv = self.qkv(x) if ragged is None else ragged.pad(self.qkv(x))
-        query, key, value = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.heads)
+        query, key, value = _heads(qkv, 3 * self.heads).chunk(3, dim=1)
         context = KeyValue(key, value)
         if cache is not None:
             context = cache.append(layer, context)
@@ -158,7 +162,7 @@ class SelfAttention(nn.Module):
                     mask = torch.ones(new, total, dtype=torch.bool, device=x.device).tril(total - new)
         dropout = self.dropout if self.training else 0.0
         y = attend(query, context, mask=mask, causal=causal, dropout=dropout, maps=maps)
-        y = rearrange(y, "b h t d -> b t (h d)")
+        y = y.transpose(1, 2).flatten(2)
         return self.out(y if ragged is None else ragged.pack(y))
 
     def _read(
@@ -168,12 +172,12 @@ class SelfAttention(nn.Module):
         parts = [x.shape[-1], 2 * x.shape[-1]]
         (w_q, w_kv), (b_q, b_kv) = self.qkv.weight.split(parts), self.qkv.bias.split(parts)
         query = reading.queries.pad(F.linear(reading.take(x), w_q, b_q))
-        query = rearrange(query, "b t (h d) -> b h t d", h=self.heads)
+        query = _heads(query, self.heads)
         kv = ragged.pad(F.linear(x, w_kv, b_kv))
-        key, value = rearrange(kv, "b t (two h d) -> two b h t d", two=2, h=self.heads)
+        key, value = _heads(kv, 2 * self.heads).chunk(2, dim=1)
         dropout = self.dropout if self.training else 0.0
         y = attend(query, KeyValue(key, value), mask=mask, dropout=dropout)
-        return self.out(reading.queries.pack(rearrange(y, "b h t d -> b t (h d)")))
+        return self.out(reading.queries.pack(y.transpose(1, 2).flatten(2)))
 
 
 class CrossAttention(nn.Module):
@@ -188,7 +192,7 @@ class CrossAttention(nn.Module):
 
     def context(self, tokens: Float[Tensor, "B N C"]) -> KeyValue:
         """Keys and values of the context, to be shared by every pass that looks at it."""
-        key, value = rearrange(self.key_value(tokens), "b n (two h d) -> two b h n d", two=2, h=self.heads)
+        key, value = _heads(self.key_value(tokens), 2 * self.heads).chunk(2, dim=1)
         return KeyValue(key, value)
 
     def forward(
@@ -202,8 +206,8 @@ class CrossAttention(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """`ragged`: `x` is packed tokens, which it lays out by the row of the context that they look at."""
         query = self.query(x) if ragged is None else ragged.pad(self.query(x))
-        query = rearrange(query, "b t (h d) -> b h t d", h=self.heads)
+        query = _heads(query, self.heads)
         dropout = self.dropout if self.training else 0.0
         y = attend(query, context, mask=mask, dropout=dropout, maps=maps)
-        y = rearrange(y, "b h t d -> b t (h d)")
+        y = y.transpose(1, 2).flatten(2)
         return self.out(y if ragged is None else ragged.pack(y))
