@@ -44,6 +44,7 @@ class FakeData:
     poison: tuple[int, ...] = ()  # steps whose last sample is not finite
     slow: float = 0.0  # seconds a batch
     building: float = 0.0  # seconds before there is a system
+    uneven: bool = False  # each rank builds other weights
     workers: int = 0
 
 
@@ -143,7 +144,12 @@ def build(run: Run, ranks):
     if run.data.building:
         print("building", flush=True)
         time.sleep(run.data.building)
-    return Fake(run.system), FakeLoader(run.data, rows, ranks.rank, ranks.world)
+    system = Fake(run.system)
+    if run.data.uneven:
+        with torch.no_grad():
+            for parameter in system.parameters():
+                parameter += 0.1 * ranks.rank
+    return system, FakeLoader(run.data, rows, ranks.rank, ranks.world)
 
 
 def save(system: System, folder: Path) -> None:

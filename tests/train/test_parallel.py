@@ -15,7 +15,8 @@ EXACT = {"dropout": 0.0, "noise": 0.0}
 TRAIN = {"steps": 4, "clip_grad": 0.5, "eps": 1e-4}
 
 
-SIMILAR = {"train": TRAIN, "system": EXACT, "data": {"poison": (2,)}}  # not finite on the last rank only
+#: Not finite on the last rank only, which starts from other weights, as a start by its own batch would be.
+SIMILAR = {"train": TRAIN, "system": EXACT, "data": {"poison": (2,), "uneven": True}}
 #: With dropout, draws and accumulation.
 RESUMED = {"batch_size": 8, "accumulate": 2, "save_every": 2, "keep_last": 9, "schedule": "constant"}
 

@@ -91,7 +91,7 @@ def train(
         system, loader = built
         epoch, total = len(loader), config.total_steps(len(loader))
         optim.freeze(system, config.freeze)
-        system.to(ranks.device)
+        parallel.agree(system.to(ranks.device))
         state = system.init_state(steps_per_epoch=epoch).to(ranks.device)
         if found:
             found.restore(system, state)

@@ -166,6 +166,13 @@ def whole_model(system: System, fresh: Callable[[], System]) -> System:
     return model
 
 
+def agree(system: nn.Module) -> None:
+    """Rank 0's weights on every rank: where training starts may have been measured on a rank's own batch."""
+    if dist.is_initialized():
+        for tensor in system.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
 def mean(values: dict[str, Tensor]) -> dict[str, float]:
     """0-d tensors averaged over all ranks, as numbers."""
     stacked = torch.stack([value.detach().float() for value in values.values()])
