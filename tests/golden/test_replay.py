@@ -40,7 +40,8 @@ def test_our_code_agrees_with_all_recorded_cases(folder: Path) -> None:
 
 
 def copied(case: str, folder: Path) -> Path:
-    """A copy of a committed case, under its two names."""
+    """A copy of a committed case, under its two names, and of the vocabulary that cases name."""
+    shutil.copy(HERE / "cases/vocab_tiny.txt", folder)
     return Path(shutil.copytree(HERE / "cases" / case, folder / case))
 
 
@@ -54,6 +55,12 @@ def copied(case: str, folder: Path) -> Path:
         ("albef/schedule", "lr_pretrain"),
         ("albef/schedule", "after.temp"),
         ("albef/tokenize_real_vocab", "eval_ids"),
+        ("blip/caption", "loss_lm"),
+        ("blip/caption", "grad_norms"),
+        ("blip/caption", "generate.beam3.ids"),
+        ("blip/caption", "generate.beam3_reppen.sequences_scores"),
+        ("blip/caption", "generate.nucleus.step_probs"),
+        ("blip/schedule", "alpha_pretrain"),
         ("clip/hf_clip", "image_embeds"),
     ],
 )
@@ -77,6 +84,15 @@ def test_a_changed_fact_fails_by_name(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     failed = replay.replay(folder).failed
     assert [line.split(":")[0] for line in failed] == ["config.pre_caption"]
+
+
+def test_a_changed_caption_fails_by_name(tmp_path: Path) -> None:
+    folder = copied("blip/caption", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["generate"]["greedy1"]["text"][1] += "s"
+    (folder / "config.json").write_text(json.dumps(config))
+    failed = replay.replay(folder).failed
+    assert [line.split(":")[0] for line in failed] == ["config.generate.greedy1.text"]
 
 
 def test_a_missing_weight_and_an_output_that_nothing_replays_fail(tmp_path: Path) -> None:

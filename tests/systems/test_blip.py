@@ -15,8 +15,11 @@ from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems import NETWORKS, SYSTEMS
 from multiway.systems.blip import BLIP, Draws
+from multiway.systems.blip_config import CaptionerConfig
+from multiway.systems.blip_heads import Captioner
 from multiway.systems.med import Decoder, shift
 from multiway.systems.profile import profile
+from multiway.systems.towers import BackboneConfig
 from multiway.train.optim import build_optimizer
 from multiway.train.run import TrainConfig
 
@@ -213,6 +216,24 @@ def test_an_untied_decoder_shares_nothing() -> None:
     names = {name.split(".")[0] for name in own.state_dict()}
     assert names == {"embed", "fusion", "head"}
     assert any(".cross." in name for name in own.state_dict())
+
+
+def test_a_captioner_sees_what_the_model_that_it_starts_from_saw() -> None:
+    """Also over a tower without a class token, whose tokens are normalised, and beside a null token."""
+    tower = BackboneConfig(name="efficientnet_lite0", image_size=64)
+    given, _ = tiny_blip.blip(tiny_blip.config(image=tower, null_token=True))
+    config = CaptionerConfig(image=tower, text=tiny_blip.med(), null_token=True)
+    captioner = Captioner(config)
+    missing = captioner.load_state_dict(captioner.adopt(given.eval().state_dict()), strict=False).missing_keys
+    assert missing == []
+    image = torch.randn(2, 3, 64, 64)
+    ids, mask = torch.tensor([[60, 5, 6], [60, 7, 8]]), torch.ones(2, 3, dtype=torch.long)
+    found = []
+    for model in (given, captioner.eval()):
+        with torch.no_grad():
+            decoder = model.writer()
+            found.append(decoder.logits(decoder(ids, mask, model.caption_context(image))))
+    torch.testing.assert_close(found[0], found[1])
 
 
 # --- ranks

@@ -78,7 +78,28 @@ class BLIPConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerConfig:
+class FineTunedConfig:
+    """What all fine-tuning networks have.
+
+    Attributes:
+        null_token: as in `BLIPConfig`; for a start from a model that has one.
+    """
+
+    image: ViTConfig | BackboneConfig = field(default_factory=lambda: ViTConfig(image_size=224))
+    text: BertConfig = field(default_factory=med_config)
+    tokenizer: TokenizerConfig = field(default_factory=blip_tokenizer)
+    null_token: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig(FineTunedConfig):
+    """Hidden states without heads (models/blip.py, BLIP_Base)."""
+
+    system: Literal["blip_base"] = "blip_base"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerConfig(FineTunedConfig):
     """The decoder alone over pictures (models/blip.py, BLIP_Decoder; configs/caption_coco.yaml).
 
     Attributes:
@@ -88,7 +109,6 @@ class CaptionerConfig:
 
     system: Literal["blip_captioner"] = "blip_captioner"
     image: ViTConfig | BackboneConfig = field(default_factory=lambda: ViTConfig(image_size=384))
-    text: BertConfig = field(default_factory=med_config)
     tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(40))
     prompt: str = "a picture of "
     caption_length: tuple[int, int] = (5, 20)
@@ -96,7 +116,7 @@ class CaptionerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VQAConfig:
+class VQAConfig(FineTunedConfig):
     """Question answering (models/blip_vqa.py; configs/vqa.yaml).
 
     Attributes:
@@ -108,14 +128,13 @@ class VQAConfig:
     image: ViTConfig | BackboneConfig = field(
         default_factory=lambda: ViTConfig(image_size=480, drop_path=0.1)
     )
-    text: BertConfig = field(default_factory=med_config)
     tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(35, cleaning="none"))
     label_smoothing: float = 0.1
     compat: tuple[Quirk, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class NLVRConfig:
+class NLVRConfig(FineTunedConfig):
     """Is the text true of two pictures (models/blip_nlvr.py; configs/nlvr.yaml)?
 
     Attributes:
@@ -126,16 +145,5 @@ class NLVRConfig:
     image: ViTConfig | BackboneConfig = field(
         default_factory=lambda: ViTConfig(image_size=384, drop_path=0.1)
     )
-    text: BertConfig = field(default_factory=med_config)
     tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(35, cleaning="none"))
     merge_from: int = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeaturesConfig:
-    """Hidden states without heads (models/blip.py, BLIP_Base)."""
-
-    system: Literal["blip_base"] = "blip_base"
-    image: ViTConfig | BackboneConfig = field(default_factory=lambda: ViTConfig(image_size=224))
-    text: BertConfig = field(default_factory=med_config)
-    tokenizer: TokenizerConfig = field(default_factory=blip_tokenizer)

@@ -23,6 +23,7 @@ from multiway.systems.base import Picture
 from multiway.systems.blip_config import CaptionerConfig, FeaturesConfig, NLVRConfig, VQAConfig
 from multiway.systems.captioning import Captioning, FineTuned
 from multiway.systems.decoding import StackDecoding
+from multiway.systems.encoders import seen
 from multiway.systems.med import MED, Decoder, TwinCross, shift
 
 
@@ -34,7 +35,7 @@ class Captioner(FineTuned, Captioning):
         self.decoder = Decoder(config.text, context_width=self.image_tower.width)
 
     def caption_context(self, image: Float[Tensor, "B 3 H W"]) -> Context:
-        return self.writer().context(self.image_tower(image))
+        return self.writer().context(self.look(image))
 
     def losses(
         self, batch: Batch, state: Any = None, draws: Any = None, generator: torch.Generator | None = None
@@ -44,7 +45,8 @@ class Captioner(FineTuned, Captioning):
         prompt = self.prompt_ids().expand(len(ids), -1)
         ids = torch.cat([prompt, ids[:, 1:]], dim=1)
         mask = torch.cat([torch.ones_like(prompt), mask[:, 1:]], dim=1)
-        tokens = self.image_tower.rest(self.image_tower.batch_prefix(batch))
+        embeds = self.image_tower.rest(self.image_tower.batch_prefix(batch))
+        tokens = seen(embeds, self.image_norm, self.null_token)
         _, _, loss = self.figure(tokens, ids, mask, prompt.shape[1])
         return {"lm": loss, "loss": loss}
 
@@ -92,7 +94,7 @@ class AnswerModel(FineTuned):
         attention_mask: Int[Tensor, "G S"],
     ) -> Float[Tensor, "G S D"]:
         """Hidden states of questions, [ENC] first, after they have seen their pictures."""
-        context = self.text.fusion.context(self.image_tower(image))
+        context = self.text.fusion.context(self.look(image))
         ids = self.first(input_ids, self.enc_id)
         if "question_padding" in self.config.compat:  # then the states at padding are looked at
             return self.text.fusion(self.text.embed(ids), mask=masks.padding(attention_mask), context=context)
@@ -213,7 +215,7 @@ class PairModel(FineTuned):
         attention_mask: Int[Tensor, "B T"],
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B 2"]]:
         """Hidden states and logits (false, true); `image` holds all first pictures, then all second ones."""
-        context = self.text.fusion.context(self.image_tower(image))
+        context = self.text.fusion.context(self.look(image))
         hidden = self.text(self.first(input_ids, self.enc_id), attention_mask, context)
         return hidden, self.head(hidden[:, 0])
 
@@ -242,5 +244,5 @@ class FeatureExtractor(FineTuned):
             return self.image_tower(image)
         if image is None:
             return self.text(input_ids, attention_mask)
-        context = self.text.fusion.context(self.image_tower(image))
+        context = self.text.fusion.context(self.look(image))
         return self.text(self.first(input_ids, self.enc_id), attention_mask, context)

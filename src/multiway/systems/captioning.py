@@ -14,6 +14,7 @@ from multiway.errors import UserError
 from multiway.generation import Decoding, Generated, GenerationConfig, generate
 from multiway.systems.base import Picture, System
 from multiway.systems.decoding import StackDecoding
+from multiway.systems.encoders import seen
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.med import Decoder
 from multiway.systems.towers import build_image_tower
@@ -54,6 +55,9 @@ class FineTuned(SpecialTokens):
         self.config = config
         self.image_tower = tower = build_image_tower(config.image, image_tower)
         self.image_size, self.image_mean, self.image_std = tower.image_size, tower.image_mean, tower.image_std
+        # Tokens of a tower that normalises none are normalised for cross-attention, as in `Encoders`.
+        self.image_norm = nn.LayerNorm(tower.width) if tower.pooled_index is None else None
+        self.null_token = nn.Parameter(torch.zeros(1, 1, tower.width)) if config.null_token else None
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A BLIP's tensors under this network's names: a tied decoder becomes one of its own.
@@ -61,8 +65,15 @@ class FineTuned(SpecialTokens):
         Of a BLIP without a decoder it has all that the encoder has, self-attention too.
         """
         encoder = {n.removeprefix("encoders."): t for n, t in tensors.items()}
+        encoder |= {
+            n.replace("pool.norm.", "image_norm."): t for n, t in encoder.items() if "pool.norm." in n
+        }
         shared = {n.replace("text.", "decoder.", 1): t for n, t in encoder.items() if n.startswith("text.")}
         return shared | encoder  # a decoder's own self-attention counts
+
+    def look(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N C"]:
+        """Pictures as cross-attention sees them."""
+        return seen(self.image_tower(image), self.image_norm, self.null_token)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """All of them, biases and gains too, as BLIP's own fine-tunings."""

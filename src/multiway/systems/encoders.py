@@ -96,10 +96,8 @@ class Encoders(nn.Module):
         With `null_token` there is one more that belongs to no picture: where a word finds nothing of its own
         in the picture, its attention can rest there instead of on patches that it does not name.
         """
-        tokens = image_embeds if self.pool is None else self.pool.norm(image_embeds)
-        if self.null_token is not None:
-            tokens = torch.cat([self.null_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        return self.text.fusion.context(tokens)
+        norm = None if self.pool is None else self.pool.norm
+        return self.text.fusion.context(seen(image_embeds, norm, self.null_token))
 
     def fused_masked(
         self,
@@ -129,3 +127,13 @@ class Encoders(nn.Module):
         if self.mlm_head is None:
             raise ValueError("these encoders were built without a head for words (mlm=False)")
         return self.mlm_head(hidden, self.text.embed.words.weight)
+
+
+def seen(
+    image_embeds: Float[Tensor, "B N C"], norm: nn.Module | None, null_token: Float[Tensor, "1 1 C"] | None
+) -> Float[Tensor, "B M C"]:
+    """A picture's tokens as cross-attention sees them: normalised, and beside a null token, where there are."""
+    tokens = image_embeds if norm is None else norm(image_embeds)
+    if null_token is None:
+        return tokens
+    return torch.cat([null_token.expand(len(tokens), -1, -1), tokens], dim=1)
