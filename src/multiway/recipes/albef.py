@@ -171,7 +171,7 @@ def albef_emoji_scratch() -> Run:
         rerank="itm+itc",
     )
     data = replace(_drawings("train"), image_size=64, cache_views=0)
-    return Run(name="albef_emoji_scratch", system=system, data=data, train=_adamw(1500, 64, 1e-3))
+    return Run(name="albef_emoji_scratch", system=system, data=data, train=_adamw(1000, 64, 1e-3))
 
 
 def albef_photos() -> tuple[Run, Run]:
