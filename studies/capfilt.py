@@ -111,7 +111,8 @@ class Chain:
         _copy_scores(out, chosen)
         config = replace(config, threshold=threshold, keep=keep)
         bootstrap(config, chosen, workers=1, device="cpu")
-        return self.counts(_rows(out), threshold, keep), [str(chosen), self.human]
+        pairs = [str(chosen)] if any(chosen.glob("*.tar")) else []  # a bad filter may keep nothing
+        return self.counts(_rows(out), threshold, keep), [*pairs, self.human]
 
     def tuned(self, kind: str) -> Path:
         """Captioner, filter, or both in one, fine-tuned from the chain's base."""
@@ -268,7 +269,7 @@ def main() -> None:
             work=ROOT / "runs" / "capfilt-tiny",
             results=ROOT / "runs" / "capfilt-tiny" / "results",
             budgets=dict.fromkeys(BUDGETS, Budget(steps=3, tune=2)),
-            sizes=Sizes(web=128, human=64, test=20),
+            sizes=Sizes(web=400, human=64, test=20),
         )
     if not args.judge:
         study.run(args.workers)

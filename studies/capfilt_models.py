@@ -38,7 +38,7 @@ class Budget:
 
 
 #: Sized by the clock: a scene model's step takes about half a second on one core.
-BUDGETS = {"scenes": Budget(steps=1500, tune=400), "emoji": Budget(steps=600, tune=200)}
+BUDGETS = {"scenes": Budget(steps=1200, tune=400), "emoji": Budget(steps=600, tune=200)}
 
 
 def blip(world: str, vocabulary: Path) -> BLIPConfig:
