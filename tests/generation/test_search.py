@@ -10,6 +10,7 @@ from tiny_decoder import EOS, PAD, START, Decoder, Plain, pictures, prompts, tra
 
 from multiway.errors import UserError
 from multiway.generation import GenerationConfig, generate
+from multiway.generation.beam import top
 from multiway.generation.protocol import Hypothesis
 from multiway.generation.rules import OfficialRule, TransformersRule
 
@@ -219,3 +220,16 @@ def test_what_does_not_fit_the_model() -> None:
 
 def _until_end(row: list[int]) -> list[int]:
     return row[: row.index(EOS) + 1] if EOS in row else row
+
+
+def test_the_best_of_stretches_are_the_best_of_all() -> None:
+    scores = torch.randn(2, 3, 30524, generator=torch.Generator().manual_seed(0))
+    scores[0, 0, 30520:] = 9.0 + torch.arange(4)  # behind the last whole stretch
+    scores[0, 1, 512:520] = 9.0 + torch.arange(8)  # all in one stretch
+    scores[1, 2, 5:] = float("-inf")
+    for count in (1, 6, 10):
+        values, tokens = top(scores, count)
+        expected, places = scores.topk(count)
+        torch.testing.assert_close(values, expected, rtol=0, atol=0)
+        real = expected > float("-inf")
+        assert torch.equal(tokens[real], places[real])

@@ -48,16 +48,12 @@ def constrain(
     rows: Sequence[Sequence[int]],
     config: GenerationConfig,
 ) -> Float[Tensor, "R V"]:
-    """Scores after the config's penalty, and -inf for what must not come; `scores` itself is not changed.
+    """The config's penalty, and -inf for what must not come: `scores` itself, changed.
 
     Args:
         scores: logits or log-probabilities.
         prompts: the prompt of each row. rows: the new tokens of each row.
     """
-    short = [i for i, row in enumerate(rows) if len(row) < config.min_length]
-    if not (short or config.repetition_penalty != 1 or config.blocklist or config.trie is not None):
-        return scores
-    scores = scores.clone()
     if config.repetition_penalty != 1:
         seen = [[*prompt, *row] for prompt, row in zip(prompts, rows, strict=True)]
         longest = max(map(len, seen))
@@ -65,6 +61,7 @@ def constrain(
         found = scores.gather(1, index)
         penalty = config.repetition_penalty
         scores.scatter_(1, index, torch.where(found < 0, found * penalty, found / penalty))
+    short = [i for i, row in enumerate(rows) if len(row) < config.min_length]
     scores[short, config.eos_id] = float("-inf")
     if config.blocklist:
         for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):

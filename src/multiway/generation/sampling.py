@@ -45,6 +45,7 @@ def sample(
             (i, g, s) for i, g in enumerate(groups) for s in range(width) if not _ended(texts[g][s], config)
         ]
         own = logits.flatten(0, 1)[[i * before + s % before for i, _, s in rows]].float()
+        whole = F.log_softmax(own, -1)
         scores = constrain(
             own, [prompts[g] for _, g, _ in rows], [texts[g][s].tokens for _, g, s in rows], config
         )
@@ -56,7 +57,7 @@ def sample(
             tokens = draw(scores, noise[[g * width + s for _, g, s in rows], step].to(own.device), config)
         else:
             tokens = scores.argmax(-1)
-        logprobs = F.log_softmax(own, -1).gather(1, tokens[:, None])[:, 0]
+        logprobs = whole.gather(1, tokens[:, None])[:, 0]
         feed = [[config.pad_id] * width for _ in groups]
         for (i, g, s), token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             texts[g][s] = texts[g][s].extended(token, logprob, texts[g][s].score + logprob, s)
