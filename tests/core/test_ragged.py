@@ -7,6 +7,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from multiway.core import masks
+from multiway.core.attention import SelfAttention
 from multiway.core.block import Block, Stack
 from multiway.core.ragged import Ragged
 
@@ -71,6 +72,16 @@ def test_shared_contexts_and_a_last_layer_for_what_is_read_change_nothing(pre_no
     assert all(gradient.any() for gradient in found[0][1].values())
     for name, gradient in found[0][1].items():
         torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_attention_of_what_is_read_drops_out_only_while_training() -> None:
+    torch.manual_seed(0)
+    attention, ragged = SelfAttention(WIDTH, 3, dropout=0.5), Ragged.of(REAL)
+    x, options = torch.randn(1, len(ragged.index), WIDTH), {"mask": masks.padding(REAL), "ragged": ragged}
+    options["reading"] = ragged.reading(REAL.bool())
+    assert not torch.equal(attention(x, **options), attention(x, **options))
+    attention.eval()
+    assert torch.equal(attention(x, **options), attention(x, **options))
 
 
 def test_shared_contexts_are_copied_where_maps_or_padded_texts_need_them() -> None:

@@ -101,3 +101,11 @@ def test_nothing_masked_is_no_loss_and_an_all_rank_count_normalises() -> None:
     logits, targets = torch.randn(3, 5), torch.tensor([0, 1, 2])
     whole = language.mlm(logits, targets, count=torch.tensor(6.0))
     torch.testing.assert_close(whole, F.cross_entropy(logits, targets, reduction="sum") / 6)
+
+
+def test_mlm_teacher_carries_no_gradient() -> None:
+    logits, teacher = torch.randn(2, 3, 7).unbind()
+    logits.requires_grad_(), teacher.requires_grad_()
+    language.mlm(logits, torch.tensor([1, 0, 6]), teacher_logits=teacher, alpha=0.4).backward()
+    assert logits.grad.any()
+    assert teacher.grad is None
