@@ -17,6 +17,11 @@ RECIPES: dict[str, str] = {
         "albef_emoji_full",
         "albef_emoji_scratch",
         "albef_photos",
+        "blip_base",
+        "blip_captioner",
+        "blip_emoji",
+        "blip_filter",
+        "blip_photos",
         "clip_base",
         "clip_emoji",
     )

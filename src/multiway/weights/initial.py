@@ -169,16 +169,17 @@ def grounding_from_itc(
         UserError: the model lacks what this starts from.
     """
     alignment, real, med = _Alignment(encoders, image_embeds), attention_mask.bool(), encoders.text
-    x = med.embed(input_ids)
-    for block in med.fusion:
+    x, last = med.embed(input_ids), len(med.fusion) - 1
+    for layer, block in enumerate(med.fusion):
         x = block.norm1(x + block.attention(x, mask=masks.padding(attention_mask)))
         words, norm = x[real], block.norm_cross
+        assert norm is not None  # every layer of BLIP's cross-attends
         norm.weight.fill_(words.std(-1, unbiased=False).mean())
         norm.bias.fill_(words.mean())
-        last = words
+        if layer == last:
+            alignment.start(block, words)
+            alignment.show(block, words)
         x = block.norm2["all"](x + block.ffn["all"](x))
-    alignment.start(block, last)
-    alignment.show(block, last)
 
 
 class _Alignment:
