@@ -1,0 +1,124 @@
+"""Captions of real pictures: train `blip_emoji` or `blip_photos`, measure them beside two controls.
+
+    python scripts/captions.py emoji [--out runs/blip_emoji]
+    python scripts/captions.py photos FLICKR8K [--out runs/blip_photos]
+
+`emoji`: exact names and CIDEr on the protocol's `combination` and `style`. `photos`: BLEU-4, ROUGE-L, CIDEr
+on the official dev photographs; FLICKR8K holds the shard folders `train` and `val`, and figures alone leave
+this command. Beside each stand the nearest neighbour (the first text of the training picture whose feature,
+by the same model, is most similar) and the same captions dealt to other pictures. Writes
+docs/figures/captions_emoji.json or captions_photos.json. A run is resumed where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import multiway
+from multiway.cli.main import main as run_cli
+from multiway.data import emoji
+from multiway.data.dataset import Dataset, Source
+from multiway.data.sample import BadSample
+from multiway.systems.base import System
+from multiway.tasks.caption import compare, measure, nearest
+
+FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
+BATCH = 32
+Texts = Literal["first", "all"]
+
+
+def train(recipe: str, out: Path, flags: list[str]) -> float:
+    """Train the recipe into `out`, or go on with it; seconds that its training took in all."""
+    spent = out / "seconds"
+    if not (out / "model").exists():
+        start, before = time.perf_counter(), float(spent.read_text()) if spent.exists() else 0.0
+        code = run_cli(["train", recipe, *flags, "--out", str(out)])
+        if out.exists():
+            spent.write_text(str(before + time.perf_counter() - start))
+        if code or not (out / "model").exists():
+            sys.exit(code or "stopped: the same command goes on from here")
+    return float(spent.read_text())
+
+
+def features(model: System, data: Dataset) -> tuple[np.ndarray, list[int]]:
+    """Normalised features of all pictures that can be read, and their numbers."""
+    found, numbers = [], []
+    for first in range(0, len(data), BATCH):
+        pictures = []
+        for number in range(first, min(first + BATCH, len(data))):
+            try:
+                pictures.append(data.image(number))
+            except BadSample:
+                continue
+            numbers.append(number)
+        if pictures:
+            found.append(model.encode_image(pictures).cpu().numpy())
+    return np.concatenate(found), numbers
+
+
+def figures(model: System, train_data: Dataset, data: Dataset, texts: Texts) -> dict[str, Any]:
+    """Scores of the model's captions, of captions dealt to other pictures, and of nearest neighbours'."""
+    found = measure(model, data, texts=texts)
+    print(found.sentence())
+    known, known_numbers = features(model, train_data)
+    asked, numbers = features(model, data)
+    copied = [train_data.texts(known_numbers[i])[0] for i in nearest(asked, known)]
+    given = [data.texts(number)[:1] if texts == "first" else data.texts(number) for number in numbers]
+    result = {**found.result, "nearest": compare(copied, given)}
+    result["nearest"].pop("shuffled")
+    result["pictures_per_second"] = round(result["n_images"] / found.seconds, 2)
+    for label, scores in (
+        ("model", result),
+        ("nearest", result["nearest"]),
+        ("shuffled", result["shuffled"]),
+    ):
+        names = ("exact", "bleu_4", "rouge_l", "cider")
+        print(f"  {label:<8}  " + "  ".join(f"{name} {scores[name]:.1f}" for name in names))
+    return result
+
+
+def main() -> None:
+    """Train, measure, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=("emoji", "photos"))
+    parser.add_argument("data", type=Path, nargs="?", help="for photos: the folder with train and val")
+    parser.add_argument("--out", type=Path, help="of the training; runs/blip_emoji or runs/blip_photos")
+    args = parser.parse_args()
+    recipe = f"blip_{args.kind}"
+    out = args.out or Path("runs") / recipe
+    if args.kind == "photos":
+        if args.data is None:
+            parser.error("photos needs FLICKR8K, the folder with the shard folders train and val")
+        seconds = train(recipe, out, ["--data.train.0.path", str(args.data / "train")])
+        known = Dataset(Source(path=str(args.data / "train")))
+        splits = {"flickr8k/val": Dataset(Source(path=str(args.data / "val")))}
+        texts: Texts = "all"
+    else:
+        seconds = train(recipe, out, [])
+        known = emoji.dataset("train")
+        splits = {name: emoji.dataset(name) for name in ("combination", "style")}
+        texts = "first"
+    model = multiway.load(out / "model")
+    results = {
+        "recipe": recipe,
+        "training_seconds": round(seconds, 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "splits": {name: figures(model, known, data, texts) for name, data in splits.items()},
+        "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "versions": {"multiway": multiway.__version__, "torch": torch.__version__},
+    }
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    (FIGURES / f"captions_{args.kind}.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
