@@ -16,7 +16,7 @@ from multiway.core.pooling import pooled_positions
 from multiway.objectives import language
 from multiway.systems.albef import ALBEF, ALBEFConfig, Draws, Figure
 from multiway.systems.bert import BertConfig
-from multiway.systems.momentum import MomentumState
+from multiway.systems.momentum_state import MomentumState
 from multiway.systems.vit import ViTConfig
 from multiway.tasks.retrieval import score_matrices
 from multiway.train.optim import gradient_norm
@@ -124,16 +124,16 @@ def boxes(figure: Figure, alpha: Tensor, mask: Tensor, negative_text: Tensor) ->
 
     `mask` is the batch's attention mask: our text layers leave padding out.
     """
-    sims, size = figure.sims, len(figure.image_embeds)
-    in_batch, positive = sims.positive[:, : sims.batch], sims.positive.to(figure.image_embeds)
+    sims, size = figure.sims, len(figure.own.image_embeds)
+    in_batch, positive = sims.positive[:, : sims.batch], sims.positive.to(figure.own.image_embeds)
     hard = positive / positive.sum(1, keepdim=True)
     out = {
-        "image_embeds": figure.image_embeds,
-        "image_feat": figure.image_features,
-        "text_embeds": at_tokens(figure.text_embeds, mask),
-        "text_feat": figure.text_features,
-        "image_feat_m": figure.image_features_m,
-        "text_feat_m": figure.text_features_m,
+        "image_embeds": figure.own.image_embeds,
+        "image_feat": figure.own.image_features,
+        "text_embeds": at_tokens(figure.own.text_embeds, mask),
+        "text_feat": figure.own.text_features,
+        "image_feat_m": figure.own_m.image_features,
+        "text_feat_m": figure.own_m.text_features,
         "pos_idx": positive,
         "sim_targets": hard,
         "loss_ita": figure.losses["itc"],
@@ -179,12 +179,12 @@ def step(model: ALBEF, batch: Batch, state: MomentumState, draws: Draws) -> Figu
     with torch.no_grad():
         own = torch.arange(len(ids))
         text = torch.cat([own, own, draws.negative_text])
-        context = model.encoders.context(figure.image_embeds).shared_by(
+        context = model.encoders.context(figure.own.image_embeds).shared_by(
             torch.cat([own, draws.negative_image, own])
         )
-        whole = model.encoders.text.fuse(figure.text_embeds[text], mask[text], context)
+        whole = model.encoders.text.fuse(figure.own.text_embeds[text], mask[text], context)
         read = pooled_positions(mask[text], model.config.match_pooling)
-        figure = figure._replace(fused=figure.fused.where(read[..., None], whole))
+        figure = replace(figure, fused=figure.fused.where(read[..., None], whole))
         if figure.mlm_hidden is None:
             return figure
         found = []
@@ -193,7 +193,7 @@ def step(model: ALBEF, batch: Batch, state: MomentumState, draws: Draws) -> Figu
             context = encoders.context(encoders.image_tower(batch.image))
             whole = encoders.text.fuse(encoders.text(draws.mlm_input_ids, mask), mask, context)
             found.append(hidden.where(read[..., None], whole))
-    return figure._replace(mlm_hidden=found[0], mlm_hidden_m=found[1])
+    return replace(figure, mlm_hidden=found[0], mlm_hidden_m=found[1])
 
 
 def pretrain(case: Case) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from multiway.core.embed import resize_positions
 from multiway.systems.albef import ALBEF
 from multiway.systems.albef_heads import AnswerModel, TextAssignment
 from multiway.systems.base import System
-from multiway.systems.momentum import MomentumState
+from multiway.systems.momentum_state import MomentumState
 from multiway.text import Tokenizer, TokenizerConfig, cleaning, wordpiece
 from multiway.train.optim import build_optimizer, learning_rate, set_lr
 from multiway.train.run import TrainConfig

@@ -13,10 +13,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from multiway.batch import Batch
+from multiway.core.pooling import pooled_positions
 from multiway.systems.bert import BertConfig
 from multiway.systems.blip import BLIP, Draws, Figure, State
 from multiway.systems.blip_config import BLIPConfig, med_config
-from multiway.systems.momentum import MomentumState
+from multiway.systems.momentum_state import MomentumState
 from multiway.systems.vit import ViTConfig
 from multiway.tasks.retrieval import score_matrices
 from multiway.text import Tokenizer, TokenizerConfig
@@ -152,16 +153,21 @@ def boxes(
     model: BLIP, state: State, figure: Figure, batch: Batch, negative_text: Tensor
 ) -> dict[str, Tensor | Real]:
     """Intermediates of one step; soft targets are formed from their parts."""
-    (ids, mask), sims, drawn_by, size = batch.text(), figure.sims, figure.drawn_by, len(figure.image_embeds)
-    positive, alpha = sims.positive.to(figure.image_embeds), state.alpha
+    (ids, mask), sims, drawn_by, size = (
+        batch.text(),
+        figure.sims,
+        figure.drawn_by,
+        len(figure.own.image_embeds),
+    )
+    positive, alpha = sims.positive.to(figure.own.image_embeds), state.alpha
     hard = positive / positive.sum(1, keepdim=True)
     out = {
-        "image_embeds": figure.image_embeds,
-        "image_feat": figure.image_features,
-        "text_embeds": at_tokens(figure.text_embeds, mask),
-        "text_feat": figure.text_features,
-        "image_feat_m": figure.image_features_m,
-        "text_feat_m": figure.text_features_m,
+        "image_embeds": figure.own.image_embeds,
+        "image_feat": figure.own.image_features,
+        "text_embeds": at_tokens(figure.own.text_embeds, mask),
+        "text_feat": figure.own.text_features,
+        "image_feat_m": figure.own_m.image_features,
+        "text_feat_m": figure.own_m.text_features,
         "pos_idx": positive,
         "sim_targets": hard,
         "loss_ita": figure.losses["itc"],
@@ -195,10 +201,15 @@ def boxes(
 
 
 def forward(model: BLIP, batch: Batch, state: State, draws: Draws) -> Figure:
-    """The step as it is trained; hidden states that no loss reads are of a second forward that forms all."""
-    figure = model.figure(batch, state, draws)
+    """The step as it is trained; last hidden states that no loss reads, and it leaves out, are filled in."""
+    figure, (ids, mask), own = model.figure(batch, state, draws), batch.text(), torch.arange(len(batch))
     with torch.no_grad():
-        return figure._replace(fused=model.figure(batch, state, draws, whole=True).fused)
+        text = torch.cat([own, own, draws.negative_text])
+        context = model.encoders.context(figure.own.image_embeds)
+        seen = context.shared_by(torch.cat([own, draws.negative_image, own]))
+        whole = model.encoders.med(model.grounded(ids)[text], mask[text], seen)
+    read = pooled_positions(mask[text], model.config.match_pooling)
+    return replace(figure, fused=figure.fused.where(read[..., None], whole))
 
 
 def pretrain(case: Case) -> dict[str, Any]:
@@ -264,8 +275,8 @@ def retrieval_train(case: Case) -> dict[str, Any]:
         figure.losses["loss"].backward()
         found = boxes(model, state, figure, batch, draws.negative_text)
         for name, own, other in (
-            ("i2t", figure.image_features, figure.text_features),
-            ("t2i", figure.text_features, figure.image_features),
+            ("i2t", figure.own.image_features, figure.own.text_features),
+            ("t2i", figure.own.text_features, figure.own.image_features),
         ):
             found[f"sim_{name}_batch_for_negatives"] = own @ other.T / model.temperature
         found |= of_gradients(model, layout, case.config["grad_norm_names"])

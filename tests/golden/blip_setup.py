@@ -17,7 +17,7 @@ from multiway.systems.base import System
 from multiway.systems.blip import BLIP, State
 from multiway.systems.blip_config import CaptionerConfig, NLVRConfig, VQAConfig, blip_tokenizer
 from multiway.systems.blip_heads import AnswerModel, Captioner, PairModel
-from multiway.systems.momentum import MomentumState
+from multiway.systems.momentum_state import MomentumState
 from multiway.text import Tokenizer, cleaning, wordpiece
 from multiway.train.optim import learning_rate
 from multiway.train.run import TrainConfig

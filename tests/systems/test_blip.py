@@ -157,7 +157,7 @@ def test_retrieval_draws_by_online_features_and_never_a_positive() -> None:
     ids = torch.tensor([1, 2, 1, 3, 3, 1])
     batch = replace(tiny.batch(6), ids=ids)
     figure = model.figure(batch, state)
-    online = figure.image_features @ figure.text_features.T / model.temperature
+    online = figure.own.image_features @ figure.own.text_features.T / model.temperature
     torch.testing.assert_close(figure.drawn_by.image_to_text, online.log_softmax(1))
     for _ in range(20):
         found = model.pairs(figure.drawn_by, None, None, None)

@@ -23,7 +23,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,36 +33,25 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.block import Context
 from multiway.core.pooling import pool_text, pooled_positions
-from multiway.objectives import contrastive, language, matching
+from multiway.objectives import language, matching
 from multiway.systems.bert import BertConfig
 from multiway.systems.encoders import Encoders
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.masking import mask_words
-from multiway.systems.momentum import MomentumState, MomentumSystem, Similarities
+from multiway.systems.momentum import Aligned, MomentumSystem
+from multiway.systems.momentum_state import MomentumConfig, MomentumState
 from multiway.systems.towers import BackboneConfig, build_image_tower
 from multiway.systems.vit import ViTConfig
 from multiway.text import TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALBEFConfig:
+class ALBEFConfig(MomentumConfig):
     """ALBEF; the defaults are the official pre-training (configs/Pretrain.yaml).
 
     Attributes:
-        embed_dim: width of the ITC features.
-        temperature: initial value; `temperature_range` clamps it each step (None in retrieval fine-tuning).
-        momentum: EMA decay of the momentum model; None: no such model, queue or soft targets, and ITC is
-            in-batch, with gradient to both sides.
-        queue_size: features kept. alpha: weight of the soft targets, ramped over `alpha_ramp_epochs`.
-        itm_weight, mlm_weight: 0 leaves the loss out.
+        mlm_weight: 0 leaves MLM out. In retrieval fine-tuning `temperature_range` is None too.
         mlm_probability: share of masked tokens. whole_word: mask whole words.
-        positives: `pair`: only a picture's own text; `ids`: all rows with equal `batch.ids`.
-        hard_negatives: of each kind for a pair. hardest: the most similar ones instead of drawn ones.
-        negatives: candidates of ITC and ITM from this rank's batch (official) or from all ranks'.
-        normalisation: means of ITM and MLM over this rank's pairs and words (official) or over all ranks'.
-        text_pooling: the text feature from [CLS] (official) or from the mean of all tokens.
-        match_pooling: likewise, what the ITM head reads.
-        null_token: one learned token beside each picture's in cross-attention (`Encoders.context`).
         rerank: by the ITM logit (official), or its log-odds plus the ITC logit: with negatives drawn by ITC,
             the head learns what is left to say after it.
     """
@@ -71,25 +60,9 @@ class ALBEFConfig:
     image: ViTConfig | BackboneConfig = field(default_factory=ViTConfig)
     text: BertConfig = field(default_factory=BertConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    embed_dim: int = 256
-    temperature: float = 0.07
-    temperature_range: tuple[float, float] | None = (0.001, 0.5)
-    momentum: float | None = 0.995
-    queue_size: int = 65536
-    alpha: float = 0.4
-    alpha_ramp_epochs: int = 1
-    itm_weight: float = 1.0
     mlm_weight: float = 1.0
     mlm_probability: float = 0.15
     whole_word: bool = False
-    positives: Literal["pair", "ids"] = "pair"
-    hardest: bool = False
-    negatives: Literal["local", "global"] = "local"
-    normalisation: Literal["rank", "global"] = "rank"
-    text_pooling: Literal["cls", "mean"] = "cls"
-    match_pooling: Literal["cls", "mean"] = "cls"
-    null_token: bool = False
-    hard_negatives: int = 1
     rerank: Literal["itm", "itm+itc"] = "itm"
 
 
@@ -109,17 +82,10 @@ class Draws:
     mlm_labels: Tensor | None = None
 
 
-class Figure(NamedTuple):
+@dataclass(frozen=True)
+class Figure(Aligned):
     """Every box of one pre-training step, so that tests can look at them; `_m` is the momentum model's."""
 
-    image_embeds: Tensor
-    image_features: Tensor
-    text_embeds: Tensor
-    text_features: Tensor
-    image_features_m: Tensor
-    text_features_m: Tensor
-    sims: Similarities
-    losses: dict[str, Tensor]
     fused: Tensor | None = None  # [P, T, D], pairs in the order of `matching.pairs`
     itm_logits: Tensor | None = None
     itm_labels: Tensor | None = None
@@ -175,27 +141,11 @@ class ALBEF(MomentumSystem[Encoders]):
         if config.mlm_weight and mlm_ids is None:
             mlm_ids, mlm_labels = mask_words(self.tokenizer, ids, mask, config, generator)
 
-        # Unimodal encoders, the momentum model's too; a frozen prefix of the image tower is shared.
-        prefix = encoders.image_tower.batch_prefix(batch)
-        own = own_m = encoders(prefix, ids, mask, mlm_ids)
-        if momentum is not None:
-            with torch.no_grad():
-                own_m = momentum(prefix, ids, mask, mlm_ids)
-
-        # ITC against the batch's momentum features and the queue.
-        image_m, text_m = own_m.image_features, own_m.text_features
-        sims = self.similarities(batch, state, own.image_features, own.text_features, image_m, text_m)
-        loss_i2t, loss_t2i = contrastive.itc(
-            sims.image_to_text, sims.text_to_image, positive=sims.positive, teacher=sims.teacher, alpha=alpha
-        )
-        losses = {"itc": (loss_i2t + loss_t2i) / 2, "itc_i2t": loss_i2t, "itc_t2i": loss_t2i}
-        losses["loss"] = losses["itc"]
-        if momentum is not None:
-            losses["enqueue/image"], losses["enqueue/text"] = image_m, text_m
-            losses["enqueue/ids"] = self.queued_ids(batch)
-        below = (own.image_embeds, own.image_features, own.text_embeds, own.text_features, image_m, text_m)
+        # Unimodal encoders, the momentum model's too; ITC with its soft targets and its queue.
+        aligned = self.align(batch, state, mlm_ids)
+        own, sims, losses = aligned.own, aligned.sims, aligned.losses
         if not (config.itm_weight or config.mlm_weight):
-            return Figure(*below, sims, losses)
+            return Figure(own, aligned.own_m, sims, losses)
 
         # ITM: each picture with its text, each text with a hard negative picture, each picture with a hard
         # negative text; they and the masked texts are one pass, whose last layer computes what is read alone.
@@ -223,14 +173,15 @@ class ALBEF(MomentumSystem[Encoders]):
             masked = mlm_labels != -100
             if momentum is not None and config.alpha:
                 with torch.no_grad():
-                    mlm_hidden_m = momentum.fused_masked(own_m, mask, read=masked)
+                    mlm_hidden_m = momentum.fused_masked(aligned.own_m, mask, read=masked)
                     logits_m = momentum.words(mlm_hidden_m[masked])
             count = self.labelled(mlm_labels)
             logits, targets = encoders.words(mlm_hidden[masked]), mlm_labels[masked]
             losses["mlm"] = language.mlm(logits, targets, teacher_logits=logits_m, alpha=alpha, count=count)
             losses["loss"] = losses["loss"] + config.mlm_weight * losses["mlm"]
 
-        return Figure(*below, sims, losses, fused, itm_logits, pairs.labels, mlm_hidden, mlm_hidden_m)
+        matched = (fused, itm_logits, pairs.labels)
+        return Figure(own, aligned.own_m, sims, losses, *matched, mlm_hidden, mlm_hidden_m)
 
     # --- two-stage retrieval
 

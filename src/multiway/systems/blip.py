@@ -20,7 +20,6 @@ features fill the queue and whose similarities are the soft targets of ITC.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -31,12 +30,13 @@ from multiway.core.block import Context
 from multiway.core.gather import rank, world_size
 from multiway.core.init import init_bert
 from multiway.core.pooling import pool_text, pooled_positions
-from multiway.objectives import contrastive, language, matching
+from multiway.objectives import language, matching
 from multiway.systems.blip_config import BLIPConfig
 from multiway.systems.captioning import Captioning
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.med import Decoder, MEDEncoders, shift
-from multiway.systems.momentum import MomentumState, MomentumSystem, Similarities
+from multiway.systems.momentum import Aligned, MomentumSystem, Similarities
+from multiway.systems.momentum_state import MomentumState
 from multiway.systems.towers import build_image_tower
 
 
@@ -48,17 +48,10 @@ class Draws:
     negative_text: Tensor | None = None
 
 
-class Figure(NamedTuple):
-    """Every box of one step, so that tests can look at them; `_m` is the momentum model's."""
+@dataclass(frozen=True)
+class Figure(Aligned):
+    """Every box of one step, so that tests can look at them."""
 
-    image_embeds: Tensor
-    image_features: Tensor
-    text_embeds: Tensor
-    text_features: Tensor
-    image_features_m: Tensor
-    text_features_m: Tensor
-    sims: Similarities
-    losses: dict[str, Tensor]
     drawn_by: Similarities | None = None  # log-probabilities of the candidates
     fused: Tensor | None = None  # [P, T, D], pairs in the order of `matching.pairs`
     itm_logits: Tensor | None = None
@@ -111,47 +104,17 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
         return self.figure(batch, state, draws, generator).losses
 
     def figure(
-        self,
-        batch: Batch,
-        state: State,
-        draws: Draws | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        whole: bool = False,
+        self, batch: Batch, state: State, draws: Draws | None = None, generator: torch.Generator | None = None
     ) -> Figure:
-        """One forward of models/blip_pretrain.py (and blip_retrieval.py), box by box.
-
-        Args:
-            whole: form all of ITM's last hidden states; else they are zero where the head does not read.
-        """
-        config, encoders, momentum, draws = self.config, self.encoders, state.encoders, draws or Draws()
+        """One forward of models/blip_pretrain.py (and blip_retrieval.py), box by box."""
+        config, encoders, draws = self.config, self.encoders, draws or Draws()
         ids, mask = batch.text()
 
-        # Text encoder and image tower, the momentum model's too; a frozen prefix of the tower is shared.
-        prefix = encoders.image_tower.batch_prefix(batch)
-        own = own_m = encoders(prefix, ids, mask)
-        if momentum is not None:
-            with torch.no_grad():
-                own_m = momentum(prefix, ids, mask)
-
-        # ITC against the batch's momentum features and the queue.
-        image_m, text_m = own_m.image_features, own_m.text_features
-        sims = self.similarities(batch, state, own.image_features, own.text_features, image_m, text_m)
-        loss_i2t, loss_t2i = contrastive.itc(
-            sims.image_to_text,
-            sims.text_to_image,
-            positive=sims.positive,
-            teacher=sims.teacher,
-            alpha=state.alpha,
-        )
-        losses = {"itc": (loss_i2t + loss_t2i) / 2, "itc_i2t": loss_i2t, "itc_t2i": loss_t2i}
-        losses["loss"] = losses["itc"]
-        if momentum is not None:
-            losses["enqueue/image"], losses["enqueue/text"] = image_m, text_m
-            losses["enqueue/ids"] = self.queued_ids(batch)
-        below = (own.image_embeds, own.image_features, own.text_embeds, own.text_features, image_m, text_m)
+        # Text encoder and image tower, the momentum model's too; ITC with its soft targets and its queue.
+        aligned = self.align(batch, state)
+        own, sims, losses = aligned.own, aligned.sims, aligned.losses
         if not (config.itm_weight or config.lm_weight):
-            return Figure(*below, sims, losses)
+            return Figure(own, aligned.own_m, sims, losses)
 
         # What the texts look at: keys and values of each picture, once for ITM's three pairs and for LM.
         wide = self.wide or (config.negative_all_rank and world_size() > 1)
@@ -167,7 +130,7 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
             pairs = self.pairs(drawn_by, draws.negative_text, draws.negative_image, generator)
             texts = self.candidates(self.grounded(ids), "none", ragged=True, wide=wide)[pairs.text]
             masks = self.candidates(mask, "none", ragged=True, wide=wide)[pairs.text]
-            read = None if whole else pooled_positions(masks, config.match_pooling)
+            read = pooled_positions(masks, config.match_pooling)
             fused = encoders.med(texts, masks, context.shared_by(pairs.image), read=read)
             logits, labels = self._match(fused, masks), pairs.labels
             losses["itm"] = matching.itm(logits, labels, count=self.labelled(labels))
@@ -188,7 +151,8 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
             )
             losses["loss"] = losses["loss"] + config.lm_weight * losses["lm"]
 
-        return Figure(*below, sims, losses, drawn_by, fused, logits, labels, lm_hidden, lm_labels)
+        matched = (drawn_by, fused, logits, labels)
+        return Figure(own, aligned.own_m, sims, losses, *matched, lm_hidden, lm_labels)
 
     # --- tokens, state, and two-stage retrieval
 

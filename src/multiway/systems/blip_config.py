@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from multiway.systems.bert import BertConfig
+from multiway.systems.momentum_state import MomentumConfig
 from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import ViTConfig
 from multiway.text import TokenizerConfig
@@ -27,15 +28,13 @@ def blip_tokenizer(max_length: int = 30, *, cleaning: Literal["blip", "none"] = 
 
 
 @dataclass(frozen=True, kw_only=True)
-class BLIPConfig:
+class BLIPConfig(MomentumConfig):
     """BLIP; the defaults are the official pre-training (configs/pretrain.yaml).
 
-    Retrieval fine-tuning is `lm_weight=0, positives="ids", negatives_by="batch", alpha_ramp_epochs=1,
-    negative_floor=0`. Fields that ALBEF has too are described there.
+    Retrieval fine-tuning is `weights.blip.RETRIEVAL`.
 
     Attributes:
-        itm_weight, lm_weight: 0 leaves the loss out, and with `lm_weight` the decoder.
-        label_smoothing: of LM.
+        lm_weight: 0 leaves LM out, and the decoder. label_smoothing: of LM.
         negatives_by: hard negatives by ITC's similarities, with the momentum features (pre-training), or by
             those of the batch's online features (retrieval).
         negative_floor: added to every candidate's probability of being drawn.
@@ -50,27 +49,13 @@ class BLIPConfig:
     image: ViTConfig | BackboneConfig = field(default_factory=lambda: ViTConfig(image_size=224))
     text: BertConfig = field(default_factory=med_config)
     tokenizer: TokenizerConfig = field(default_factory=blip_tokenizer)
-    embed_dim: int = 256
-    temperature: float = 0.07
-    temperature_range: tuple[float, float] | None = (0.001, 0.5)
-    momentum: float | None = 0.995
     queue_size: int = 57600
-    alpha: float = 0.4
     alpha_ramp_epochs: int = 2
-    itm_weight: float = 1.0
     lm_weight: float = 1.0
     label_smoothing: float = 0.1
-    positives: Literal["pair", "ids"] = "pair"
-    hardest: bool = False
     negatives_by: Literal["itc", "batch"] = "itc"
     negative_floor: float = 1e-4
-    negatives: Literal["local", "global"] = "local"
     negative_all_rank: bool = False
-    normalisation: Literal["rank", "global"] = "rank"
-    text_pooling: Literal["cls", "mean"] = "cls"
-    match_pooling: Literal["cls", "mean"] = "cls"
-    null_token: bool = False
-    hard_negatives: int = 1
     rerank: Literal["itm", "itm+cosine", "itm+itc"] = "itm+cosine"
     prompt: str = ""
     caption_length: tuple[int, int] = (5, 20)

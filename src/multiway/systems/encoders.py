@@ -132,7 +132,7 @@ class Encoders(nn.Module):
 def seen(
     image_embeds: Float[Tensor, "B N C"], norm: nn.Module | None, null_token: Float[Tensor, "1 1 C"] | None
 ) -> Float[Tensor, "B M C"]:
-    """A picture's tokens as cross-attention sees them: normalised, and beside a null token, where there are."""
+    """A picture's tokens as cross-attention sees them: normalised, beside a null token, where there are."""
     tokens = image_embeds if norm is None else norm(image_embeds)
     if null_token is None:
         return tokens

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,38 +13,11 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.block import Context
 from multiway.core.gather import Gradient, gather, gather_ragged, mean_over_ranks, rank, world_size
-from multiway.core.momentum import FeatureQueue, ema_update, momentum_copy
+from multiway.core.momentum import ema_update
 from multiway.objectives import contrastive, matching
 from multiway.systems.base import System
-from multiway.systems.encoders import Encoders
-
-E = TypeVar("E", bound=Encoders)
-
-
-class MomentumState(nn.Module, Generic[E]):
-    """What moves once a step: the momentum model, the queue, and how many steps were taken.
-
-    Args:
-        encoders: the modules that the momentum model copies, or None to train without one.
-        ramp_steps: steps over which `alpha` grows linearly from 0 to `alpha_end`.
-    """
-
-    encoders: E | None
-    step: Tensor
-
-    def __init__(
-        self, encoders: E | None, queue_size: int, embed_dim: int, alpha_end: float, ramp_steps: int
-    ):
-        super().__init__()
-        self.encoders = None if encoders is None else momentum_copy(encoders)
-        self.queue = FeatureQueue(0 if encoders is None else queue_size, embed_dim)
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.alpha_end, self.ramp_steps = alpha_end, max(ramp_steps, 1)
-
-    @property
-    def alpha(self) -> Tensor:
-        """Weight of the momentum model's soft targets at this step."""
-        return self.alpha_end * (self.step.cpu().double() / self.ramp_steps).clamp(max=1)
+from multiway.systems.encoders import Unimodal
+from multiway.systems.momentum_state import E, MomentumState
 
 
 class Similarities(NamedTuple):
@@ -59,8 +33,18 @@ class Similarities(NamedTuple):
     """The column of row 0's own pair."""
 
 
+@dataclass(frozen=True)
+class Aligned:
+    """A step before the modalities meet: both models' features, and ITC."""
+
+    own: Unimodal
+    own_m: Unimodal  # the momentum model's; `own` itself without one
+    sims: Similarities
+    losses: dict[str, Tensor]
+
+
 class MomentumSystem(System, Generic[E]):
-    """A system with `encoders`, `temperature`, and a config that has ALBEF's fields of ITC and ITM."""
+    """A system with `encoders`, `temperature`, and a `MomentumConfig`."""
 
     encoders: E
     temperature: nn.Parameter
@@ -91,6 +75,28 @@ class MomentumSystem(System, Generic[E]):
             state.queue.enqueue(*(torch.cat([out[name] for out in outputs]) for name in names))
         state.step += 1
         self.begin(state)
+
+    def align(
+        self, batch: Batch, state: MomentumState[E], mlm_input_ids: Int[Tensor, "B T"] | None = None
+    ) -> Aligned:
+        """Unimodal encoders, and ITC against the batch's momentum features and the queue."""
+        (ids, mask), momentum = batch.text(), state.encoders
+        prefix = self.encoders.image_tower.batch_prefix(batch)  # frozen: shared with the momentum model
+        own = own_m = self.encoders(prefix, ids, mask, mlm_input_ids)
+        if momentum is not None:
+            with torch.no_grad():
+                own_m = momentum(prefix, ids, mask, mlm_input_ids)
+        image_m, text_m = own_m.image_features, own_m.text_features
+        sims = self.similarities(batch, state, own.image_features, own.text_features, image_m, text_m)
+        pair = sims.image_to_text, sims.text_to_image
+        options = {"positive": sims.positive, "teacher": sims.teacher, "alpha": state.alpha}
+        loss_i2t, loss_t2i = contrastive.itc(*pair, **options)
+        losses = {"itc": (loss_i2t + loss_t2i) / 2, "itc_i2t": loss_i2t, "itc_t2i": loss_t2i}
+        losses["loss"] = losses["itc"]
+        if momentum is not None:
+            losses["enqueue/image"], losses["enqueue/text"] = image_m, text_m
+            losses["enqueue/ids"] = self.queued_ids(batch)
+        return Aligned(own, own_m, sims, losses)
 
     def similarities(
         self,
