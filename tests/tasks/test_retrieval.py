@@ -84,6 +84,21 @@ def test_contexts_that_do_not_fit_are_computed_again(albef, samples, monkeypatch
     assert evaluate(albef, samples, k=3, batch_size=2) == kept
 
 
+def test_some_pairs_of_some_pictures_are_scored_as_all_are(albef):
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with two_stage.evaluating(albef):
+        pictures = two_stage.Pictures(albef, lambda numbers: images[list(numbers)], row=list(range(5)))
+        for numbers in ([0, 1, 2], [3, 4]):
+            pictures.add(numbers, images[numbers])
+        texts = two_stage.encode_texts(albef, *albef.tokenize(["a dog", "a red cat", "two"]), batch_size=2)
+        picture, row = np.divmod(np.arange(15), 3)
+        every = two_stage.match_pairs(albef, pictures, texts, picture, row)
+        some = np.array([5, 6, 8, 13])  # nothing of the first picture of either batch
+        found = two_stage.match_pairs(albef, pictures, texts, picture[some], row[some])
+    np.testing.assert_allclose(found, every[some], rtol=1e-4, atol=1e-5)
+    assert np.ptp(every) > 0.1
+
+
 def test_a_pair_is_scored_once_and_equal_tokens_too(albef, samples):
     measured = measure(albef, samples, k=50)
     assert measured.pairs == 7 * 8  # nine texts, of which "a red dog" and "A red dog." are the same tokens

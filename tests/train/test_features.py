@@ -47,8 +47,8 @@ def shards(folder: Path, seed: int, said: str = "picture {}") -> Source:
     return Source(path=str(folder))
 
 
-def cached(config: DataConfig, *, seed: int = 0, said: list | None = None):
-    system, _ = tiny.albef(tiny.albef_config(image=tiny.vit(frozen_blocks=1)), seed=seed)
+def cached(config: DataConfig, *, seed: int = 0, said: list | None = None, **image):
+    system, _ = tiny.albef(tiny.albef_config(image=tiny.vit(frozen_blocks=1, **image)), seed=seed)
     say = (said if said is not None else []).append
     return system, features.cached_dataset(system, Dataset(config.train), config, say=say)
 
@@ -84,9 +84,11 @@ def test_the_second_run_reads_and_other_weights_or_pictures_write_anew(config: D
     cached(config, seed=1, said=said)
     cached(replace(config, augment=replace(STILL, crop_scale=(0.5, 1.0))), said=said)
     cached(replace(config, train=(shards(tmp_path / "b", 1),)), said=said)
-    assert len(said) == 4
+    cached(replace(config, seed=1), said=said)
+    cached(config, said=said, mean=(0.5, 0.5, 0.5))
+    assert len(said) == 6
     left = sorted(path.suffix for path in features.cache_folder().iterdir())
-    assert left == [".json"] * 4 + [".npy"] * 4  # nothing aside
+    assert left == [".json"] * 6 + [".npy"] * 6  # nothing aside
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.5])

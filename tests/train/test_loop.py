@@ -108,13 +108,13 @@ def test_checkpointing_changes_no_bit(fit, fake):
 
 
 def test_resumed_run_is_bit_exact(fit, fake):
-    whole_result, _, loader, whole = fit(
-        "whole", steps=7, save_every=2, keep_last=9, clip_grad=1.0, accumulate=2
-    )
+    options = {"steps": 7, "save_every": 2, "keep_last": 9, "clip_grad": 1.0, "accumulate": 2}
+    options["data"] = {"poison": (1,)}  # a skipped step was consumed all the same
+    whole_result, _, loader, whole = fit("whole", **options)
     shutil.copytree(whole, whole.with_name("cut"))
     for late in ("step-00000006", "step-00000007"):
         shutil.rmtree(whole.with_name("cut") / "checkpoints" / late)
-    result, system, loader, cut = fit("cut", steps=7, save_every=2, keep_last=9, clip_grad=1.0, accumulate=2)
+    result, system, loader, cut = fit("cut", **options)
     assert loader.served == [4, 5, 6]
     assert system.calls["begin"] == 0
     assert result.progress == whole_result.progress
@@ -122,6 +122,25 @@ def test_resumed_run_is_bit_exact(fit, fake):
     once, again = (read_metrics(folder / "metrics.jsonl") for folder in (whole, cut))
     assert [line["step"] for line in again] == list(range(1, 8))
     assert [line["loss"] for line in once] == [line["loss"] for line in again]
+
+
+def test_clipping_makes_large_gradients_smaller_and_no_gradient_larger(fit, fake):
+    options = {"steps": 2, "eps": 1.0}  # AdamW with its usual eps would undo any factor
+    free, loose, tight = (
+        fake.final(fit(str(clip), clip_grad=clip, **options)[-1], 2) for clip in (None, 1e6, 1e-3)
+    )
+    assert_same(free, loose)
+    moments = [
+        sum(t.square().sum() for name, t in found.items() if name.startswith("optimizer/exp_avg/"))
+        for found in (free, tight)
+    ]
+    assert moments[1].sqrt() < 2e-3 < moments[0].sqrt()
+
+
+def test_each_step_has_the_learning_rate_of_its_number(fit):
+    *_, out = fit(steps=5, lr=1e-2, min_lr=1e-3, warmup_steps=2, warmup_lr=1e-4)
+    found = [line["lr"] for line in read_metrics(out / "metrics.jsonl")]
+    assert found == pytest.approx([0.00505, 0.01, 0.00775, 0.00325, 0.001])
 
 
 def test_what_a_checkpoint_replaces_is_not_computed_again(fake, tmp_path):
