@@ -34,9 +34,9 @@ def captions(
 def search_of(config: BootstrapConfig, own: GenerationConfig) -> GenerationConfig:
     """The model's own settings of generation with the run's over them."""
     settings: dict[str, Any] = {"repetition_penalty": config.repetition_penalty, "seed": config.seed}
-    for name in ("min_length", "max_length"):
-        if (given := getattr(config, name)) is not None:
-            settings[name] = given
+    most = own.max_length if config.max_length is None else config.max_length
+    least = min(own.min_length, most) if config.min_length is None else config.min_length
+    settings |= {"min_length": least, "max_length": most}
     if config.method == "nucleus":
         settings |= {"method": "sample", "samples": config.candidates, "top_p": config.top_p}
     else:
