@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from multiway.core.packed import packed
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
 from multiway.generation import GenerationConfig
@@ -119,7 +120,7 @@ def caption_pictures(
     Raises:
         UserError: the model does not generate text, or an option is out of its range.
     """
-    captioner = captioning(model)
+    captioner = packed(captioning(model))
     config = options.config(captioner)
     firsts = range(start * batch_size, len(keys), batch_size)
 
