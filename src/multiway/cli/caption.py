@@ -6,49 +6,12 @@ import argparse
 from collections.abc import Sequence
 
 from multiway.cli.arguments import Parser
+from multiway.cli.caption_report import print_captions, report
+from multiway.cli.generation import add_generation, options_of
 from multiway.cli.model import add_device, load_model, progress_bar
 from multiway.errors import UserError
 
 FORMATS = ("jsonl", "imagefolder", "txt", "tar")
-NAMED = 10  # bad pictures that are named on the terminal; the file has all
-
-
-def add_generation(parser: Parser) -> None:
-    """The flags of generation; `options_of` reads them."""
-    parser.add_argument(
-        "--method", choices=("beam", "greedy", "sample"), default="beam", help="search, or draw (nucleus)"
-    )
-    parser.add_argument("--n", type=int, default=1, help="captions a picture, best first")
-    parser.add_argument("--beams", type=int, help="of beam search; without it 3, or n")
-    parser.add_argument("--prompt", help="what every caption continues; without it the model's own")
-    parser.add_argument("--min-length", type=int, help="new tokens, the end token included; else the model's")
-    parser.add_argument("--max-length", type=int, help="likewise")
-    parser.add_argument("--top-p", type=float, help="of sample: draw from this mass; without it 0.9")
-    parser.add_argument("--top-k", type=int, help="of sample: draw from the likeliest k only")
-    parser.add_argument("--temperature", type=float, help="of sample: below 1 is bolder, above 1 wilder")
-    parser.add_argument("--repetition-penalty", type=float, help="above 1 discourages repeated words")
-    parser.add_argument("--seed", type=int, default=0, help="of sample")
-
-
-def options_of(args: argparse.Namespace):
-    """The `Options` that the arguments of `add_generation` say."""
-    from multiway.tasks.caption_many import Options
-
-    if args.n < 1:
-        raise UserError(f"--n is {args.n}: give at least 1 caption a picture")
-    return Options(
-        method=args.method,
-        number=args.n,
-        beams=args.beams,
-        prompt=args.prompt,
-        min_length=args.min_length,
-        max_length=args.max_length,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        temperature=args.temperature,
-        repetition_penalty=args.repetition_penalty,
-        seed=args.seed,
-    )
 
 
 def caption(argv: Sequence[str]) -> None:
@@ -108,7 +71,7 @@ def caption(argv: Sequence[str]) -> None:
     done, bad, before, began = 0, [], 0, time.monotonic()
     if output is None:
         for rows in make(0):
-            _print(rows)
+            print_captions(rows)
             bad += [row for row in rows if row.error is not None]
         done = len(keys)
     else:
@@ -120,7 +83,7 @@ def caption(argv: Sequence[str]) -> None:
                 before = done if i == 0 else before
                 bad += [row for row in rows if row.error is not None]
                 progress("captions", done, len(keys))
-    _report(done, before, bad, time.monotonic() - began, output)
+    report(done, before, bad, time.monotonic() - began, output)
     if output is None and len(bad) == len(keys):
         raise UserError("no picture can be used: give JPEG, PNG or WebP files")
 
@@ -136,36 +99,3 @@ def _format(args: argparse.Namespace) -> str | None:
             return "jsonl"
         raise UserError(f"--out {args.out} does not say what to write: name it x.jsonl, or give --format")
     return args.format
-
-
-def _print(rows) -> None:
-    import sys
-
-    for row in rows:
-        if row.error is not None:
-            print(f"{row.key}: skipped ({row.error})", file=sys.stderr)
-        for caption in row.captions:
-            print(f"{row.key}\t{caption}", flush=True)
-
-
-def _report(done: int, before: int, bad: list, seconds: float, output) -> None:
-    """What was done, at what rate, and what could not be used."""
-    import sys
-    from collections import Counter
-
-    made = done - before
-    line = f"{done - len(bad):,} pictures captioned"
-    line += f", {before:,} of them by an earlier run;" if before else ""
-    line += f" in {seconds:.1f} s ({made / max(seconds, 1e-9):.1f} pictures/s)"
-    if bad:
-        counts = Counter(row.error for row in bad)
-        line += "; skipped " + ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common())
-    if output is None:
-        print(line, file=sys.stderr)
-        return
-    print(f"{line}; captions in {output.target}")
-    if bad:
-        names = ", ".join(row.key for row in bad[:NAMED])
-        print(
-            f"skipped: {names}{', ...' if len(bad) > NAMED else ''}; all in {output.skipped}", file=sys.stderr
-        )
