@@ -19,6 +19,7 @@ HELP = [
     [],
     *([name] for name in COMMANDS),
     ["evaluate", "retrieval"],
+    ["evaluate", "caption"],
     ["search", "index"],
     ["search", "query"],
 ]
