@@ -37,7 +37,11 @@ def test_run_json_round_trip(fake, tmp_path):
     [
         ("train.lr", "fast", "train.lr: input should be a valid number"),
         ("train.lrr", 1, "train.lrr: unexpected keyword argument"),
-        ("train.schedule", "linear", "train.schedule: input should be 'cosine', 'albef', 'blip' or 'constant'"),
+        (
+            "train.schedule",
+            "linear",
+            "train.schedule: input should be 'cosine', 'albef', 'blip' or 'constant'",
+        ),
         ("train.steps", True, "train.steps: input should be a valid integer"),
         ("train.steps", 0, "train.steps is 0: give a whole number of at least 1"),
         ("train.epochs", 3, "give exactly one"),

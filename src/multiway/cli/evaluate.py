@@ -66,8 +66,8 @@ def _line(values: dict[str, float], way: str) -> str:
 
 def caption(argv: Sequence[str]) -> None:
     """Print BLEU, ROUGE-L, CIDEr and exact match, beside those of captions dealt to other pictures."""
-    from multiway.cli.generation import add_generation, options_of
     from multiway.cli.data import add_source, source_of
+    from multiway.cli.generation import add_generation, options_of
     from multiway.cli.model import add_device, load_model, progress_bar
 
     parser = Parser(
