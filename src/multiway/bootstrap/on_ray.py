@@ -32,7 +32,7 @@ def run(jobs: Sequence[Job], work: Work, *, workers: int) -> Iterator[str]:
         UserError: ray is not installed.
     """
     try:
-        import ray
+        import ray  # pyrefly: ignore  # an extra
     except ImportError:
         raise UserError("the Ray engine needs ray: pip install 'multiway[ray]'") from None
     if not jobs:
