@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,14 @@ def start(data: str, out: Path, *flags: str, seconds: float = 0.0) -> subprocess
     env = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{HERE}", "FAKE_SECONDS": str(seconds)}
     command = [sys.executable, "-m", "multiway", "bootstrap", "--data", data, "--out", str(out)]
     command += ["--captioner", "fakes:caption", "--filter", "fakes:score", "--batch-size", "4", *flags]
-    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A job that a shell put in the background ignores SIGINT, and so would all that it starts.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=env, text=True, preexec_fn=heard, **pipes)
 
 
 def finish(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=800)
     assert process.returncode == 0, err
     return out
 
