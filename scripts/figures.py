@@ -111,6 +111,23 @@ def step() -> str:
     return "\n".join(blocks) or "Not measured yet: `make bench`.\n"
 
 
+def blip() -> str:
+    """Captioning and re-ranking beside transformers' BLIP."""
+    rows, notes = [], []
+    for name, what, other in (
+        ("blip_caption", "captioning, beam 3, 20 new tokens", "transformers"),
+        ("blip_rerank", "32 captions a picture, padded to the longest", "transformers_longest"),
+        ("blip_rerank", "32 captions a picture, padded to 35", "transformers_35"),
+    ):
+        if (found := load(name)) is None:
+            continue
+        rows.append([what, f"{found['speedup'][other]:.2f}"])
+        notes.append(f"`{found['command'].replace('python ', 'python benchmarks/')}` ({machine(found)})")
+    if not rows:
+        return "Not measured yet: `make bench`.\n"
+    return table(["", "times as fast as transformers"], rows) + "\n" + "; ".join(dict.fromkeys(notes)) + ".\n"
+
+
 def summary() -> str:
     """The few lines of the README."""
     lines = []
@@ -140,7 +157,13 @@ def summary() -> str:
     return "\n".join(lines) + "\n" if lines else "No figures yet: `docs/results.md` says how they are made.\n"
 
 
-TABLES: dict[str, Callable[[], str]] = {"demo": demo, "photos": photos, "step": step, "summary": summary}
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "photos": photos,
+    "step": step,
+    "blip": blip,
+    "summary": summary,
+}
 
 
 def render(page: str) -> str:
