@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import replay
 import torch
 from case import Rule, at_tokens
+from comparison import Result, case_folders, compare, replay
+from known import CASES
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
@@ -22,9 +23,9 @@ def name(folder: Path) -> str:
     return "/".join(folder.parts[-2:])
 
 
-@pytest.mark.parametrize("folder", replay.case_folders(HERE / "cases"), ids=name)
+@pytest.mark.parametrize("folder", case_folders(HERE / "cases"), ids=name)
 def test_our_code_agrees_with_the_official_code(folder: Path) -> None:
-    result = replay.replay(folder)
+    result = replay(folder)
     assert result.failed == []
     assert result.compared > 0
     assert result.excused == 0
@@ -32,11 +33,11 @@ def test_our_code_agrees_with_the_official_code(folder: Path) -> None:
 
 @pytest.mark.golden_shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the full set of recorded cases is not beside the repository")
-@pytest.mark.parametrize("folder", replay.case_folders(SHARED), ids=name)
+@pytest.mark.parametrize("folder", case_folders(SHARED), ids=name)
 def test_our_code_agrees_with_all_recorded_cases(folder: Path) -> None:
     if (HERE / "cases" / name(folder)).is_dir():
         pytest.skip("a committed case")
-    assert replay.replay(folder).failed == []
+    assert replay(folder).failed == []
 
 
 def copied(case: str, folder: Path) -> Path:
@@ -72,7 +73,7 @@ def test_a_changed_output_fails_by_name(case: str, output: str, tmp_path: Path) 
         1 if not changed.is_floating_point() else 1e-2 * max(1.0, float(changed.abs().max()))
     )
     save_file(outputs | {output: changed}, folder / "outputs.safetensors")
-    failed = replay.replay(folder).failed
+    failed = replay(folder).failed
     assert len(failed) == 1
     assert failed[0].startswith(f"{output}:")
 
@@ -82,7 +83,7 @@ def test_a_changed_fact_fails_by_name(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["pre_caption"][0] += "s"
     (folder / "config.json").write_text(json.dumps(config))
-    failed = replay.replay(folder).failed
+    failed = replay(folder).failed
     assert [line.split(":")[0] for line in failed] == ["config.pre_caption"]
 
 
@@ -91,7 +92,7 @@ def test_a_changed_caption_fails_by_name(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["generate"]["greedy1"]["text"][1] += "s"
     (folder / "config.json").write_text(json.dumps(config))
-    failed = replay.replay(folder).failed
+    failed = replay(folder).failed
     assert [line.split(":")[0] for line in failed] == ["config.generate.greedy1.text"]
 
 
@@ -100,10 +101,10 @@ def test_a_missing_weight_and_an_output_that_nothing_replays_fail(tmp_path: Path
     weights = load_file(folder / "weights.safetensors")
     outputs = load_file(folder / "outputs.safetensors")
     save_file(outputs | {"distill.unheard_of": torch.zeros(2)}, folder / "outputs.safetensors")
-    assert replay.replay(folder).failed == ["distill.unheard_of: recorded, but not replayed"]
+    assert replay(folder).failed == ["distill.unheard_of: recorded, but not replayed"]
     del weights["visual_encoder.norm.weight"]
     save_file(weights, folder / "weights.safetensors")
-    assert "image_tower.norm.weight" in replay.replay(folder).failed[0]
+    assert "image_tower.norm.weight" in replay(folder).failed[0]
 
 
 def test_the_command_prints_a_line_a_case_and_exits_with_1_on_failure(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def forbidden(excuses: dict[str, list[str]]) -> list[str]:
     found = [f"{case}: {n}" for case, names in excuses.items() for n in names if any(p in n for p in never)]
     for case, names in excuses.items():
         folder = HERE / "cases" / case
-        if case not in replay.CASES or not folder.is_dir():
+        if case not in CASES or not folder.is_dir():
             found.append(f"{case}: no such case")
         elif len(names) > 0.02 * len(load_file(folder / "outputs.safetensors")):
             found.append(f"{case}: too many")
@@ -148,9 +149,9 @@ def test_excuses_are_few_and_never_for_what_counts() -> None:
     assert set(said) == set(made_up)
 
 
-def compared(ours: object, recorded: torch.Tensor, rule: Rule) -> replay.Result:
-    result = replay.Result("a/case")
-    replay.compare(result, "x", ours, recorded, rule)
+def compared(ours: object, recorded: torch.Tensor, rule: Rule) -> Result:
+    result = Result("a/case")
+    compare(result, "x", ours, recorded, rule)
     return result
 
 

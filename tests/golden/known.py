@@ -1,0 +1,77 @@
+"""Every case that can be replayed, and which parts of its config.json are results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import albef
+import albef_runs
+import albef_setup
+import blip
+import blip_runs
+import blip_setup
+import blip_text
+import clip
+from case import Case, Rule, default_rule
+
+#: What replays a case, and how closely it must agree. Names of outputs are the recorded ones; `config.<path>`
+#: and `inputs.<name>` are facts recorded there.
+CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], Rule]]] = {
+    "albef/pretrain": (albef.pretrain, default_rule),
+    "albef/pretrain_2proc": (albef_runs.pretrain_2proc, albef_runs.pretrain_2proc_rule),
+    "albef/trajectory": (albef_runs.trajectory, albef_runs.trajectory_rule),
+    "albef/init": (albef_setup.init, albef_setup.init_rule),
+    "albef/retrieval_train": (albef.retrieval_train, default_rule),
+    "albef/retrieval_eval": (albef.retrieval_eval, default_rule),
+    "albef/schedule": (albef_setup.schedule, albef_setup.schedule_rule),
+    "albef/tokenize_real_vocab": (albef_setup.tokenize, default_rule),
+    "albef/checkpoint_conversion": (albef_setup.checkpoint_conversion, default_rule),
+    "blip/pretrain": (blip.pretrain, default_rule),
+    "blip/pretrain_2proc": (blip_runs.pretrain_2proc, albef_runs.pretrain_2proc_rule),
+    "blip/trajectory": (blip_runs.trajectory, albef_runs.trajectory_rule),
+    "blip/retrieval_train": (blip.retrieval_train, default_rule),
+    "blip/retrieval_eval": (blip.retrieval_eval, default_rule),
+    "blip/init": (blip_setup.init, blip_setup.init_rule),
+    "blip/schedule": (blip_setup.schedule, blip_setup.schedule_rule),
+    "blip/tokenize_real_vocab": (blip_setup.tokenize, default_rule),
+    "blip/checkpoint_conversion": (blip_setup.checkpoint_conversion, default_rule),
+    "blip/caption": (blip_text.caption, default_rule),
+    "blip/capfilt": (blip_text.capfilt, default_rule),
+    "blip/vqa": (blip_text.vqa, blip_text.vqa_rule),
+    "blip/nlvr": (blip_text.nlvr, default_rule),
+    "blip/features": (blip_text.features, default_rule),
+    "clip/open_clip": (clip.open_clip, clip.rule),
+    "clip/open_clip_quickgelu": (clip.open_clip, clip.rule),
+    "clip/hf_clip": (clip.hf_clip, clip.rule),
+    "clip/clip_loss_2proc": (clip.loss_2proc, clip.rule),
+}
+
+#: Keys of config.json, at any depth, whose values are results of the official code and not settings.
+RECORDED_FACTS = {
+    "blip_itm_unexpected_keys",
+    "decisions",
+    "decode_caption",
+    "decode_text",
+    "generate_text",
+    "grad_params_without_grad",
+    "key_map",
+    "len_tokenizer",
+    "metrics",
+    "missing_keys",
+    "momentum_differs_from_online",
+    "param_groups",
+    "params_without_grad",
+    "pre_caption",
+    "pre_question",
+    "prompt_length",
+    "synthetic_texts",
+    "tied",
+    "tied_modules_printed",
+    "unexpected_keys",
+    "unexpected_keys_count",
+    "vocab_sha256",
+}
+
+#: Others, by their whole path: elsewhere the same key is a setting.
+RECORDED_PATHS = ("config.bos_token_id", "config.enc_token_id", "config.generate.*.text")
