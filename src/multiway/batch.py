@@ -14,11 +14,13 @@ class Batch:
     """Pictures, texts or pairs; row b of every field belongs to the same sample.
 
     Attributes:
-        image: `[B, 3, H, W]` float, normalised by the image tower's mean and std.
+        image: `[B, 3, H, W]` float, normalised by the image tower's mean and std; `[B, 2, 3, H, W]` where a
+            sample has two pictures.
         image_prefix: `[B, ...]` cached output of the image tower's frozen prefix; `image` is then None.
         input_ids: `[B, T]` int64 token ids.
         attention_mask: `[B, T]` int64, 1 = real token.
         ids: `[B]` int64; rows with equal ids are positives of each other.
+        labels: `[B]` int64, the class of each sample.
         weights: `[B]` float, weight of each sample in a task's loss.
         keys: the samples' keys in their source.
         source: the name of each sample's source.
@@ -29,6 +31,7 @@ class Batch:
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
     ids: Tensor | None = None
+    labels: Tensor | None = None
     weights: Tensor | None = None
     keys: tuple[str, ...] = ()
     source: tuple[str, ...] = ()

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 from PIL import Image
 
 from multiway.data import emoji, scenes
 from multiway.data.annotations import TABLES, read_annotations
 from multiway.data.augment import Augment
 from multiway.data.images import decode
+from multiway.data.numbered import Keyed, Numbered
 from multiway.data.sample import BadSample, Sample
 from multiway.data.shards import Shards, expand
 from multiway.errors import UserError
@@ -75,26 +74,16 @@ class DataConfig:
 
 
 @runtime_checkable
-class Store(Protocol):
+class Store(Keyed, Protocol):
     """What a source must offer: keys, texts and picture files by number."""
 
-    problems: Counter[str]
-
-    def __len__(self) -> int: ...
-    def key(self, i: int) -> str: ...
     def texts(self, i: int) -> list[str]: ...
     def image(self, i: int) -> Any: ...  # the bytes of a picture file, or a picture
     def meta(self, i: int) -> dict[str, Any]: ...
 
 
-class Dataset:
-    """Random access to the samples of one or several sources, numbered one source after the other.
-
-    Attributes:
-        sources: as given.
-        sizes: samples in each source.
-        problems: what indexing could not use, by reason.
-    """
+class Dataset(Numbered[Source, Store]):
+    """Random access to the samples of one or several sources, numbered one source after the other."""
 
     def __init__(self, sources: Sequence[Source] | Source, *, min_side: int | None = None):
         """Index the sources.
@@ -106,28 +95,8 @@ class Dataset:
         Raises:
             UserError: a source is missing, of unknown layout, or empty.
         """
-        self.sources = (sources,) if isinstance(sources, Source) else tuple(sources)
-        if not self.sources:
-            raise UserError("No data: name at least one source.")
         self.min_side = min_side
-        self._stores: list[Store] = [_open(source) for source in self.sources]
-        self.sizes = tuple(len(store) for store in self._stores)
-        self.problems: Counter[str] = sum((store.problems for store in self._stores), Counter())
-        self._starts = np.cumsum([0, *self.sizes])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def _place(self, i: int) -> tuple[int, Store, int]:
-        if not 0 <= i < len(self):
-            raise IndexError(f"sample {i} of {len(self)}")
-        number = int(np.searchsorted(self._starts, i, side="right")) - 1
-        return number, self._stores[number], i - int(self._starts[number])
-
-    def key(self, i: int) -> str:
-        """The key of sample `i`."""
-        _, store, inside = self._place(i)
-        return store.key(inside)
+        super().__init__(sources, _open)
 
     def texts(self, i: int) -> list[str]:
         """The texts of sample `i`, without decoding its picture.
@@ -160,10 +129,6 @@ class Dataset:
             return bad.reason.encode()
         return hashlib.sha256(image if isinstance(image, bytes) else image.tobytes()).digest()
 
-    def source(self, i: int) -> str:
-        """The path of sample `i`'s source."""
-        return self.sources[self._place(i)[0]].path
-
     def sample(self, i: int) -> Sample:
         """Sample `i` whole.
 
@@ -179,16 +144,8 @@ class Dataset:
             meta=store.meta(inside),
         )
 
-    def following(self, i: int) -> Iterator[int]:
-        """`i`, and then the other samples of its source in turn: who stands in when one is bad."""
-        number, _, inside = self._place(i)
-        start, size = int(self._starts[number]), self.sizes[number]
-        return (start + (inside + n) % size for n in range(size))
-
 
 def _open(source: Source) -> Store:
-    if not source.weight > 0:
-        raise UserError(f"The weight of source {source.path} is {source.weight}: give one above 0.")
     if source.path == "emoji":
         return emoji.open_split(source.split or "all")
     if source.path.startswith("scenes:"):

@@ -4,62 +4,22 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from multiway.batch import Batch
-from multiway.data.dataset import Source
-from multiway.data.order import Order, keyed_generator
+from multiway.data.order import Order
+from multiway.data.rows import MAX_TRIES, Pairs, Picture, Rows, Steps, Transform
 from multiway.data.sample import BadSample, Tally
 from multiway.errors import UserError
 
 Encode = Callable[[list[str]], tuple[Tensor, Tensor]]
 
-MAX_TRIES = 1000  # samples in a row that may be bad before the data is given up
 ENOUGH = 50  # samples to read before the share of bad ones says something
-
-Picture = TypeVar("Picture")
-Seen = TypeVar("Seen", covariant=True)
-Transform = Callable[[Picture, str, np.random.Generator], Tensor]
-
-
-@runtime_checkable
-class Pairs(Protocol[Seen]):
-    """What a loader needs of a `Dataset`; its pictures may be something else, as cached features."""
-
-    @property
-    def sources(self) -> tuple[Source, ...]: ...
-    @property
-    def sizes(self) -> tuple[int, ...]: ...
-    @property
-    def problems(self) -> Counter[str]: ...
-
-    def __len__(self) -> int: ...
-    def key(self, i: int) -> str: ...
-    def texts(self, i: int) -> list[str]: ...
-    def image(self, i: int) -> Seen: ...
-    def source(self, i: int) -> str: ...
-    def following(self, i: int) -> Iterator[int]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """What a worker makes of a step; texts are encoded by the caller, whose tokenizer counts what it cuts."""
-
-    wanted: int
-    numbers: list[int]  # the samples used, `wanted` unless the data was given up
-    met: list[tuple[int, str | None]]  # the samples tried, with the reason where one was bad
-    image: Tensor | None
-    texts: list[str]
-    keys: list[str]
-    sources: list[str]
 
 
 class Loader:
@@ -78,7 +38,7 @@ class Loader:
         self,
         dataset: Pairs[Picture],
         *,
-        encode: Encode,
+        encode: Encode | None,
         transform: Transform[Picture] | None,
         batch_size: int,
         seed: int = 0,
@@ -89,17 +49,19 @@ class Loader:
         drop_last: bool = True,
         merge_equal_texts: bool = False,
         max_bad_share: float = 0.05,
+        label: Callable[[int], int] | None = None,
     ):
         """Plan the epochs.
 
         Args:
-            encode: texts -> (input_ids, attention_mask), `[B, T]` int64.
+            encode: texts -> (input_ids, attention_mask), `[B, T]` int64; None leaves `input_ids` None.
             transform: (picture, caption, generator) -> `[3, H, W]`; None leaves pictures unread and `image`
                 None.
             batch_size: samples a step on this rank.
             workers: processes that read and transform; 0 = this one. The batches are the same.
             merge_equal_texts: rows with byte-equal texts share an id, in all batches; reads all texts once.
             max_bad_share: a larger share of bad samples stops the iteration.
+            label: the class of a sample, by its number.
 
         Raises:
             UserError: fewer samples than a global batch.
@@ -120,7 +82,7 @@ class Loader:
             shuffle=shuffle,
             drop_last=drop_last,
         )
-        self._steps = _Steps(dataset, self.order, transform, seed)
+        self._steps = Steps(dataset, self.order, transform, seed, label)
         self._first_with = _first_pictures(dataset) if merge_equal_texts else None
 
     def __len__(self) -> int:
@@ -143,7 +105,7 @@ class Loader:
             self._check(rows)
             yield self._batch(rows)
 
-    def _read(self, plan: Sequence[int] | itertools.count) -> Iterator[_Rows]:
+    def _read(self, plan: Sequence[int] | itertools.count) -> Iterator[Rows]:
         if self.workers == 0:
             return map(self._steps.__getitem__, plan)
         return iter(
@@ -158,7 +120,7 @@ class Loader:
             )
         )
 
-    def _check(self, rows: _Rows) -> None:
+    def _check(self, rows: Rows) -> None:
         tally = self.tally
         if len(rows.numbers) < rows.wanted:
             raise UserError(f"No good sample among {MAX_TRIES} in a row: {tally.sentence()}; check the data.")
@@ -168,72 +130,22 @@ class Loader:
                 f" max_bad_share allows: {tally.sentence()}; mend the data or allow more."
             )
 
-    def _batch(self, rows: _Rows) -> Batch:
+    def _batch(self, rows: Rows) -> Batch:
         ids = rows.numbers
         if self._first_with is not None:
             ids = [self._first_with.get(text, number) for text, number in zip(rows.texts, ids, strict=True)]
-        input_ids, attention_mask = self.encode(rows.texts) if rows.texts else (None, None)
+        input_ids, attention_mask = None, None
+        if rows.texts and self.encode is not None:
+            input_ids, attention_mask = self.encode(rows.texts)
         return Batch(
             image=rows.image,
             input_ids=input_ids,
             attention_mask=attention_mask,
             ids=torch.tensor(ids, dtype=torch.int64),
+            labels=torch.tensor(rows.labels, dtype=torch.int64) if rows.labels else None,
             keys=tuple(rows.keys),
             source=tuple(rows.sources),
         )
-
-
-class _Steps:
-    """Step number -> rows; what the worker processes hold."""
-
-    def __init__(self, dataset: Pairs[Any], order: Order, transform: Transform[Any] | None, seed: int):
-        self.dataset = dataset
-        self.order = order
-        self.transform = transform
-        self.seed = seed
-
-    def __getitem__(self, step: int) -> _Rows:
-        numbers, met, images, texts, keys, sources = [], [], [], [], [], []
-        firsts, passes = self.order.step(step)
-        for first, of_pass in zip(firsts.tolist(), passes.tolist(), strict=True):
-            for number in itertools.islice(self.dataset.following(first), MAX_TRIES):
-                try:
-                    generator = keyed_generator(self.seed, 2, of_pass, first)
-                    image, text, source = self._row(number, generator)
-                except BadSample as bad:
-                    met.append((number, bad.reason))
-                    continue
-                met.append((number, None))
-                numbers.append(number)
-                images.append(image)
-                texts.append(text)
-                keys.append(self.dataset.key(number))
-                sources.append(source)
-                break
-        stacked = _stack(images)
-        return _Rows(
-            wanted=len(firsts),
-            numbers=numbers,
-            met=met,
-            image=stacked,
-            texts=texts,
-            keys=keys,
-            sources=sources,
-        )
-
-    def _row(self, number: int, generator: np.random.Generator) -> tuple[Tensor | None, str, str]:
-        texts = self.dataset.texts(number)
-        text = texts[int(generator.integers(len(texts)))]
-        if self.transform is None:
-            return None, text, self.dataset.source(number)
-        image = self.transform(self.dataset.image(number), text, generator)
-        return image, text, self.dataset.source(number)
-
-
-def _stack(images: list[Tensor | None]) -> Tensor | None:
-    """`[B, 3, H, W]`; numpy's one thread copies faster than torch's several when all cores are busy."""
-    arrays = [image.numpy() for image in images if image is not None]
-    return torch.from_numpy(np.stack(arrays)) if arrays else None
 
 
 def _first_pictures(dataset: Pairs[Any]) -> dict[str, int]:

@@ -84,6 +84,18 @@ class System(nn.Module):
         """The tensors of a related system, under this one's names, to start from."""
         return tensors
 
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        """The config of this system's network for `task` (nlvr2, classify), which adopts these tensors.
+
+        Args:
+            labels: names of the classes, for a head that classifies.
+        """
+        raise UserError(f"{type(self).__name__} has no network for the task {task}: take another system")
+
+    def predict(self, batch: Batch) -> Float[Tensor, "B K"]:
+        """Logits of a fine-tuning network that classifies: a row a sample, a column a class."""
+        raise UserError(f"{type(self).__name__} predicts no classes: fine-tune it with `multiway finetune`")
+
     def start_from_text(self) -> None:
         """Once, after pretrained weights were put into the text stack: what else starts from them."""
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from multiway.data.augment import train_transform
 from multiway.data.dataset import DataConfig, Dataset
-from multiway.data.loader import Loader, Pairs, Transform
+from multiway.data.loader import Loader
+from multiway.data.rows import Pairs, Transform
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
 from multiway.systems import NETWORKS
