@@ -13,69 +13,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from multiway.core.cache import Cache, KeyValue
+from multiway.core.experts import Map, Route, each, read_route, through
 from multiway.core.ragged import Ragged, Reading
-
-
-@dataclass(frozen=True)
-class KeyValue:
-    """Keys and values of one attention layer, each `[B, H, N, d]`."""
-
-    key: Float[Tensor, "B H N d"]
-    value: Float[Tensor, "B H N d"]
-
-    def select(self, index: Int[Tensor, " P"]) -> KeyValue:
-        """Rows `index` of the batch: hard negatives reuse a picture's keys and values."""
-        return KeyValue(self.key.index_select(0, index), self.value.index_select(0, index))
-
-
-class Cache:
-    """Keys and values of the tokens decoded so far, one entry a layer; an argument of a decoding call.
-
-    Room is kept for more of them, so that a step writes its own and copies nothing.
-    """
-
-    def __init__(self, layers: int):
-        self._room: list[KeyValue | None] = [None] * layers
-        self._lengths = [0] * layers
-
-    @property
-    def length(self) -> int:
-        """How many tokens are cached."""
-        return self._lengths[0]
-
-    def append(self, layer: int, new: KeyValue) -> KeyValue:
-        """Append this step's keys and values to a layer and return all of them."""
-        old, room = self._lengths[layer], self._room[layer]
-        total = old + new.key.shape[2]
-        if room is None or total > room.key.shape[2]:
-            larger = KeyValue(*(_with_room(x, 2 * total) for x in (new.key, new.value)))
-            if room is not None:
-                _write(larger, 0, KeyValue(room.key[:, :, :old], room.value[:, :, :old]))
-            room = self._room[layer] = larger
-        _write(room, old, new)
-        self._lengths[layer] = total
-        return KeyValue(room.key[:, :, :total], room.value[:, :, :total])
-
-    def select(self, index: Int[Tensor, " P"]) -> None:
-        """Rows `index` of the batch, in place: rows may be reordered, repeated or left out."""
-        self._room = [kv if kv is None else kv.select(index) for kv in self._room]
-
-
-def _with_room(x: Float[Tensor, "B H T d"], length: int) -> Float[Tensor, "B H L d"]:
-    return x.new_empty(*x.shape[:2], length, x.shape[3])
-
-
-def _write(room: KeyValue, start: int, new: KeyValue) -> None:
-    end = start + new.key.shape[2]
-    room.key[:, :, start:end] = new.key
-    room.value[:, :, start:end] = new.value
 
 
 def attend(
@@ -114,24 +62,55 @@ def _heads(x: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B H T d"]:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
+class NoKeyBias(nn.Linear):
+    """Queries, keys and values in one map; keys have no bias: it would move no attention (BEiT, VLMo)."""
+
+    def __init__(self, width: int):
+        super().__init__(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+
+    @property
+    def bias(self) -> Tensor:  # pyrefly: ignore[bad-override]
+        """The whole bias `[3 D]`, zeros for keys: what whoever asks a linear map for its bias needs."""
+        return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+
+    def forward(self, input: Float[Tensor, "*P D"]) -> Float[Tensor, "*P E"]:
+        return F.linear(input, self.weight, self.bias)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused projection.
 
     Args:
         width: D, a multiple of `heads`.
         dropout: probability of dropping an attention weight while training.
+        experts: names; each has projections of its own, and all tokens see each other.
+        norm_eps: of a LayerNorm before the last projection (Magneto), or None for no such norm.
+        key_bias: whether keys have a bias.
     """
 
-    def __init__(self, width: int, heads: int, *, dropout: float = 0.0):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        dropout: float = 0.0,
+        experts: Sequence[str] | None = None,
+        norm_eps: float | None = None,
+        key_bias: bool = True,
+    ):
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = each(experts, lambda: nn.Linear(width, 3 * width) if key_bias else NoKeyBias(width))
+        self.norm = None if norm_eps is None else each(experts, lambda: nn.LayerNorm(width, eps=norm_eps))
+        self.out = each(experts, lambda: nn.Linear(width, width))
 
     def forward(
         self,
         x: Float[Tensor, "B T D"],
         *,
+        route: Route = "all",
         mask: Tensor | None = None,
         causal: bool = False,
         cache: Cache | None = None,
@@ -143,14 +122,15 @@ class SelfAttention(nn.Module):
         """R is T, or what `reading` says.
 
         Args:
+            route: the expert of all tokens, or (expert, length) segments in order.
             ragged: `x` is its packed tokens `[1, N, D]`; the mask is then of the padded batch.
             reading: only these of the packed tokens are computed, `[1, R, D]`; not with a mask that differs
                 between queries.
         """
         if reading is not None and ragged is not None:
-            return self._read(x, ragged, reading, mask)
-        qkv = self.qkv(x) if ragged is None else ragged.pad(self.qkv(x))
-        query, key, value = _heads(qkv, 3 * self.heads).chunk(3, dim=1)
+            return self._read(x, route, ragged, reading, mask)
+        qkv = through(x, route, self.qkv)
+        query, key, value = _heads(qkv if ragged is None else ragged.pad(qkv), 3 * self.heads).chunk(3, dim=1)
         context = KeyValue(key, value)
         if cache is not None:
             context = cache.append(layer, context)
@@ -163,21 +143,37 @@ class SelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         y = attend(query, context, mask=mask, causal=causal, dropout=dropout, maps=maps)
         y = y.transpose(1, 2).flatten(2)
-        return self.out(y if ragged is None else ragged.pack(y))
+        return self._project(y if ragged is None else ragged.pack(y), route)
+
+    def _project(self, y: Float[Tensor, "B R D"], route: Route) -> Float[Tensor, "B R D"]:
+        if self.norm is None:
+            return through(y, route, self.out)
+        return through(y, route, self.norm, self.out)
 
     def _read(
-        self, x: Float[Tensor, "1 N D"], ragged: Ragged, reading: Reading, mask: Tensor | None
+        self, x: Float[Tensor, "1 N D"], route: Route, ragged: Ragged, reading: Reading, mask: Tensor | None
     ) -> Float[Tensor, "1 R D"]:
         """Keys and values of all packed tokens, queries of those that are read."""
-        parts = [x.shape[-1], 2 * x.shape[-1]]
-        (w_q, w_kv), (b_q, b_kv) = self.qkv.weight.split(parts), self.qkv.bias.split(parts)
-        query = reading.queries.pad(F.linear(reading.take(x), w_q, b_q))
-        query = _heads(query, self.heads)
-        kv = ragged.pad(F.linear(x, w_kv, b_kv))
-        key, value = _heads(kv, 2 * self.heads).chunk(2, dim=1)
+        read, width = read_route(route, reading), x.shape[-1]
+        query = through(reading.take(x), read, _rows(self.qkv, slice(width)))
+        query = _heads(reading.queries.pad(query), self.heads)
+        kv = through(x, route, _rows(self.qkv, slice(width, None)))
+        key, value = _heads(ragged.pad(kv), 2 * self.heads).chunk(2, dim=1)
         dropout = self.dropout if self.training else 0.0
         y = attend(query, KeyValue(key, value), mask=mask, dropout=dropout)
-        return self.out(reading.queries.pack(y.transpose(1, 2).flatten(2)))
+        return self._project(reading.queries.pack(y.transpose(1, 2).flatten(2)), read)
+
+
+def _rows(linear: nn.Module, rows: slice) -> Map | dict[str, Map]:
+    """Some outputs of a linear map, or of every expert's."""
+    if isinstance(linear, nn.ModuleDict):
+        return {name: partial(_linear_rows, own, rows) for name, own in linear.items()}
+    return partial(_linear_rows, linear, rows)
+
+
+def _linear_rows(linear: nn.Module, rows: slice, x: Float[Tensor, "*P D"]) -> Float[Tensor, "*P E"]:
+    assert isinstance(linear, nn.Linear)
+    return F.linear(x, linear.weight[rows], linear.bias[rows])
 
 
 class CrossAttention(nn.Module):

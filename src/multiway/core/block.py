@@ -23,44 +23,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from multiway.core.attention import Cache, CrossAttention, KeyValue, SelfAttention
+from multiway.core.experts import Route, each, per_expert, read_route, through
+from multiway.core.feedforward import DropPath, FeedForward, SubNormFeedForward
 from multiway.core.ragged import Ragged, Reading
-
-#: An expert's name for all tokens, or consecutive (expert, length) segments of the sequence.
-Route = str | Sequence[tuple[str, int]]
-
-
-class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x): what OpenAI's CLIP weights were trained with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
-class FeedForward(nn.Module):
-    """Linear, activation, Linear."""
-
-    def __init__(self, width: int, hidden: int, *, quick_gelu: bool = False):
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.act = QuickGELU() if quick_gelu else nn.GELU()
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.fc2(self.act(self.fc1(x)))
-
-
-class DropPath(nn.Module):
-    """Drops a residual branch for whole samples while training (stochastic depth); the rest is scaled up."""
-
-    def __init__(self, rate: float = 0.0):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.rate == 0.0 or not self.training:
-            return x
-        keep = torch.empty(x.shape[0], 1, 1, dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate)
-        return x * keep / (1 - self.rate)
 
 
 @dataclass(frozen=True)
@@ -108,6 +73,10 @@ class Block(nn.Module):
     Args:
         width: D. heads: H. hidden: width of the feed-forward's middle.
         experts: names of the feed-forwards; each has its own norm before (pre-norm) or after it (post-norm).
+        doubled: self-attention has experts too: of its norm and of every projection; all tokens still see
+            each other (BEiT-3 as released).
+        sub_norm: one more LayerNorm before the last map of attention and of the feed-forward (Magneto).
+        key_bias: whether keys have a bias (BEiT and VLMo: not).
         context_width: width C of the cross-attended tokens, or None for no cross-attention.
         pre_norm: x + f(norm(x)) as in ViT, else norm(x + f(x)) as in BERT.
         layer_scale: initial value of a learned gain on each residual branch, or None.
@@ -129,19 +98,31 @@ class Block(nn.Module):
         dropout: float = 0.0,
         eps: float = 1e-6,
         quick_gelu: bool = False,
+        doubled: bool = False,
+        sub_norm: bool = False,
+        key_bias: bool = True,
     ):
         super().__init__()
         self.pre_norm = pre_norm
-        self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attention = SelfAttention(width, heads, dropout=dropout)
+        attending = tuple(experts) if doubled else None
+        self.norm1 = each(attending, lambda: nn.LayerNorm(width, eps=eps))
+        self.attention = SelfAttention(
+            width,
+            heads,
+            dropout=dropout,
+            experts=attending,
+            norm_eps=eps if sub_norm else None,
+            key_bias=key_bias,
+        )
         self.cross = self.norm_cross = None
         if context_width is not None:
             self.norm_cross = nn.LayerNorm(width, eps=eps)
             self.cross = CrossAttention(width, heads, context_width=context_width, dropout=dropout)
-        self.norm2 = nn.ModuleDict({name: nn.LayerNorm(width, eps=eps) for name in experts})
-        self.ffn = nn.ModuleDict(
-            {name: FeedForward(width, hidden, quick_gelu=quick_gelu) for name in experts}
-        )
+        self.norm2 = per_expert(experts, lambda: nn.LayerNorm(width, eps=eps))
+        if sub_norm:
+            self.ffn = per_expert(experts, lambda: SubNormFeedForward(width, hidden, eps=eps))
+        else:
+            self.ffn = per_expert(experts, lambda: FeedForward(width, hidden, quick_gelu=quick_gelu))
         self.gamma1 = self.gamma2 = None
         if layer_scale is not None:
             self.gamma1 = nn.Parameter(torch.full((width,), layer_scale))
@@ -179,27 +160,34 @@ class Block(nn.Module):
 
         def attention(y: Tensor) -> Tensor:
             options = {"cache": cache, "layer": layer, "ragged": ragged, "maps": maps}
-            return self.attention(y, mask=mask, causal=causal, reading=reading, **options)
+            return self.attention(y, route=route, mask=mask, causal=causal, reading=reading, **options)
 
-        x = self._residual(x, attention, self.norm1, self.gamma1, reading)
+        layout = ragged if reading is None else reading.tokens
+        x = self._residual(x, attention, self.norm1, self.gamma1, route, layout, reading)
         if self.cross is not None and context is not None:
-            layout = ragged if crossing is None else crossing
-            cross = partial(self.cross, context=context, mask=context_mask, ragged=layout, maps=maps)
-            x = self._residual(x, cross, self.norm_cross, None)
-        if isinstance(route, str):
-            return self._residual(x, self.ffn[route], self.norm2[route], self.gamma2)
-        parts = x.split([length for _, length in route], dim=1)
-        routed = zip(route, parts, strict=True)
-        return torch.cat(
-            [self._residual(p, self.ffn[e], self.norm2[e], self.gamma2) for (e, _), p in routed], dim=1
-        )
+            crossed = ragged if crossing is None else crossing
+            cross = partial(self.cross, context=context, mask=context_mask, ragged=crossed, maps=maps)
+            x = self._residual(x, cross, self.norm_cross, None, route, layout)
+        route = read_route(route, reading)
+        if isinstance(route, str) or isinstance(self.norm1, nn.ModuleDict):
+            return self._residual(
+                x, lambda y: through(y, route, self.ffn), self.norm2, self.gamma2, route, layout
+            )
+        # Where attention is shared, each modality drops its own branch of a sample.
+        lengths = [length for _, length in route]
+        layouts = [None] * len(lengths) if layout is None else layout.split(lengths)
+        parts = [
+            self._residual(part, self.ffn[expert], self.norm2[expert], self.gamma2, expert, own)
+            for (expert, _), part, own in zip(route, x.split(lengths, dim=1), layouts, strict=True)
+        ]
+        return torch.cat(parts, dim=1)
 
-    def _residual(self, x, branch, norm, gamma, reading: Reading | None = None):
-        y = self.dropout(branch(norm(x) if self.pre_norm else x))
+    def _residual(self, x, branch, norm, gamma, route, layout=None, reading: Reading | None = None):
+        y = self.dropout(branch(through(x, route, norm) if self.pre_norm else x))
         if gamma is not None:
             y = gamma * y
-        x = (x if reading is None else reading.take(x)) + self.drop_path(y)
-        return x if self.pre_norm else norm(x)
+        x = (x if reading is None else reading.take(x)) + self.drop_path(y, layout)
+        return x if self.pre_norm else through(x, route, norm)
 
 
 class Stack(nn.ModuleList):
@@ -220,7 +208,7 @@ class Stack(nn.ModuleList):
         x: Float[Tensor, "B T D"],
         *,
         route: Route = "all",
-        mask: Tensor | None = None,
+        mask: Tensor | Sequence[Tensor] | None = None,
         causal: bool = False,
         context: Context | None = None,
         cache: Cache | None = None,
@@ -231,6 +219,7 @@ class Stack(nn.ModuleList):
         """All blocks; arguments as in `Block.forward`, with one `context` for all layers.
 
         Args:
+            mask: one for all layers, or one a layer (relative positions).
             reading: the last block computes these tokens alone, `[1, R, D]`.
         """
         last, crossing, crossing_last = len(self) - 1, ragged, ragged if reading is None else reading.queries
@@ -243,7 +232,7 @@ class Stack(nn.ModuleList):
         for i, block in enumerate(self):
             options = {
                 "route": route,
-                "mask": mask,
+                "mask": mask if mask is None or isinstance(mask, Tensor) else mask[i],
                 "causal": causal,
                 "context": None if context is None else context.layers[i],
                 "context_mask": None if context is None else context.mask,

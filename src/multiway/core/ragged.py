@@ -9,6 +9,7 @@ The packed tokens of a batch, `[1, N, D]`, are laid out again for each attention
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,10 @@ class Ragged:
         rows = self.pack(read[..., None])[0, :, 0].nonzero().squeeze(1)
         tokens = Ragged(self.index[rows], self.batch, self.length)
         return Reading(rows, tokens, Ragged.grouped(tokens.index // self.length, self.batch))
+
+    def split(self, lengths: Sequence[int]) -> list[Ragged]:
+        """Consecutive segments of the packed tokens."""
+        return [Ragged(index, self.batch, self.length) for index in self.index.split(list(lengths))]
 
     def pack(self, x: Tensor) -> Tensor:
         """`[B, T, D]` to `[1, N, D]`: the real tokens in one row."""
