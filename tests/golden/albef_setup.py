@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import albef
+import official
 import torch
 from case import Case, Rule, at_tokens
 from safetensors import safe_open
@@ -31,14 +32,14 @@ def init(case: Case) -> dict[str, Any]:
     """Statistics of freshly built models; their draws are not the official ones."""
 
     def fresh() -> tuple[System, MomentumState, dict[str, Tensor]]:
-        model = ALBEF(albef.config_of(case.config))
+        model = ALBEF(config)
         state = model.init_state()
-        return model, state, albef.official(model, state)
+        return model, state, official.weights(model, layout, state)
 
+    config = albef.config_of(case.config)
+    layout = layouts.layout(config)
     words = "text_encoder.bert.embeddings.word_embeddings.weight"
-    return statistics(case, fresh, words) | {
-        "config.tied": albef.facts(ALBEF(albef.config_of(case.config)))["config.tied"]
-    }
+    return statistics(case, fresh, words) | official.tied(layout)
 
 
 def statistics(case: Case, fresh: Callable[[], Any], words_name: str) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def checkpoint_conversion(case: Case) -> dict[str, Any]:
     before = albef.config_of(case.config)
     config = replace(before, image=replace(before.image, image_size=case.config["new_image_res"]))
     image, ids, mask = (case.inputs[n] for n in ("image", "input_ids", "attention_mask"))
-    facts = {"config.tied": albef.facts(ALBEF(before))["config.tied"]}
+    facts = official.tied(layouts.layout(before))
     return _retrieval(case, config, image, ids, mask) | _vqa(case, config, image, ids, mask) | _nlvr(
         case, config, image, ids, mask
     ) | facts  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 import albef_setup
 import blip
+import official
 import torch
 from case import Case, Rule, at_tokens
 from torch import Tensor
@@ -29,14 +30,15 @@ from multiway.weights.official import load_layout
 def init(case: Case) -> dict[str, Any]:
     """Statistics of freshly built models; their draws are not the official ones."""
     config = blip.config_of(case.config, compat=("momentum_before_tying",))
+    layout = layouts.layout(config)
 
     def fresh() -> tuple[BLIP, State, dict[str, Tensor]]:
         model = BLIP(config)
         state = model.init_state()
-        return model, state, blip.official(model, state)
+        return model, state, official.weights(model, layout, state)
 
     found = albef_setup.statistics(case, fresh, "text_encoder.embeddings.word_embeddings.weight")
-    return found | {"config.tied": blip.facts(BLIP(config), layouts.layout(config))["config.tied"]}
+    return found | official.tied(layout)
 
 
 def init_rule(case: Case, name: str) -> Rule:
@@ -182,8 +184,7 @@ def checkpoint_conversion(case: Case) -> dict[str, Any]:
     pair.head.load_state_dict(heads)
     ids = i["nlvr_input_ids"]
     out["nlvr.prediction"] = pair.judge(image[:2], ids, torch.ones_like(ids))[1]
-    ties = blip.facts(BLIP(before), layouts.layout(before))["config.tied"]
-    return out | {"config.tied": ties}
+    return out | official.tied(layouts.layout(before))
 
 
 def loaded(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import blip
+import momentum
+import official
 import torch
 import torch.nn.functional as F
 from case import Case, Rule, at_tokens, default_rule
@@ -18,19 +20,20 @@ from multiway.systems.blip_config import CaptionerConfig, FeaturesConfig, NLVRCo
 from multiway.systems.blip_heads import AnswerModel, Captioner, FeatureExtractor, PairModel
 from multiway.systems.med import shift
 from multiway.weights import blip as layouts
+from multiway.weights.keymap import to_ours
 
 
 def captioner(case: Case, weights: dict[str, Tensor]) -> Captioner:
     """The case's captioner, with its prompt and its vocabulary."""
     recorded = case.config
     config = CaptionerConfig(
-        image=blip.image_config(recorded),
+        image=momentum.image_config(recorded),
         text=blip.text_config(recorded),
         prompt=recorded["prompt"],
         label_smoothing=recorded["label_smoothing_lm"],
     )
     model = Captioner(config)
-    blip.fill(model, layouts.captioner_layout(config), weights)
+    official.fill(model, layouts.captioner_layout(config), weights)
     model.tokenizer = blip.tokenizer(case)
     return model.eval()
 
@@ -81,8 +84,8 @@ def caption(case: Case) -> dict[str, Any]:
         "decoder_input_ids": model.started(ids),
         "decoder_targets": torch.cat([torch.full_like(ids[:, :1], -100), labels], dim=1),
         "prompt_ids": prompt,
-        **blip.of_gradients(model, layout, recorded["grad_norm_names"]),
-        **blip.facts(model, layout),
+        **official.of_gradients(model, layout, recorded["grad_norm_names"]),
+        **official.facts(model, layout),
         "config.prompt_length": length,
     }
     if not torch.equal(labels[:, length - 1 :], whole[:, length - 1 :]):
@@ -92,7 +95,7 @@ def caption(case: Case) -> dict[str, Any]:
         draws = i.get(f"{name}_draws")
         start = prompt.expand(len(ids), -1)
         found = generate(model.decoding(i["image"]), start, None, config, draws=draws)
-        width = blip.recorded_shape(case, f"generate.{name}.ids")[1]
+        width = official.recorded_shape(case, f"generate.{name}.ids")[1]
         rows = padded([group[0] for group in found.sequences], prompt, width, config.pad_id)
         out[f"generate.{name}.ids"] = rows
         out[f"generate.{name}.sequences_scores"] = torch.tensor([group[0] for group in found.scores])
@@ -132,14 +135,14 @@ def capfilt(case: Case) -> dict[str, Any]:
     judge = BLIP(config).eval()
     ours = {"temperature": judge.temperature.detach()}
     layout = layouts.layout(config, state=False)
-    given, missing, unexpected = blip.to_ours(layout, part("filter."))
+    given, missing, unexpected = to_ours(layout, part("filter."))
     if missing or unexpected:
         raise ValueError(f"weights lack {missing} and have no place for {unexpected}")
     judge.load_state_dict(given | ours)
     prompt = writer.prompt_ids()
     search_config = search(recorded["generate"], prompt.shape[1], recorded["special_ids"])
     found = generate(writer.decoding(images), prompt.expand(len(images), -1), None, search_config)
-    width = blip.recorded_shape(case, "captioner.ids")[1]
+    width = official.recorded_shape(case, "captioner.ids")[1]
     ids = padded([group[0] for group in found.sequences], prompt, width, search_config.pad_id)
     written = said(writer, ids)
     out: dict[str, Any] = {"captioner.ids": ids, "config.synthetic_texts": written}
@@ -168,13 +171,13 @@ def vqa(case: Case) -> dict[str, Any]:
     """One training step, a ranking of candidates, and generated answers."""
     recorded, i = case.config, case.inputs
     config = VQAConfig(
-        image=blip.image_config(recorded),
+        image=momentum.image_config(recorded),
         text=blip.text_config(recorded),
         label_smoothing=recorded["label_smoothing_lm"],
         compat=("question_padding",),
     )
     model, layout = AnswerModel(config), layouts.vqa_layout(config)
-    blip.fill(model, layout, case.weights)
+    official.fill(model, layout, case.weights)
     model.tokenizer = blip.tokenizer(case)
     question_mask, ids, mask = i["question_mask"], i["answer_ids"], i["answer_mask"]
     image_embeds = model.image_tower(i["image"])
@@ -189,8 +192,8 @@ def vqa(case: Case) -> dict[str, Any]:
         "image_embeds": image_embeds,
         "question_hidden": at_tokens(question, question_mask),
         "answer_targets": torch.cat([started[:, :1], shift(started, mask)], dim=1),
-        **blip.of_gradients(model, layout, recorded["grad_norm_names"]),
-        **blip.facts(model, layout),
+        **official.of_gradients(model, layout, recorded["grad_norm_names"]),
+        **official.facts(model, layout),
     }
     with torch.no_grad():
         hidden, each = model.answer_losses(context.select(owner), ids, mask)
@@ -211,7 +214,7 @@ def vqa(case: Case) -> dict[str, Any]:
         arguments = {"sample": False, "num_beams": 3, "max_length": 10, "min_length": 1}
         search_config = search(arguments, 1, special)
         found = generate(model.decoding(question, question_mask), start, None, search_config)
-        width = blip.recorded_shape(case, "generate.ids")[1]
+        width = official.recorded_shape(case, "generate.ids")[1]
         rows = padded([group[0] for group in found.sequences], start[:1], width, search_config.pad_id)
     return out | {"generate.ids": rows, "config.generate_text": model.tokenizer.decode(rows)}
 
@@ -226,9 +229,9 @@ def vqa_rule(case: Case, name: str) -> Rule:
 def nlvr(case: Case) -> dict[str, Any]:
     """One training step on two pictures a text."""
     recorded, i = case.config, case.inputs
-    config = NLVRConfig(image=blip.image_config(recorded), text=blip.text_config(recorded))
+    config = NLVRConfig(image=momentum.image_config(recorded), text=blip.text_config(recorded))
     model, layout = PairModel(config), layouts.nlvr_layout(config)
-    blip.fill(model, layout, case.weights)
+    official.fill(model, layout, case.weights)
     model.tokenizer = blip.tokenizer(case)
     hidden, logits = model.judge(i["image"], i["input_ids"], i["attention_mask"])
     loss = F.cross_entropy(logits, i["targets"])
@@ -238,8 +241,8 @@ def nlvr(case: Case) -> dict[str, Any]:
         "loss": loss,
         "image_embeds": model.image_tower(i["image"]),
         "hidden": at_tokens(hidden, i["attention_mask"]),
-        **blip.of_gradients(model, layout, recorded["grad_norm_names"]),
-        **blip.facts(model, layout),
+        **official.of_gradients(model, layout, recorded["grad_norm_names"]),
+        **official.facts(model, layout),
     }
 
 
@@ -247,14 +250,14 @@ def nlvr(case: Case) -> dict[str, Any]:
 def features(case: Case) -> dict[str, Any]:
     """Hidden states of a picture, of a text, and of both."""
     recorded, i = case.config, case.inputs
-    config = FeaturesConfig(image=blip.image_config(recorded), text=blip.text_config(recorded))
+    config = FeaturesConfig(image=momentum.image_config(recorded), text=blip.text_config(recorded))
     model, layout = FeatureExtractor(config).eval(), layouts.features_layout(config)
-    blip.fill(model, layout, case.weights)
+    official.fill(model, layout, case.weights)
     model.tokenizer = blip.tokenizer(case)
     ids, mask = i["input_ids"], i["attention_mask"]
     return {
         "image": model.features(i["image"]),
         "text": at_tokens(model.features(None, ids, mask), mask),
         "multimodal": at_tokens(model.features(i["image"], ids, mask), mask),
-        "config.tied": blip.facts(model, layout)["config.tied"],
+        **official.tied(layout),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import official
 import ranks
 import torch
 from case import Case, Rule, at_tokens
@@ -15,7 +16,7 @@ from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.vit import ViTConfig
 from multiway.weights import clip as layouts
-from multiway.weights.keymap import Layout, to_ours, to_theirs
+from multiway.weights.keymap import Layout
 
 
 def rule(case: Case, name: str) -> Rule:
@@ -79,12 +80,9 @@ def config_of_transformers(sizes: dict[str, Any]) -> CLIPConfig:
 
 
 def load(case: Case, config: CLIPConfig, layout: Layout) -> CLIP:
-    """Our model with the recorded weights, every key of which must find its place."""
-    ours, missing, unexpected = to_ours(layout, case.weights)
-    if missing or unexpected:
-        raise ValueError(f"weights lack {missing} and have no place for {unexpected}")
+    """Our model with the recorded weights."""
     model = CLIP(config)
-    model.load_state_dict(ours)
+    official.fill(model, layout, case.weights)
     return model
 
 
@@ -95,8 +93,7 @@ def step(model: CLIP, layout: Layout, batch: Batch) -> dict[str, Any]:
     with torch.no_grad():
         image = model.image_context(batch.image)[0]
         text = model.text_context(batch.input_ids, batch.attention_mask)[0]
-    named = dict(model.named_parameters())
-    grads = to_theirs(layout, {n: p.grad for n, p in named.items() if p.grad is not None}, ties=False)
+    grads = official.gradients(model, layout)
     return {
         "image_features": image,
         "text_features": text,
@@ -107,7 +104,7 @@ def step(model: CLIP, layout: Layout, batch: Batch) -> dict[str, Any]:
         **{f"grad.{n}": g for n, g in grads.items()},
         **{f"grad_norm.{n}": g.norm() for n, g in grads.items()},
         "grad_norm_total": torch.stack([g.norm() for g in grads.values()]).norm(),
-        "config.params_without_grad": [n for n, p in named.items() if p.grad is None],
+        "config.params_without_grad": [n for n, p in model.named_parameters() if p.grad is None],
     }
 
 

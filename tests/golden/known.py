@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import albef
-import albef_runs
 import albef_setup
 import blip
-import blip_runs
 import blip_setup
 import blip_text
 import clip
+import momentum
+import momentum_runs as runs
 from case import Case, Rule, default_rule
 
 #: What replays a case, and how closely it must agree. Names of outputs are the recorded ones; `config.<path>`
 #: and `inputs.<name>` are facts recorded there.
 CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], Rule]]] = {
-    "albef/pretrain": (albef.pretrain, default_rule),
-    "albef/pretrain_2proc": (albef_runs.pretrain_2proc, albef_runs.pretrain_2proc_rule),
-    "albef/trajectory": (albef_runs.trajectory, albef_runs.trajectory_rule),
+    "albef/pretrain": (partial(momentum.pretrain, albef.RECORDING), default_rule),
+    "albef/pretrain_2proc": (partial(runs.pretrain_2proc, albef.RECORDING), runs.pretrain_2proc_rule),
+    "albef/trajectory": (partial(runs.trajectory, albef.RECORDING), runs.trajectory_rule),
     "albef/init": (albef_setup.init, albef_setup.init_rule),
     "albef/retrieval_train": (albef.retrieval_train, default_rule),
     "albef/retrieval_eval": (albef.retrieval_eval, default_rule),
@@ -28,8 +29,8 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "albef/tokenize_real_vocab": (albef_setup.tokenize, default_rule),
     "albef/checkpoint_conversion": (albef_setup.checkpoint_conversion, default_rule),
     "blip/pretrain": (blip.pretrain, default_rule),
-    "blip/pretrain_2proc": (blip_runs.pretrain_2proc, albef_runs.pretrain_2proc_rule),
-    "blip/trajectory": (blip_runs.trajectory, albef_runs.trajectory_rule),
+    "blip/pretrain_2proc": (partial(runs.pretrain_2proc, blip.RECORDING), runs.pretrain_2proc_rule),
+    "blip/trajectory": (partial(runs.trajectory, blip.RECORDING), runs.trajectory_rule),
     "blip/retrieval_train": (blip.retrieval_train, default_rule),
     "blip/retrieval_eval": (blip.retrieval_eval, default_rule),
     "blip/init": (blip_setup.init, blip_setup.init_rule),

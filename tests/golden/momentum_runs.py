@@ -1,70 +1,44 @@
-"""Replays of ALBEF's recorded runs: the trajectory of many steps, and two steps on two ranks."""
+"""Recorded runs of ALBEF and BLIP: the trajectory of many steps, and two steps on two ranks."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import albef
+import momentum
+import official
 import ranks
 import torch
 from case import Case, Rule, default_rule, without_gradient
+from momentum import Recording
 from torch import Tensor
 
-from multiway.batch import Batch
-from multiway.systems.albef import ALBEF, Draws
 from multiway.train.optim import build_optimizer, gradient_norm, learning_rate, set_lr
 from multiway.train.parallel import Ranks, wrap
 from multiway.train.run import TrainConfig
-from multiway.weights import albef as layouts
 from multiway.weights.keymap import to_theirs
 
 
-def trajectory(case: Case) -> dict[str, Any]:
+def trajectory(recording: Recording, case: Case) -> dict[str, Any]:
     """The whole run in float32, and again in float64 (`f64.*`)."""
-    out = _trajectory(case)
+    out = _trajectory(recording, case)
     torch.set_default_dtype(torch.float64)
     try:
-        again = _trajectory(case)
+        again = _trajectory(recording, case)
         return out | {f"f64.{name}": value for name, value in again.items() if isinstance(value, Tensor)}
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def _trajectory(case: Case) -> dict[str, Any]:
-    recorded, i, dtype = case.config, case.inputs, torch.get_default_dtype()
-    optimizer_config, schedule = recorded["optimizer"], recorded["schedule"]
-    epoch = recorded["iterations_per_epoch"]
-    model, state = albef.load(case, albef.config_of(recorded), steps_per_epoch=epoch)
-    config = TrainConfig(
-        epochs=recorded["epochs"],
-        batch_size=recorded["batch_size"],
-        lr=optimizer_config["lr"],
-        min_lr=schedule["min_lr"],
-        warmup_lr=schedule["warmup_lr"],
-        warmup_steps=schedule["warmup_epochs"] * schedule["step_size"],
-        warmup_stride=schedule["step_size"],
-        schedule="albef",
-        betas=tuple(optimizer_config["betas"]),
-        eps=optimizer_config["eps"],
-        weight_decay=optimizer_config["weight_decay"],
-    )
+def _trajectory(recording: Recording, case: Case) -> dict[str, Any]:
+    recorded, epoch = case.config, case.config["iterations_per_epoch"]
+    model, state = momentum.load(recording, case, steps_per_epoch=epoch)
+    layout, config = recording.layout(model.config), recording.training(recorded)
     optimizer = build_optimizer(model, config)
-    initial, weights = albef.official(model, state), {}
+    initial, weights = official.weights(model, layout, state), {}
     series: dict[str, list] = {}
     model.begin(state)
     for step in range(recorded["steps"]):
-        rows, width = i["batch_index"][step], int(i["text_len"][step])
-        batch = Batch(
-            image=i["images"][rows].to(dtype),
-            input_ids=i["input_ids"][rows, :width],
-            attention_mask=i["attention_mask"][rows, :width],
-        )
-        draws = Draws(
-            negative_image=i["neg_image_idx"][step],
-            negative_text=i["neg_text_idx"][step],
-            mlm_input_ids=i["mlm_input_ids"][step][:, :width],
-            mlm_labels=i["mlm_labels"][step][:, :width],
-        )
+        batch, draws = momentum.step_inputs(recording, _of_step(case.inputs, step))
         lr = learning_rate(step, config, steps_per_epoch=epoch)
         set_lr(optimizer, lr)
         optimizer.zero_grad()
@@ -72,15 +46,10 @@ def _trajectory(case: Case) -> dict[str, Any]:
         losses["loss"].backward()
         norm = gradient_norm(list(model.parameters()))
         optimizer.step()
-        weights = albef.official(
-            model, state
-        )  # of the last step: before the clamp and the average of a step after it
+        # Of the last step: before the clamp and the average of a step after it.
+        weights = official.weights(model, layout, state)
         model.advance(state, [losses])
-        values = {
-            "loss_mlm": losses["mlm"],
-            "loss_ita": losses["itc"],
-            "loss_itm": losses["itm"],
-            "loss_total": losses["loss"],
+        values = {name: losses[key] for name, key in recording.losses.items()} | {
             "alpha": alpha,
             "lr": lr,
             "temp": weights["temp"],
@@ -90,12 +59,11 @@ def _trajectory(case: Case) -> dict[str, Any]:
         for name, value in values.items():
             series.setdefault(name, []).append(value.item() if isinstance(value, Tensor) else value)
     names = recorded["final_names"]
-    weights |= {n: t for n, t in albef.queue(state).items() if n != "idx_queue"}
+    weights |= {n: t for n, t in momentum.queue(state).items() if n != "idx_queue"}
     changes = {n: weights[n] - initial[n] for n in names}
-    groups = optimizer.param_groups
-    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     ours = {n: torch.full_like(p, decay[id(p)], dtype=torch.float64) for n, p in model.named_parameters()}
-    theirs = to_theirs(layouts.layout(model.config), ours, ties=False)
+    theirs = to_theirs(layout, ours, ties=False)
     return {
         **{name: torch.tensor(values, dtype=torch.float64) for name, values in series.items()},
         **{f"final.{n}": t for n, t in weights.items()},
@@ -103,8 +71,24 @@ def _trajectory(case: Case) -> dict[str, Any]:
         "final_l2": torch.stack([weights[n].norm() for n in names]),
         "final_moved_l2": torch.stack([changes[n].norm() for n in names]),
         "config.param_groups": {(n, t.flatten()[0].item()) for n, t in theirs.items()},
-        **albef.facts(model),
+        **official.facts(model, layout),
     }
+
+
+def _of_step(inputs: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    """The rows of one step, and what was drawn in it."""
+    rows = inputs["batch_index"][step]
+    found = {"image": inputs["images"][rows].to(torch.get_default_dtype())}
+    found |= {name: inputs[name][rows] for name in ("input_ids", "attention_mask")}
+    drawn = ("neg_image_idx", "neg_text_idx", "mlm_input_ids", "mlm_labels")
+    found |= {name: inputs[name][step] for name in drawn if name in inputs}
+    return cut(found, inputs["text_len"][step]) if "text_len" in inputs else found
+
+
+def cut(inputs: dict[str, Tensor], width: Tensor) -> dict[str, Tensor]:
+    """Texts without the padding that the step did not have."""
+    texts = ("input_ids", "attention_mask", "mlm_input_ids", "mlm_labels")
+    return inputs | {name: inputs[name][:, : int(width)] for name in texts if name in inputs}
 
 
 def noisy(names: list[str], quiet: float, loud: float) -> Tensor:
@@ -132,74 +116,58 @@ def trajectory_rule(case: Case, name: str) -> Rule:
     return Rule(absolute=2e-5)
 
 
-def pretrain_2proc(case: Case) -> dict[str, Any]:
+def pretrain_2proc(recording: Recording, case: Case) -> dict[str, Any]:
     """Two steps under data parallelism on two gloo ranks."""
-    both = ranks.run(_pretrain_rank, case.config["world_size"], case)
+    both = ranks.run(_pretrain_rank, case.config["world_size"], recording, case)
     shared, locals_ = both[0]["shared"], [rank["local"] for rank in both]
     different = [n for n in shared if any(not torch.equal(shared[n], rank["shared"][n]) for rank in both)]
     if different:
         raise ValueError(f"the replicas differ in {different[:5]}")
     stacked = {name: torch.stack([rank[name] for rank in locals_]) for name in locals_[0]}
     losses = {name: values.T for name, values in stacked.items() if name.startswith("loss_")}  # [step, rank]
-    model = ALBEF(albef.config_of(case.config))
-    return shared | stacked | losses | {"config.tied": albef.facts(model)["config.tied"]}
+    return shared | stacked | losses | official.tied(recording.layout(recording.config(case.config)))
 
 
-def _pretrain_rank(rank: int, case: Case) -> dict[str, dict[str, Tensor]]:
-    recorded, out, local = case.config, {}, {}
-    model, state = albef.load(case, albef.config_of(recorded))
+def _pretrain_rank(rank: int, recording: Recording, case: Case) -> dict[str, dict[str, Tensor]]:
+    recorded, inputs, out, local = case.config, case.inputs, {}, {}
+    model, state = momentum.load(recording, case)
+    layout = recording.layout(model.config)
     state.step.fill_(state.ramp_steps)
     optimizer_config, steps = recorded["optimizer"], recorded["steps"]
     config = TrainConfig(
         steps=steps,
-        batch_size=recorded["world_size"] * recorded["batch_size_per_rank"],
+        batch_size=recorded["world_size"] * inputs["images"].shape[2],
         lr=optimizer_config["lr"],
         weight_decay=optimizer_config["weight_decay"],
     )
     wrapped = wrap(model, config, Ranks(rank, recorded["world_size"], torch.device("cpu")))
     optimizer = build_optimizer(model, config)
-    names, parameters = recorded["grad_norm_names"], list(model.parameters())
-    local |= {f"loss_{name}": torch.zeros(steps) for name in ("mlm", "ita", "itm", "total")}
+    names, weights = recorded["grad_norm_names"], {}
+    local |= {name: torch.zeros(steps) for name in recording.losses}
     model.begin(state)
     for step in range(steps):
-        width = int(case.inputs["text_len"][step, rank])
-        i = {name: t[step, rank] for name, t in case.inputs.items() if t.ndim >= 3}
-        batch = Batch(
-            image=i["images"],
-            input_ids=i["input_ids"][:, :width],
-            attention_mask=i["attention_mask"][:, :width],
-        )
-        draws = Draws(
-            negative_image=i["neg_image_idx"],
-            negative_text=i["neg_text_idx"],
-            mlm_input_ids=i["mlm_input_ids"][:, :width],
-            mlm_labels=i["mlm_labels"][:, :width],
-        )
+        i = {name: t[step, rank] for name, t in inputs.items() if t.ndim >= 3}
+        i = cut(i | {"image": i["images"]}, inputs["text_len"][step, rank])
+        batch, draws = momentum.step_inputs(recording, i)
         # This rank's own step first, which changes nothing; then the one that averages.
-        figure = albef.step(model, batch, state, draws)
-        figure.losses["loss"].backward()
-        found = albef.boxes(figure, state.alpha, batch.attention_mask, draws.negative_text)
-        local |= {
-            f"step{step}.{name}": value.detach().clone()
-            for name, value in found.items()
-            if isinstance(value, Tensor)
-        }
-        local[f"local_grad_norms_step{step}"] = albef.norms(albef.gradients(model), names)
-        local[f"local_grad_global_norm_step{step}"] = gradient_norm(parameters)
+        found = momentum.one_step(recording, model, state, batch, draws)[1]
+        found = {name: value.detach().clone() for name, value in found.items() if isinstance(value, Tensor)}
+        local |= {f"step{step}.{name}": value for name, value in found.items()}
+        grads = official.of_gradients(model, layout, names)
+        local |= {f"local_grad_{name}_step{step}": grads[f"grad_{name}"] for name in ("norms", "global_norm")}
         optimizer.zero_grad()
         losses = wrapped(batch, state, draws, None)
         losses["loss"].backward()
-        for name, key in (("mlm", "mlm"), ("ita", "itc"), ("itm", "itm"), ("total", "loss")):
-            local[f"loss_{name}"][step] = losses[key].detach()
-        grads = albef.gradients(model)
-        out[f"grad_norms_step{step}"] = albef.norms(grads, names)
-        out[f"grad_global_norm_step{step}"] = gradient_norm(parameters)
-        out |= {f"grad_step{step}.{n}": g for n, g in grads.items()}
+        for name, key in recording.losses.items():
+            local[name][step] = losses[key].detach()
+        grads = official.of_gradients(model, layout, names)
+        out |= {f"grad_{name}_step{step}": grads.pop(f"grad_{name}") for name in ("norms", "global_norm")}
+        out |= {n.replace("grad.", f"grad_step{step}.", 1): g for n, g in grads.items()}
         set_lr(optimizer, config.lr)
         optimizer.step()
-        weights = albef.official(model, state)
+        weights = official.weights(model, layout, state)
         model.advance(state, [losses])
-        out |= {f"{n}_after_step{step}": t for n, t in albef.queue(state).items()}
+        out |= {f"{n}_after_step{step}": t for n, t in momentum.queue(state).items()}
     out |= {f"after.{n}": t for n, t in weights.items()}
     out["after_l2"] = torch.stack([weights[n].norm() for n in recorded["after_names"]])
     return {"shared": out, "local": local}
