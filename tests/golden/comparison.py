@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from case import Case, Real, Rule
-from known import CASES, RECORDED_FACTS, RECORDED_PATHS
+from known import CASES, OUTPUT_FACTS, RECORDED_FACTS, RECORDED_PATHS
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -51,16 +51,16 @@ class Result:
         )
 
 
-def recorded_facts(config: Any, path: str = "config") -> Iterator[tuple[str, Any]]:
-    """(name, value) of everything in config.json that the official code found out."""
-    if not isinstance(config, dict):
+def recorded_facts(found: Any, path: str, kinds: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """(name, value) of everything of these kinds that the official code found out."""
+    if not isinstance(found, dict):
         return
-    for key, value in config.items():
+    for key, value in found.items():
         name = f"{path}.{key}"
-        if key.rpartition(".")[2] in RECORDED_FACTS or any(fnmatch(name, p) for p in RECORDED_PATHS):
+        if key.rpartition(".")[2] in kinds or any(fnmatch(name, p) for p in RECORDED_PATHS):
             yield name, value
         else:
-            yield from recorded_facts(value, name)
+            yield from recorded_facts(value, name, kinds)
 
 
 def replay(folder: Path) -> Result:
@@ -80,7 +80,10 @@ def replay(folder: Path) -> Result:
     excuses = json.loads((HERE / "excuses.json").read_text()).get(result.case, {})
     if len(excuses) > EXCUSABLE * len(recorded):
         result.failed.append(f"{len(excuses)} excuses for {len(recorded)} tensors: at most {EXCUSABLE:.0%}")
-    facts = dict(recorded_facts(case.config))
+    facts = dict(recorded_facts(case.config, "config", RECORDED_FACTS))
+    beside = folder / "outputs.json"
+    if beside.is_file():
+        facts |= recorded_facts(json.loads(beside.read_text()), "outputs", OUTPUT_FACTS)
     facts |= {name: value for name, value in ours.items() if name.startswith("inputs.")}
     for name in sorted(recorded):
         if name in excuses:
@@ -130,8 +133,10 @@ def compare(result: Result, name: str, ours: Tensor | Real, recorded: Tensor, ru
 
 
 def compare_fact(result: Result, name: str, ours: Any, recorded: Any) -> None:
-    """Count one fact of config.json: strings and integers exactly, sets where the order has no meaning."""
+    """Count one fact: strings and integers exactly, sets where the order has no meaning."""
     result.compared += 1
+    if name.startswith("outputs.") and name.endswith(".groups"):
+        recorded = {n: (g["lr_scale"], g["weight_decay"]) for g in recorded for n in g["params"]}
     if name.endswith("param_groups"):
         # BLIP's one group is named by a sentence: it holds every parameter.
         every = [n for n, _ in ours]
@@ -155,6 +160,8 @@ def compare_fact(result: Result, name: str, ours: Any, recorded: Any) -> None:
 
 
 def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
     return math.isclose(a, b, rel_tol=1e-9) if isinstance(a, float) and isinstance(b, float) else a == b
 
 

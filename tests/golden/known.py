@@ -76,3 +76,15 @@ RECORDED_FACTS = {
 
 #: Others, by their whole path: elsewhere the same key is a setting.
 RECORDED_PATHS = ("config.bos_token_id", "config.enc_token_id", "config.generate.*.text")
+
+#: Keys of outputs.json, at any depth, that are compared: `outputs.<path>`. A `groups` table is, of ours, each
+#: official name's (share of the learning rate, weight decay).
+OUTPUT_FACTS = {
+    "frozen",
+    "frozen_though_in_a_group",
+    "groups",
+    "not_in_optimizer",
+    "num_parameters",
+    "trainable_but_unchanged",
+    "trained",
+}

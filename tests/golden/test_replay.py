@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from case import Rule, at_tokens
-from comparison import Result, case_folders, compare, replay
-from known import CASES
+from comparison import Result, case_folders, compare, compare_fact, recorded_facts, replay
+from known import CASES, OUTPUT_FACTS
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
@@ -181,3 +181,23 @@ def test_padded_positions_are_left_out_and_counted() -> None:
     assert result.skipped_pads == 4
     ours[:, 1] = 2.0
     assert compared(at_tokens(ours, mask), recorded, Rule(absolute=1e-6)).failed
+
+
+def test_groups_of_an_optimizer_are_compared_name_by_name() -> None:
+    groups = [{"lr_scale": 0.1, "weight_decay": 0.0, "params": ["a", "b"]}]
+    groups.append({"lr_scale": 1.0, "weight_decay": 0.05, "params": ["c"]})
+    found = dict(recorded_facts({"base": {"lr": 1.0, "groups": groups}}, "outputs", OUTPUT_FACTS))
+    assert list(found) == ["outputs.base.groups"]
+
+    def failed(ours: dict[str, tuple[float, float]]) -> list[str]:
+        result = Result("a/case")
+        compare_fact(result, "outputs.base.groups", ours, found["outputs.base.groups"])
+        return result.failed
+
+    ours = {"a": (0.1, 0.0), "b": (0.1 + 1e-17, 0.0), "c": (1.0, 0.05)}
+    assert failed(ours) == []
+    assert "'b'" in failed(ours | {"b": (0.2, 0.0)})[0]
+    assert "'b'" in failed(ours | {"b": (0.1, 0.05)})[0]
+    assert "'d'" in failed(ours | {"d": (0.1, 0.0)})[0]
+    del ours["c"]
+    assert "'c'" in failed(ours)[0]
