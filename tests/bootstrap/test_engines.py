@@ -137,6 +137,7 @@ def test_ctrl_c_ends_the_workers_too(web, tmp_path):
     assert scored(tmp_path / "out") == before
 
 
+# An extra that nothing else here needs: without it there is no engine to compare.
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray: pip install 'multiway[ray]'")
 def test_ray_gives_what_local_processes_give(web, contents, tmp_path):

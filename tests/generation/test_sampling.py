@@ -37,7 +37,7 @@ def test_batches_and_caches_do_not_change_a_text() -> None:
 
 def test_a_first_sample_is_the_same_whatever_follows_it() -> None:
     few, many = config(samples=1), config(samples=4, max_length=20)
-    torch.testing.assert_close(uniforms(few, KEYS), uniforms(many, KEYS)[::4, :10], rtol=0, atol=0)
+    assert torch.equal(uniforms(few, KEYS), uniforms(many, KEYS)[::4, :10])
     assert uniforms(many, KEYS).min() > 0
     assert len(uniforms(many, KEYS).unique()) == COUNT * 4 * 20
 
@@ -80,9 +80,10 @@ def test_what_may_be_drawn_equals_transformers(top_k, top_p, temperature, scale)
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     rows = 20000
     probabilities = torch.tensor([0.05, 0.3, 0.0, 0.45, 0.2])
+    # Evenly spaced instead of random numbers: a count is off by no more than the row at each of its borders.
     uniform = torch.linspace(0, 1, rows + 1, dtype=torch.double)[1:]
     tokens = draw(probabilities.log().expand(rows, -1), uniform, config(top_p=1.0))
-    torch.testing.assert_close(tokens.bincount(minlength=5) / rows, probabilities, atol=1e-3, rtol=0)
+    assert (tokens.bincount(minlength=5) - rows * probabilities).abs().max() < 2
     cut = draw(probabilities.log().expand(rows, -1), uniform, config(top_p=0.6))
     expected = torch.tensor([0, 0.3 / 0.75, 0, 0.45 / 0.75, 0])
-    torch.testing.assert_close(cut.bincount(minlength=5) / rows, expected, atol=1e-3, rtol=0)
+    assert (cut.bincount(minlength=5) - rows * expected).abs().max() < 2

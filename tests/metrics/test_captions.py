@@ -153,19 +153,21 @@ def test_words_by_hand(text, expected):
     assert words(text) == expected.split()
 
 
+USUAL = "a an the two of in on with red blue big dog man woman running standing ball"
+ODD = """
+    t-shirt black-and-white man's dogs' St. Mr. U.S. o'clock couldn't can't cannot gonna it's they're
+    we'll I'm 3,000 10:30 1/2 5.50 $5 50% twenty-one café 2nd '90s isn't 4x4 3-year-old ma'am
+"""
+
+
 def test_words_equal_stanford_s():
     """On captions put together from what captions hold, beside the tokenizer that pycocoevalcap runs."""
     package = pytest.importorskip("pycocoevalcap")
     jars = [jar for path in package.__path__ for jar in Path(path).glob("tokenizer/*.jar")]
     java = shutil.which("java")
     if java is None or not jars:
-        pytest.skip("needs Java")
-    draw = random.Random(0)
-    usual = "a an the two of in on with red blue big dog man woman running standing ball".split()  # noqa: SIM905
-    odd = """
-        t-shirt black-and-white man's dogs' St. Mr. U.S. o'clock couldn't can't cannot gonna it's they're
-        we'll I'm 3,000 10:30 1/2 5.50 $5 50% twenty-one café 2nd '90s isn't 4x4 3-year-old ma'am
-    """.split()  # noqa: SIM905
+        pytest.skip("the tokenizer to compare with is a Java program: there is no java, or no jar of it")
+    draw, usual, odd = random.Random(0), USUAL.split(), ODD.split()
     lines = []
     for _ in range(1000):
         text = [draw.choice(odd if draw.random() < 0.15 else usual) for _ in range(draw.randint(3, 14))]

@@ -36,12 +36,12 @@ class Coloured:
         )
 
 
-def run(colours, options=Options(), **settings):  # noqa: B008
+def run(colours, options=None, **settings):
     model, pictures = FakeCaptioner(), Coloured(colours)
     keys = [f"k{i}" for i in range(len(colours))]
     rows = [
         row
-        for rows in caption_pictures(model, keys, pictures.image, options=options, **settings)
+        for rows in caption_pictures(model, keys, pictures.image, options=options or Options(), **settings)
         for row in rows
     ]
     return model, rows
