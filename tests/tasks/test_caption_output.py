@@ -9,9 +9,9 @@ import pytest
 from fake_captioner import FakeCaptioner
 from PIL import Image
 
+from multiway.data.pictures import open_pictures
 from multiway.data.shards import Shards, expand, write_shards
 from multiway.errors import UserError
-from multiway.search.pictures import open_pictures
 from multiway.tasks.caption_many import caption_pictures
 from multiway.tasks.caption_output import Output, opener
 

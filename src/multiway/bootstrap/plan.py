@@ -18,10 +18,10 @@ from multiway.bootstrap.duplicates import Marks, earlier_twins
 from multiway.bootstrap.pipeline import Job
 from multiway.bootstrap.watch import Progress, silent
 from multiway.data.images import decode
+from multiway.data.pictures import open_pictures
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, expand
 from multiway.errors import UserError
-from multiway.search.pictures import open_pictures
 
 MARK_SIDE = 64  # pixels; a JPEG is decoded small, as the hash needs no more
 

@@ -45,8 +45,8 @@ def caption(argv: Sequence[str]) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
+    from multiway.data.pictures import open_pictures
     from multiway.search.index import fingerprint
-    from multiway.search.pictures import open_pictures
     from multiway.tasks.caption_many import caption_pictures, captioning
     from multiway.tasks.caption_output import Output, opener
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from multiway.data.images import decode
+from multiway.data.pictures import Folder, Tars, open_pictures
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
-from multiway.search.pictures import Folder, Tars, open_pictures
 from multiway.systems.base import System
 from multiway.tasks.two_stage import Progress, as_array, evaluating, silent
 

@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from multiway.data.images import decode
+from multiway.data.pictures import open_pictures
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
 from multiway.search.index import Index, fingerprint
-from multiway.search.pictures import open_pictures
 from multiway.systems.base import Picture, System
 from multiway.tasks.two_stage import as_array, evaluating
 

@@ -19,10 +19,10 @@ from PIL import Image
 from multiway.bootstrap import journal
 from multiway.bootstrap.writer import extension
 from multiway.data.images import decode
+from multiway.data.pictures import Files, Folder, Tars
 from multiway.data.sample import BadSample
 from multiway.data.shards import write_tar
 from multiway.errors import UserError
-from multiway.search.pictures import Files, Folder, Tars
 from multiway.tasks.caption_many import Captioned
 
 FORMATS = ("jsonl", "imagefolder", "txt", "tar")
