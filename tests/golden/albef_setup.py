@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import albef
+import albef_nlvr
 import official
 import torch
 from case import Case, Rule, at_tokens
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from multiway.core.embed import resize_positions
 from multiway.systems.albef import ALBEF
-from multiway.systems.albef_heads import AnswerModel, TextAssignment
+from multiway.systems.albef_assignment import TextAssignment
+from multiway.systems.albef_heads import AnswerModel
 from multiway.systems.base import System
 from multiway.systems.momentum_state import MomentumState
 from multiway.text import Tokenizer, TokenizerConfig, cleaning, wordpiece
@@ -278,21 +280,14 @@ def _vqa(case: Case, config, image: Tensor, ids: Tensor, mask: Tensor) -> dict[s
 
 
 def _nlvr(case: Case, config, image: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-    text = replace(config.text, fusion_layers=2 * config.text.fusion_layers)
-    model = TextAssignment(replace(config, text=text)).eval()
-    layout = layouts.assignment_layout(config.image, text)
+    model = TextAssignment(albef_nlvr.assignment_config(config)).eval()
+    layout = layouts.assignment_layout(model.config)
     renamed = layouts.assignment_keys(case.weights, config.text.layers)
-    _load_resized(model, layout, case, renamed, config.image.grid)
-    # The head is the model's own, and the positions of text_encoder.embeddings are stored beside the table.
-    expected = layout.keys() | {
-        "text_encoder.embeddings.position_ids",
-        "vision_proj.weight",
-        "vision_proj.bias",
-    }
-    expected |= {"text_proj.weight", "text_proj.bias", "temp"}
-    hidden, logits = model(image[:1], image[1:2], ids[:1], mask[:1])
+    tensors = {new: case.weights[old] for new, old in renamed.items()} | _heads(case)
+    load_layout(model, layout, tensors)
+    hidden, logits = model.network(*model.network.look(image[:2]).split(1), ids[:1], mask[:1])
     return {
         "pretrain_nlvr.hidden": at_tokens(hidden, mask[:1]),
         "pretrain_nlvr.ta_logits": logits,
-        **_loaded("pretrain_nlvr", renamed, expected),
+        **_loaded("pretrain_nlvr", renamed, layout.keys()),
     }

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import albef
+import albef_nlvr
 import albef_setup
 import blip
 import blip_setup
@@ -28,6 +29,8 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "albef/schedule": (albef_setup.schedule, albef_setup.schedule_rule),
     "albef/tokenize_real_vocab": (albef_setup.tokenize, default_rule),
     "albef/checkpoint_conversion": (albef_setup.checkpoint_conversion, default_rule),
+    "albef/nlvr": (albef_nlvr.nlvr, default_rule),
+    "albef/nlvr_pretrain": (albef_nlvr.nlvr_pretrain, default_rule),
     "blip/pretrain": (blip.pretrain, default_rule),
     "blip/pretrain_2proc": (partial(runs.pretrain_2proc, blip.RECORDING), runs.pretrain_2proc_rule),
     "blip/trajectory": (partial(runs.trajectory, blip.RECORDING), runs.trajectory_rule),

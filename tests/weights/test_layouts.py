@@ -13,7 +13,9 @@ import torch
 from official_shapes import linear, predictions, shapes, vit
 
 from multiway.systems.albef import ALBEF, ALBEFConfig
-from multiway.systems.albef_heads import AnswerModel, TextAssignment
+from multiway.systems.albef_assignment import AssignmentConfig, TextAssignment
+from multiway.systems.albef_heads import AnswerModel
+from multiway.systems.albef_nlvr import NLVRConfig, PairModel
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.weights import albef, clip
 from multiway.weights.keymap import Layout, to_ours, to_theirs
@@ -118,16 +120,24 @@ def test_albef_round_trip(mlm: float) -> None:
     round_trip(albef.layout(config), random(tensors))
 
 
-def test_layouts_of_the_answer_model_and_of_text_assignment() -> None:
+def test_layouts_of_the_answer_model() -> None:
     config = tiny.albef_config()
-    answers, assignment = AnswerModel(config), TextAssignment(config)
-    decoder = replace(config.text, layers=0)
-    for model, layout in (
-        (answers, albef.vqa_layout(config.image, config.text, decoder)),
-        (assignment, albef.assignment_layout(config.image, config.text)),
+    model = AnswerModel(config)
+    layout = albef.vqa_layout(config.image, config.text, replace(config.text, layers=0))
+    assert {e.ours for e in layout.entries} == set(model.state_dict())
+    round_trip(layout, random(model.state_dict()))
+
+
+def test_layouts_for_two_pictures() -> None:
+    sizes = {"image": tiny.vit(), "text": tiny.bert(fusion_layers=4)}
+    pair, assignment = PairModel(NLVRConfig(**sizes)), TextAssignment(AssignmentConfig(**sizes))
+    teacher = {f"state.{n}": t for n, t in pair.init_state().state_dict().items() if n != "step"}
+    for layout, tensors in (
+        (albef.nlvr_layout(pair.config), pair.state_dict() | teacher),
+        (albef.assignment_layout(assignment.config), assignment.state_dict()),
     ):
-        assert {e.ours for e in layout.entries} == set(model.state_dict())
-        round_trip(layout, random(model.state_dict()))
+        assert {e.ours for e in layout.entries} == set(tensors)
+        round_trip(layout, random(tensors))
 
 
 def tiny_clip() -> CLIPConfig:

@@ -27,6 +27,30 @@ def _albef() -> type:
     return ALBEF
 
 
+def _albef_nlvr_config() -> type:
+    from multiway.systems.albef_nlvr import NLVRConfig
+
+    return NLVRConfig
+
+
+def _albef_nlvr() -> type:
+    from multiway.systems.albef_nlvr import PairModel
+
+    return PairModel
+
+
+def _assignment_config() -> type:
+    from multiway.systems.albef_assignment import AssignmentConfig
+
+    return AssignmentConfig
+
+
+def _assignment() -> type:
+    from multiway.systems.albef_assignment import TextAssignment
+
+    return TextAssignment
+
+
 def _clip_config() -> type:
     from multiway.systems.clip import CLIPConfig
 
@@ -67,16 +91,19 @@ def _blip_head(config: str, network: str) -> Entry:
     return Entry(BLIP_PAPER, config_class, network_class)
 
 
+ALBEF_PAPER = "Li et al. 2021, arXiv:2107.07651"
 BLIP_PAPER = "Li et al. 2022, arXiv:2201.12086"
 
 SYSTEMS: dict[str, Entry] = {
-    "albef": Entry("Li et al. 2021, arXiv:2107.07651", _albef_config, _albef),
+    "albef": Entry(ALBEF_PAPER, _albef_config, _albef),
     "blip": Entry(BLIP_PAPER, _blip_config, _blip),
     "clip": Entry("Radford et al. 2021, arXiv:2103.00020", _clip_config, _clip),
 }
 
 #: The systems, and the fine-tuning networks that are saved and loaded by their own names.
 NETWORKS: dict[str, Entry] = SYSTEMS | {
+    "albef_assignment": Entry(ALBEF_PAPER, _assignment_config, _assignment),
+    "albef_nlvr2": Entry(ALBEF_PAPER, _albef_nlvr_config, _albef_nlvr),
     "blip_captioner": _blip_head("CaptionerConfig", "Captioner"),
     "blip_vqa": _blip_head("VQAConfig", "AnswerModel"),
     "blip_nlvr": _blip_head("NLVRConfig", "PairModel"),

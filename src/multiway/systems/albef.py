@@ -22,8 +22,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -182,6 +182,19 @@ class ALBEF(MomentumSystem[Encoders]):
 
         matched = (fused, itm_logits, pairs.labels)
         return Figure(own, aligned.own_m, sims, losses, *matched, mlm_hidden, mlm_hidden_m)
+
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        """NLVR2, without a teacher where pre-training had none."""
+        if task != "nlvr2":
+            return super().fine_tuning(task, labels)
+        from multiway.systems.albef_nlvr import NLVRConfig
+
+        config = self.config
+        same = ("image", "tokenizer", "momentum", "alpha", "alpha_ramp_epochs", "null_token")
+        text = replace(config.text, fusion_layers=2 * config.text.fusion_layers)
+        return NLVRConfig(
+            text=text, pooling=config.match_pooling, **{name: getattr(config, name) for name in same}
+        )
 
     # --- two-stage retrieval
 

@@ -1,4 +1,4 @@
-"""ALBEF's fine-tuning networks beyond retrieval: VQA's answer decoder, and two pictures with one text."""
+"""ALBEF's answer decoder (VQA); `albef_nlvr.py` has the networks for two pictures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from multiway.core.block import Context
 from multiway.core.heads import WordHead
 from multiway.systems.albef import ALBEFConfig
 from multiway.systems.bert import TextStack
@@ -50,30 +49,3 @@ class AnswerModel(nn.Module):
         hidden = self.decoder(input_ids, attention_mask, causal=True)
         hidden = self.decoder.fuse(hidden, attention_mask, context, causal=True)
         return self.head(hidden, self.decoder.embed.words.weight)
-
-
-class TextAssignment(nn.Module):
-    """A text and two pictures: every fusion layer is doubled, and the pair looks at one picture each.
-
-    The head says to which picture the text belongs: 0, 1 or neither. Source: models/model_pretrain_nlvr.py.
-    `config.text.fusion_layers` counts the doubled layers.
-    """
-
-    def __init__(self, config: ALBEFConfig):
-        super().__init__()
-        self.image_tower = build_image_tower(config.image)
-        self.text = TextStack(config.text, context_width=self.image_tower.width)
-        self.head = nn.Linear(config.text.width, 3)
-
-    def forward(
-        self,
-        image0: Float[Tensor, "B 3 H W"],
-        image1: Float[Tensor, "B 3 H W"],
-        input_ids: Int[Tensor, "B T"],
-        attention_mask: Int[Tensor, "B T"],
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B 3"]]:
-        """Hidden states after fusion, and the logits of the three assignments."""
-        contexts = [self.text.fusion.context(self.image_tower(image)) for image in (image0, image1)]
-        context = Context(tuple(contexts[i % 2].layers[i] for i in range(len(self.text.fusion))))
-        hidden = self.text.fuse(self.text(input_ids, attention_mask), attention_mask, context)
-        return hidden, self.head(hidden[:, 0])

@@ -20,6 +20,7 @@ features fill the queue and whose similarities are the soft targets of ITC.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +32,7 @@ from multiway.core.gather import rank, world_size
 from multiway.core.init import init_bert
 from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
-from multiway.systems.blip_config import BLIPConfig
+from multiway.systems.blip_config import BLIPConfig, NLVRConfig
 from multiway.systems.captioning import Captioning
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.med import Decoder, MEDEncoders, shift
@@ -95,6 +96,14 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
     @property
     def image_tower(self) -> ImageTower:
         return self.encoders.image_tower
+
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        if task != "nlvr2":
+            return super().fine_tuning(task, labels)
+        own = self.config
+        return NLVRConfig(
+            image=own.image, text=own.text, tokenizer=own.tokenizer, null_token=own.null_token
+        )
 
     # --- the figure
 

@@ -25,6 +25,7 @@ from multiway.systems.captioning import Captioning, FineTuned
 from multiway.systems.decoding import StackDecoding
 from multiway.systems.encoders import seen
 from multiway.systems.med import MED, Decoder, TwinCross, shift
+from multiway.systems.two_pictures import TwoPictures
 
 
 class Captioner(FineTuned, Captioning):
@@ -188,7 +189,7 @@ class AnswerModel(FineTuned):
         return self.tokenizer.decode([group[0] for group in found.sequences])
 
 
-class PairModel(FineTuned):
+class PairModel(TwoPictures, FineTuned):
     """Says whether a text is true of two pictures (models/blip_nlvr.py)."""
 
     def __init__(self, config: NLVRConfig, image_tower: nn.Module | None = None):

@@ -1,14 +1,17 @@
-"""ALBEF's official layouts: pre-training, retrieval, VQA and text assignment; and how one becomes another."""
+"""ALBEF's official layouts: pre-training, retrieval, VQA, NLVR2; and how one becomes another."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from multiway.systems.albef import ALBEFConfig
+from multiway.systems.albef_assignment import AssignmentConfig
+from multiway.systems.albef_nlvr import NLVRConfig
 from multiway.systems.bert import BertConfig
 from multiway.systems.vit import ViTConfig
 from multiway.weights.keymap import ROW, SCALAR, TRANSPOSE, Entry, Layout, linear
@@ -56,14 +59,47 @@ def vqa_layout(image: ViTConfig, text: BertConfig, decoder: BertConfig) -> Layou
     return Layout(tuple(entries))
 
 
-def assignment_layout(image: ViTConfig, text: BertConfig) -> Layout:
-    """Keys of `TextAssignment` in NLVR2's pre-training checkpoint; `text` has its fusion layers doubled."""
+def nlvr_layout(config: NLVRConfig) -> Layout:
+    """Keys of `PairModel` in an NLVR2 checkpoint, and behind `state.` of its teacher."""
+    entries, constants = [], {}
+    for ours, mark in (("network.", ""), ("state.network.", "_m")):
+        entries += _pair_encoder(ours, mark, config)
+        for i in (0, 2):
+            entries += linear(f"{ours}head.{i}", f"cls_head{mark}.{i}")
+        constants |= _position_ids(f"text_encoder{mark}.", config.text)
+    return Layout(tuple(entries), constants)
+
+
+def assignment_layout(config: AssignmentConfig) -> Layout:
+    """Keys of `TextAssignment` in a checkpoint of NLVR2's pre-training."""
     entries = [
-        *timm_vit("image_tower.", "visual_encoder.", image),
-        *bert("text.", "text_encoder.", text),
-        *linear("head", "ta_head"),
+        Entry("temperature", ("temp",)),
+        *_pair_encoder("network.", "", config),
+        *linear("network.head", "ta_head"),
+        *linear("image_proj", "vision_proj"),
+        *linear("text_proj", "text_proj"),
     ]
-    return Layout(tuple(entries))
+    return Layout(tuple(entries), _position_ids("text_encoder.", config.text))
+
+
+def _pair_encoder(ours: str, mark: str, config: NLVRConfig | AssignmentConfig) -> list[Entry]:
+    """A text stack whose fusion layers share keys and values by two, and the image tower."""
+    entries = timm_vit(f"{ours}image_tower.", f"visual_encoder{mark}.", config.image)
+    layers = config.text.layers
+    for entry in bert(f"{ours}text.", f"text_encoder{mark}.", config.text):
+        shared = re.search(r"\.fusion\.(\d+)\.cross\.key_value", entry.ours)
+        if shared is None:
+            entries.append(entry)
+        elif int(shared[1]) % 2 == 0:
+            own, next_ = (f".layer.{layers + int(shared[1]) + i}." for i in (0, 1))
+            also = tuple(name.replace(own, next_) for name in entry.theirs)
+            entries.append(replace(entry, also=also))
+    return entries
+
+
+def _position_ids(prefix: str, text: BertConfig) -> dict[str, Tensor]:
+    """The buffer that official checkpoints store beside the table of positions."""
+    return {f"{prefix}embeddings.position_ids": torch.arange(text.positions)[None]}
 
 
 def retrieval_keys(keys: Iterable[str]) -> dict[str, str]:
