@@ -13,10 +13,15 @@ BEiT's table ends after the first two lines. An index `[T, T]` says which row a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import overload
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from multiway.core import masks
 
 Grid = tuple[int, int]
 
@@ -92,6 +97,27 @@ class RelativeBias(nn.Module):
         """What each layer adds to its scores."""
         bias = F.embedding(index, self.table).permute(2, 0, 1).contiguous()
         return bias.unflatten(0, (self.layers, -1))
+
+
+class LayerMasks(Sequence[Tensor]):
+    """For a stack's `mask`: each layer's bias, -inf where `mask` forbids, made when the layer asks for it."""
+
+    def __init__(self, bias: Float[Tensor, "L H T T"], mask: Bool[Tensor, "B 1 1 T"] | None):
+        self.bias, self.mask = bias, mask
+
+    def __len__(self) -> int:
+        return len(self.bias)
+
+    @overload
+    def __getitem__(self, layer: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, layer: slice) -> LayerMasks: ...
+    def __getitem__(self, layer: int | slice) -> Tensor | LayerMasks:
+        if isinstance(layer, slice):
+            return LayerMasks(self.bias[layer], self.mask)
+        combined = masks.combine(self.mask, self.bias[layer][None])
+        assert combined is not None
+        return combined
 
 
 def resize_table(table: Float[Tensor, "R C"], old_grid: Grid, new_grid: Grid) -> Float[Tensor, "Q C"]:

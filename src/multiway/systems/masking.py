@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from multiway.errors import UserError
 from multiway.objectives import language
-from multiway.systems.bert import BertConfig
 from multiway.text import Tokenizer
 
 
@@ -19,7 +18,7 @@ class MaskingConfig(Protocol):
     """What a system's config says about masking: the share of tokens, and whether whole words."""
 
     @property
-    def text(self) -> BertConfig: ...
+    def text(self) -> Any: ...  # with a vocab_size
     @property
     def mlm_probability(self) -> float: ...
     @property
@@ -32,19 +31,27 @@ def mask_words(
     attention_mask: Int[Tensor, "B T"],
     config: MaskingConfig,
     generator: torch.Generator | None = None,
+    *,
+    spare_sep: bool = False,
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """Masked ids and labels of `language.mask_tokens`; [PAD] and [CLS] are spared, [SEP] is not.
+    """Masked ids and labels of `language.mask_tokens`; [PAD] and [CLS] are spared.
 
     Source: ALBEF models/model_pretrain.py, `mask`.
+
+    Args:
+        spare_sep: [SEP] is spared too (VLMo, as transformers' collators do); in ALBEF it is not.
 
     Raises:
         UserError: the model has no tokenizer, or its vocabulary no mask token.
     """
     if tokenizer is None or tokenizer.mask_id is None:
         raise UserError("masked language modelling needs a tokenizer with a mask token: take a WordPiece one")
+    maskable = attention_mask.bool() & (input_ids != tokenizer.cls_id)
+    if spare_sep:
+        maskable &= input_ids != tokenizer.sep_id
     return language.mask_tokens(
         input_ids,
-        attention_mask.bool() & (input_ids != tokenizer.cls_id),
+        maskable,
         mask_id=tokenizer.mask_id,
         vocab_size=config.text.vocab_size,
         probability=config.mlm_probability,

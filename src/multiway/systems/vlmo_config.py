@@ -1,0 +1,150 @@
+"""Configs of VLMo and of its fine-tuning networks; the defaults are the official ones of the base model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from multiway.core.gather import Gradient
+from multiway.errors import UserError
+from multiway.systems.patches import ImageConfig
+from multiway.text import TokenizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Word embeddings as BERT has them.
+
+    Attributes:
+        positions: longest text in tokens; rows of the table of absolute positions.
+        types: rows of BERT's own table of token types, of which the first is added.
+    """
+
+    vocab_size: int = 30522
+    positions: int = 40
+    types: int = 2
+    eps: float = 1e-12
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiwayConfig:
+    """The multiway transformer; the defaults are VLMo's base.
+
+    Attributes:
+        depth: layers. heads: of each. hidden: width of a feed-forward's middle.
+        joint_layers: layers on top that have a joint expert too; below, a pair's tokens go through the
+            experts of their own modality.
+        types: rows of the table that tells text (0) from picture (1, and 2 for a second one).
+        layer_scale: initial gain on each residual branch, or None for no such gains.
+        drop_path: rate at the last layer, growing linearly from 0.
+        positions: relative, in one table for all layers, or absolute (base plus).
+        relative_positions: longest text that the relative table is made for, through all stages.
+    """
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    tokenizer: TokenizerConfig = field(
+        default_factory=lambda: TokenizerConfig(cleaning="none", add_sep=True, max_length=40)
+    )
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    eps: float = 1e-6
+    joint_layers: int = 2
+    types: int = 2
+    layer_scale: float | None = 0.1
+    drop_path: float = 0.1
+    positions: Literal["relative", "absolute"] = "relative"
+    relative_positions: int = 196
+
+    def __post_init__(self) -> None:
+        longest = self.relative_positions if self.positions == "relative" else self.text.positions
+        if min(longest, self.text.positions) < self.tokenizer.max_length:
+            raise UserError(
+                f"tokenizer.max_length is {self.tokenizer.max_length}, and there are positions for texts of "
+                f"{min(longest, self.text.positions)} tokens: raise text.positions or cut texts shorter"
+            )
+
+    def sizes(self) -> dict[str, Any]:
+        """The fields of the network itself, which its fine-tuning networks keep."""
+        return {f.name: getattr(self, f.name) for f in fields(MultiwayConfig)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLMoConfig(MultiwayConfig):
+    """VLMo's pre-training, on pairs or, as the stage before, on texts alone (config.py of the official code).
+
+    Attributes:
+        stage: `text` learns words alone, with the loss of MLM unweighted and without joint experts.
+        itm_weight, mlm_weight: in the stage of pairs; 0 leaves a loss out.
+        mlm_probability: share of masked tokens. whole_word: mask whole words.
+        logit_scale: initial value of both, a logarithm.
+        positives: `pair`: only a picture's own text; `ids`: all rows with equal `batch.ids`.
+        negatives: candidates of ITC and ITM from all ranks' batches, or from this rank's.
+        gradient: what gathered ITC features carry; the official code's carry this rank's own gradient alone,
+            so that averaging over ranks divides ITC's weight by their number (`core.gather`).
+    """
+
+    system: Literal["vlmo"] = "vlmo"
+    stage: Literal["text", "pairs"] = "pairs"
+    itm_weight: float = 1.0
+    mlm_weight: float = 0.25
+    mlm_probability: float = 0.15
+    whole_word: bool = True
+    logit_scale: float = 2.6592600369327783  # ln(1 / 0.07)
+    positives: Literal["pair", "ids"] = "pair"
+    negatives: Literal["local", "global"] = "global"
+    gradient: Gradient = "own"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stage == "text" and self.joint_layers:
+            raise UserError("system.joint_layers is for pairs: set it to 0 where system.stage is text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(MultiwayConfig):
+    """The dual encoder alone (`irtr` of the official code); fields as in `VLMoConfig`."""
+
+    system: Literal["vlmo_retrieval"] = "vlmo_retrieval"
+    logit_scale: float = 2.6592600369327783
+    positives: Literal["pair", "ids"] = "pair"
+    negatives: Literal["local", "global"] = "global"
+    gradient: Gradient = "own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerConfig(MultiwayConfig):
+    """Questions about pictures, as a choice among answers.
+
+    Attributes:
+        labels: the answers, row by row of the head.
+    """
+
+    system: Literal["vlmo_vqa"] = "vlmo_vqa"
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasoningConfig(MultiwayConfig):
+    """Is a text true of two pictures (NLVR2)?"""
+
+    system: Literal["vlmo_nlvr2"] = "vlmo_nlvr2"
+    types: int = 3
+
+
+def network_config(model: MultiwayConfig, task: str, labels: tuple[str, ...]) -> MultiwayConfig:
+    """The config of `model`'s network for a task.
+
+    Raises:
+        UserError: there is no network for it.
+    """
+    if task == "retrieval":
+        return RetrievalConfig(**model.sizes())
+    if task == "nlvr2":
+        return ReasoningConfig(**(model.sizes() | {"types": 3}))
+    if task == "vqa":
+        return AnswerConfig(**model.sizes(), labels=labels)
+    raise UserError(f"VLMo has no network for the task {task}: take retrieval, nlvr2 or vqa")

@@ -1,0 +1,129 @@
+"""VLMo's fine-tuning networks: the dual encoder alone, questions as a choice among answers, two pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from multiway.batch import Batch
+from multiway.core.init import init_bert
+from multiway.errors import UserError
+from multiway.systems.base import Picture
+from multiway.systems.vlmo_config import AnswerConfig, ReasoningConfig, RetrievalConfig
+from multiway.systems.vlmo_system import Multiway
+
+
+class Retrieval(Multiway):
+    """Texts and pictures, each alone through its own experts (objectives.py `compute_irtr`)."""
+
+    config: RetrievalConfig
+
+    def __init__(self, config: RetrievalConfig, image_tower: nn.Module | None = None):
+        super().__init__(config, image_tower)
+        self.add_projections(config.logit_scale)
+
+    def losses(
+        self,
+        batch: Batch,
+        state: nn.Module,
+        draws: None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """`itc`; there is nothing to draw."""
+        image, _ = self.image_context(batch.need("image"))
+        text, _ = self.text_context(*batch.text())
+        loss = self.contrast(image, text, self.logit_scale, batch).loss
+        return {"loss": loss, "itc": loss}
+
+
+def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:
+    """Linear, LayerNorm, GELU, Linear."""
+    layers = nn.Sequential(
+        nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes)
+    )
+    init_bert(layers)
+    return layers
+
+
+class AnswerModel(Multiway):
+    """Question and picture read together, then one of the answers (objectives.py `compute_vqa`)."""
+
+    config: AnswerConfig
+
+    def __init__(self, config: AnswerConfig, image_tower: nn.Module | None = None):
+        super().__init__(config, image_tower)
+        if not config.labels:
+            raise UserError("vlmo_vqa chooses among answers: give system.labels, as fine-tuning does")
+        self.classifier = classifier(config.width, 2 * config.width, len(config.labels))
+
+    def predict(self, batch: Batch) -> Float[Tensor, "B K"]:
+        network, (ids, mask) = self.transformer, batch.text()
+        pictures = network.embed_image(batch.need("image"))
+        return self.classifier(self.pooled(network.pair(network.embed_text(ids), mask, pictures)))
+
+    def losses(
+        self,
+        batch: Batch,
+        state: nn.Module,
+        draws: None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """`vqa`: binary cross-entropy of each answer against `batch.targets`, summed over answers."""
+        logits = self.predict(batch)
+        loss = F.binary_cross_entropy_with_logits(logits, batch.need("targets")) * logits.shape[1]
+        return {"loss": loss, "vqa": loss}
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        images: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        *args: Any,
+        **options: Any,
+    ) -> list[str]:
+        """The likeliest answer of each pair of picture and question.
+
+        Raises:
+            UserError: numbers of pictures and questions differ, or the model has no tokenizer.
+        """
+        image, (ids, mask) = self.prepare(images), self.tokenize(questions)
+        if len(image) != len(ids):
+            raise UserError(f"answer got {len(image)} pictures, {len(ids)} questions: give as many of both")
+        best = self.predict(Batch(image=image, input_ids=ids, attention_mask=mask)).argmax(1)
+        return [self.config.labels[i] for i in best.tolist()]
+
+
+class ReasoningModel(Multiway):
+    """A text read with each of two pictures, then both together: is it true of them (`compute_nlvr2`)?"""
+
+    config: ReasoningConfig
+
+    def __init__(self, config: ReasoningConfig, image_tower: nn.Module | None = None):
+        super().__init__(config, image_tower)
+        self.classifier = classifier(2 * config.width, 2 * config.width, 2)
+
+    def predict(self, batch: Batch) -> Float[Tensor, "B 2"]:
+        network, (ids, mask), image = self.transformer, batch.text(), batch.need("image")
+        if image.ndim != 5 or image.shape[1] != 2:
+            raise ValueError(f"a text goes with two pictures [B, 2, 3, H, W]; got {tuple(image.shape)}")
+        # Both pictures' passes as one.
+        pictures = torch.cat([network.embed_image(image[:, i], kind=1 + i) for i in range(2)])
+        text = network.embed_text(ids.repeat(2, 1))
+        pooled = self.pooled(network.pair(text, mask.repeat(2, 1), pictures))
+        return self.classifier(torch.cat(pooled.chunk(2), dim=1))
+
+    def losses(
+        self,
+        batch: Batch,
+        state: nn.Module,
+        draws: None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """`nlvr2`: cross-entropy against `batch.labels`, 1 = true."""
+        loss = F.cross_entropy(self.predict(batch), batch.need("labels"))
+        return {"loss": loss, "nlvr2": loss}

@@ -1,0 +1,185 @@
+"""What VLMo and its fine-tuning networks share: the network, its dual encoder, and starting from BEiT."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from multiway.batch import Batch
+from multiway.core.gather import Gradient, gather, gather_ragged, rank, world_size
+from multiway.core.init import init_bert
+from multiway.errors import UserError
+from multiway.objectives import contrastive
+from multiway.systems.base import System
+from multiway.systems.fused import Tokens
+from multiway.systems.image_tower import ImageTower
+from multiway.systems.vlmo_config import MultiwayConfig, network_config
+from multiway.systems.vlmo_network import MultiwayTransformer
+
+#: Names that end so are not decayed; the gains of norms before an expert are (vlmo_utils.py `set_schedule`).
+UNDECAYED = ("bias", "relative.table", "norm1.weight", "text_embed.norm.weight", "head.norm.weight")
+
+
+class Contrast(NamedTuple):
+    """ITC of this rank's batch against all candidates."""
+
+    loss: Float[Tensor, ""]
+    image_to_text: Float[Tensor, "B N"]
+    """Similarities over temperature, without gradient."""
+    text_to_image: Float[Tensor, "B N"]
+    positive: Bool[Tensor, "B N"]
+    logits: Float[Tensor, "N N"]
+
+
+class Multiway(System):
+    """The multiway transformer and a pooler; `add_projections` makes it a dual encoder too."""
+
+    config: Any
+    itm_head: nn.Linear | None
+    image_proj: nn.Linear
+    text_proj: nn.Linear
+    logit_scale: nn.Parameter
+
+    def __init__(self, config: MultiwayConfig, image_tower: nn.Module | None = None):
+        super().__init__()
+        if image_tower is not None:
+            raise UserError(f"{type(self).__name__} reads pictures itself: leave image_tower out")
+        self.config = config
+        self.transformer = MultiwayTransformer(config)
+        self.pooler = nn.Linear(config.width, config.width)
+        init_bert(self.pooler)
+        self.itm_head = None
+        self.image_size = config.image.image_size
+        self.image_mean, self.image_std = config.image.mean, config.image.std
+        experts = {e: tuple(f"transformer.blocks.{i}.{part}.{e}." for i in range(config.depth)
+                            for part in ("ffn", "norm2")) for e in ("text", "image", "joint")}  # fmt: skip
+        shared = tuple(f"transformer.blocks.{i}.{part}" for i in range(config.depth)
+                       for part in ("attention.", "norm1.", "gamma"))  # fmt: skip
+        self.parts = {
+            "vision": ("transformer.patches.", "transformer.cls_token", "image_proj.", *experts["image"]),
+            "text": ("transformer.text_embed.", "text_proj.", "mlm_", *experts["text"]),
+            "interaction": ("transformer.relative.", "pooler.", "itm_head.", *shared, *experts["joint"]),
+        }
+
+    @property
+    def image_tower(self) -> ImageTower:
+        return self.transformer
+
+    def add_projections(self, logit_scale: float) -> None:
+        """The dual encoder's projections, and its scale, a logarithm."""
+        width = self.config.width
+        self.image_proj, self.text_proj = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.logit_scale = nn.Parameter(torch.tensor(logit_scale))
+        init_bert(self.image_proj)
+        init_bert(self.text_proj)
+
+    def pooled(self, hidden: Float[Tensor, "P S D"]) -> Float[Tensor, "P D"]:
+        """The vector of a pair: its first token's, [CLS]."""
+        return torch.tanh(self.pooler(hidden[:, 0]))
+
+    def contrast(
+        self,
+        image: Float[Tensor, "B D"],
+        text: Float[Tensor, "B D"],
+        logit_scale: Float[Tensor, ""],
+        batch: Batch,
+    ) -> Contrast:
+        """Symmetric cross-entropy over the whole matrix of all ranks (objectives.py `compute_itc`)."""
+        gradient, scale = self.config.gradient, logit_scale.exp()
+        images, texts = self.candidates(image, gradient), self.candidates(text, gradient)
+        first = self.own_rows(len(image))
+        numbers = batch.need("ids") if self.config.positives == "ids" else first
+        all_numbers = self.candidates(numbers, "none")
+        positive = contrastive.positives(all_numbers, all_numbers)
+        several = positive if self.config.positives == "ids" else None
+        loss = contrastive.clip_loss(images, texts, scale, positive=several)
+        with torch.no_grad():
+            logits = scale * images @ texts.T
+        return Contrast(loss, logits[first], logits.T[first], positive[first], logits)
+
+    def candidates(self, x: Tensor, gradient: Gradient = "sum", *, ragged: bool = False) -> Tensor:
+        """What this rank's rows are compared with: all ranks' rows where the config says so, else its own."""
+        if not self.wide:
+            return x
+        return gather_ragged(x, gradient) if ragged else gather(x, gradient)
+
+    @property
+    def wide(self) -> bool:
+        """Whether candidates come from all ranks."""
+        return self.config.negatives == "global" and world_size() > 1
+
+    def own_rows(self, size: int) -> Int[Tensor, " B"]:
+        """Where this rank's rows lie among the candidates."""
+        first = rank() * size if self.wide else 0
+        return torch.arange(first, first + size, device=self.device)
+
+    # --- two-stage retrieval: the dual encoder, and where there is an ITM head the fusion encoder
+
+    def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B D"], Tokens | None]:
+        if not hasattr(self, "image_proj"):
+            return super().image_context(image)
+        embedded = self.transformer.embed_image(image)
+        (hidden,) = self.transformer.image(embedded)
+        feature = F.normalize(self.image_proj(hidden[:, 0]), dim=-1)
+        return feature, Tokens(embedded) if self.has_itm else None
+
+    def text_context(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B D"], Int[Tensor, "B T"]]:
+        if not hasattr(self, "text_proj"):
+            return super().text_context(input_ids, attention_mask)
+        (hidden,) = self.transformer.text(self.transformer.embed_text(input_ids), attention_mask)
+        return F.normalize(self.text_proj(hidden[:, 0]), dim=-1), input_ids
+
+    def match_pairs(
+        self, context: Tokens, hidden: Int[Tensor, "P T"], attention_mask: Int[Tensor, "P T"]
+    ) -> Float[Tensor, "P 2"]:
+        if self.itm_head is None:
+            return super().match_pairs(context, hidden, attention_mask)
+        text = self.transformer.embed_text(hidden)
+        return self.itm_head(self.pooled(self.transformer.pair(text, attention_mask, context.copied())))
+
+    # --- training
+
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> MultiwayConfig:
+        return network_config(self.config, task, labels)
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        return not (name.endswith(UNDECAYED) or name == "transformer.norm.weight")
+
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """From a BEiT, its picture experts and attention; from another stage of VLMo, all that fits.
+
+        A table of absolute positions is cut to this network's longest text; a second picture's type starts
+        as the first's. Source: vlmo_module.py `convert_to_textpt_ckpt`, `load_pretrained_weight`.
+        """
+        if any(name.startswith("image_tower.") for name in tensors):
+            tensors = self._from_beit(tensors)
+        own = self.state_dict()
+        words, types = "transformer.text_embed.positions.weight", "transformer.types.weight"
+        if words in tensors:
+            tensors = tensors | {words: tensors[words][: len(own[words])]}
+        if types in tensors:
+            more = len(own[types]) - len(tensors[types])
+            tensors = tensors | {types: torch.cat([tensors[types], *[tensors[types][1:2]] * more])}
+        return tensors
+
+    def _from_beit(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        found, tables = {}, []
+        for name, tensor in tensors.items():
+            name = name.replace("image_tower.", "transformer.").replace(".all.", ".image.")
+            if re.fullmatch(r"transformer\.relative\.\d+\.table", name):
+                tables.append(tensor)
+            else:
+                found[name] = tensor
+        if tables and self.transformer.relative is not None:
+            columns = torch.cat(tables * (self.config.depth // len(tables)), dim=1)
+            whole = self.transformer.relative.table.detach().clone()
+            whole[: len(columns)] = columns
+            found["transformer.relative.table"] = whole
+        return found

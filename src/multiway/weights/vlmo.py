@@ -1,0 +1,183 @@
+"""VLMo's official layouts, of its stages and its fine-tuning networks; and how a BEiT becomes one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multiway.core.relative import image_rows, joint_rows
+from multiway.errors import UserError
+from multiway.systems.patches import ImageConfig
+from multiway.systems.vlmo_config import (
+    AnswerConfig,
+    MultiwayConfig,
+    ReasoningConfig,
+    RetrievalConfig,
+    TextConfig,
+    VLMoConfig,
+)
+from multiway.text import TokenizerConfig
+from multiway.weights.keymap import Entry, Layout, linear, pairs
+
+OFFICIAL_POSITIONS = 196  # texts that every published table of relative positions is made for
+OFFICIAL_HEADS = {544: 16}  # by width, where they are not 64 wide and no table tells (base plus)
+EXPERTS = {"text": "text", "image": "imag", "joint": "vl"}
+
+
+def layout(config: MultiwayConfig) -> Layout:
+    """Keys of a checkpoint of the network that a config is of."""
+    entries = _transformer(config) + linear("pooler", "pooler.dense")
+    retrieval = isinstance(config, RetrievalConfig)
+    if isinstance(config, VLMoConfig):
+        if config.mlm_weight or config.stage == "text":
+            entries += [
+                *linear("mlm_head.dense", "mlm_score.transform.dense"),
+                *linear("mlm_head.norm", "mlm_score.transform.LayerNorm"),
+                Entry("mlm_head.bias", ("mlm_score.bias",)),
+                Entry("mlm_decoder.weight", ("mlm_score.decoder.weight",)),
+            ]
+        if config.stage == "pairs":
+            retrieval = True
+            entries += linear("itm_head", "itm_score.fc") if config.itm_weight else []
+            entries += [
+                Entry("joint_logit_scale", ("logit_vl_scale",)),
+                Entry("joint_image_proj.weight", ("itc_vl_image_proj.fc.weight",)),
+                Entry("joint_text_proj.weight", ("itc_vl_text_proj.fc.weight",)),
+            ]
+    if retrieval:
+        entries += [
+            Entry("logit_scale", ("logit_scale",)),
+            Entry("image_proj.weight", ("itc_image_proj.fc.weight",)),
+            Entry("text_proj.weight", ("itc_text_proj.fc.weight",)),
+        ]
+    for kind, head in ((AnswerConfig, "vqa_classifier"), (ReasoningConfig, "nlvr2_classifier")):
+        if isinstance(config, kind):
+            entries += pairs("classifier.", f"{head}.", [(i, i) for i in ("0", "1", "3")])
+    return Layout(tuple(entries), {"text_embeddings.position_ids": torch.arange(config.text.positions)[None]})
+
+
+def _transformer(config: MultiwayConfig) -> list[Entry]:
+    words, theirs = "transformer.text_embed.", "text_embeddings."
+    entries = [
+        Entry(f"{words}words.weight", (f"{theirs}word_embeddings.weight",)),
+        Entry(f"{words}positions.weight", (f"{theirs}position_embeddings.weight",)),
+        Entry(f"{words}types.weight", (f"{theirs}token_type_embeddings.weight",)),
+        *linear(f"{words}norm", f"{theirs}LayerNorm"),
+        Entry("transformer.types.weight", ("token_type_embeddings.weight",)),
+        Entry("transformer.cls_token", ("transformer.cls_token",)),
+        *linear("transformer.patches.proj", "transformer.patch_embed.proj"),
+        *linear("transformer.norm", "transformer.norm"),
+    ]
+    if config.positions == "absolute":
+        entries.append(Entry("transformer.positions", ("transformer.pos_embed",)))
+    else:
+        entries.append(Entry("transformer.relative.table", ("relative_position_bias_table",)))
+    for i in range(config.depth):
+        block = f"transformer.blocks.{i}."
+        names = [("norm1", "norm1"), ("attention.out", "attn.proj")]
+        for ours, its in EXPERTS.items():
+            if ours != "joint" or i >= config.depth - config.joint_layers:
+                names.append((f"norm2.{ours}", f"norm2_{its}"))
+                names += [(f"ffn.{ours}.{fc}", f"mlp_{its}.{fc}") for fc in ("fc1", "fc2")]
+        entries += pairs(block, block, names)
+        entries.append(Entry(f"{block}attention.qkv.weight", (f"{block}attn.qkv.weight",)))
+        for bias in ("q_bias", "v_bias"):
+            entries.append(Entry(f"{block}attention.qkv.{bias}", (f"{block}attn.{bias}",)))
+        if config.layer_scale is not None:
+            for n in (1, 2):
+                entries.append(Entry(f"{block}gamma{n}", (f"{block}gamma_{n}",)))
+    return entries
+
+
+def text_stage_keys(beit: Mapping[str, Tensor], table: Tensor) -> dict[str, Tensor]:
+    """A BEiT checkpoint as the stage of texts takes it: `convert_to_textpt_ckpt` of vlmo_module.py.
+
+    Args:
+        beit: of the official layout, its table of relative positions a layer's own.
+        table: the new model's, of which the rows of pictures are replaced.
+    """
+    found, tables = {}, {}
+    for key, tensor in beit.items():
+        layer = re.match(r"blocks\.(\d+)\.attn\.relative_position_bias_table", key)
+        if layer is not None:
+            tables[int(layer[1])] = tensor
+            continue
+        key = key.replace("mlp", "mlp_imag") if "mlp" in key else key.replace("norm2", "norm2_imag")
+        found[f"transformer.{key}"] = tensor
+    if tables:
+        columns = torch.cat([tables[i] for i in sorted(tables)], dim=1)
+        found["relative_position_bias_table"] = torch.cat([columns, table[len(columns) :]])
+    return found
+
+
+def is_vlmo(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a checkpoint's keys are VLMo's."""
+    return "transformer.blocks.0.mlp_imag.fc1.weight" in tensors
+
+
+def config_of(tensors: Mapping[str, Tensor]) -> MultiwayConfig:
+    """The sizes of an official checkpoint, read off its keys and shapes.
+
+    Raises:
+        UserError: its table of relative positions is not for texts of 196 tokens, and it does not say its
+            grid.
+    """
+    patch, words = tensors["transformer.patch_embed.proj.weight"], "text_embeddings."
+    layers = {int(m[1]) for m in (re.match(r"transformer\.blocks\.(\d+)\.", key) for key in tensors) if m}
+    joint = sum(f"transformer.blocks.{i}.mlp_vl.fc1.bias" in tensors for i in layers)
+    width, depth, size = patch.shape[0], len(layers), patch.shape[-1]
+    table = tensors.get("relative_position_bias_table")
+    if table is None:
+        side, positions = round((tensors["transformer.pos_embed"].shape[1] - 1) ** 0.5), OFFICIAL_POSITIONS
+    else:
+        side, positions = _grid(table, tensors.get("relative_position_index"))
+    texts = tensors[f"{words}position_embeddings.weight"].shape[0]
+    sizes: dict[str, Any] = {
+        "image": ImageConfig(image_size=side * size, patch_size=size),
+        "text": TextConfig(
+            vocab_size=tensors[f"{words}word_embeddings.weight"].shape[0],
+            positions=texts,
+            types=tensors[f"{words}token_type_embeddings.weight"].shape[0],
+        ),
+        "tokenizer": TokenizerConfig(cleaning="none", add_sep=True, max_length=texts),
+        "width": width,
+        "depth": depth,
+        "heads": OFFICIAL_HEADS.get(width, max(width // 64, 1)) if table is None else table.shape[1] // depth,
+        "hidden": tensors["transformer.blocks.0.mlp_imag.fc1.bias"].shape[0],
+        "joint_layers": joint,
+        "types": tensors["token_type_embeddings.weight"].shape[0],
+        "layer_scale": 0.1 if "transformer.blocks.0.gamma_1" in tensors else None,
+        "positions": "absolute" if table is None else "relative",
+        "relative_positions": positions,
+    }
+    if "vqa_classifier.3.bias" in tensors:
+        count = tensors["vqa_classifier.3.bias"].shape[0]
+        return AnswerConfig(labels=tuple(f"answer {i}" for i in range(count)), **sizes)
+    if "nlvr2_classifier.3.bias" in tensors:
+        return ReasoningConfig(**sizes)
+    if "itc_vl_image_proj.fc.weight" in tensors:
+        weights = {"itm_weight": float("itm_score.fc.bias" in tensors)}
+        weights["mlm_weight"] = 0.25 if "mlm_score.bias" in tensors else 0.0
+        return VLMoConfig(**sizes, **weights)
+    if "itc_image_proj.fc.weight" in tensors:
+        return RetrievalConfig(**sizes)
+    return VLMoConfig(stage="text", **sizes)
+
+
+def _grid(table: Tensor, index: Tensor | None) -> tuple[int, int]:
+    """(patches a side, longest text) of a table of relative positions."""
+    if index is not None:  # older files store their indices
+        side = round((index.shape[0] - 1) ** 0.5)
+        return side, (len(table) - image_rows((side, side)) - 2) // 2
+    side = round(((len(table) - 5 - 2 * OFFICIAL_POSITIONS) ** 0.5 + 1) / 2) if len(table) > 400 else 0
+    if side < 1 or joint_rows((side, side), OFFICIAL_POSITIONS) != len(table):
+        raise UserError(
+            f"this VLMo's table of relative positions has {len(table)} rows, which is not a square picture "
+            f"and texts of {OFFICIAL_POSITIONS} tokens: save it with multiway.save, or add its "
+            "relative_position_index"
+        )
+    return side, OFFICIAL_POSITIONS
