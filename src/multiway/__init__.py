@@ -54,7 +54,8 @@ def create(name: str, **config) -> System:
     except TypeError as error:
         raise UserError(f"{name}: {error}: see the fields of {NETWORKS[name].config().__name__}") from None
     model = NETWORKS[name].network()(resolved)
-    model.tokenizer = Tokenizer.load(resolved.tokenizer)
+    if model.has_text:
+        model.tokenizer = Tokenizer.load(resolved.tokenizer)
     return model
 
 

@@ -43,12 +43,12 @@ def resize_positions(
 class PatchEmbed(nn.Module):
     """A picture as a row of patch vectors: one linear map of each P x P patch."""
 
-    def __init__(self, patch_size: int, width: int, *, bias: bool = True):
+    def __init__(self, patch_size: int, width: int, *, bias: bool = True, channels: int = 3):
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=bias)
+        self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size, bias=bias)
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
         """Patches in row-major order.
 
         Raises:

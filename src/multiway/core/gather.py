@@ -76,3 +76,17 @@ def mean_over_ranks(x: Tensor) -> Tensor:
     x = x.detach().clone()
     dist.all_reduce(x)
     return x / world_size()
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, without gradient: statistics of a codebook."""
+    if world_size() == 1:
+        return x.detach()
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x
+
+
+def from_first(x: Tensor) -> Tensor:
+    """Rank 0's tensor on all ranks, without gradient; shapes are equal."""
+    return x.detach() if world_size() == 1 else gather(x, "none")[: len(x)]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from torch import nn
+
+from multiway.core.block import Block
 
 
 def init_vit(module: nn.Module) -> None:
@@ -27,3 +32,28 @@ def init_bert(module: nn.Module) -> None:
             nn.init.normal_(part.weight, std=0.02)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
+
+
+def init_beit(module: nn.Module, std: float = 0.02) -> None:
+    """BEiT: Linear and convolution weights normal, cut at one standard deviation; biases 0.
+
+    Source: BEiT modeling_pretrain.py `_init_weights`.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(part.weight, std=std, a=-std, b=std)
+            bias = part._parameters.get("bias")
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+
+@torch.no_grad()
+def rescale_residual(blocks: Iterable[Block], first: int = 1) -> None:
+    """The last map of each residual branch of layer l divided by sqrt(2 l); BEiT, section 2.5.
+
+    Args:
+        first: l of the first block.
+    """
+    for layer, block in enumerate(blocks, first):
+        for name in ("attention.out", "ffn.all.fc2"):
+            block.get_parameter(f"{name}.weight").div_((2.0 * layer) ** 0.5)

@@ -91,19 +91,72 @@ def _blip_head(config: str, network: str) -> Entry:
     return Entry(BLIP_PAPER, config_class, network_class)
 
 
+def _beit_config() -> type:
+    from multiway.systems.beit import BEiTConfig
+
+    return BEiTConfig
+
+
+def _beit() -> type:
+    from multiway.systems.beit import BEiT
+
+    return BEiT
+
+
+def _beit_classifier_config() -> type:
+    from multiway.systems.beit_heads import ClassifierConfig
+
+    return ClassifierConfig
+
+
+def _beit_classifier() -> type:
+    from multiway.systems.beit_heads import Classifier
+
+    return Classifier
+
+
+def _vqkd_config() -> type:
+    from multiway.systems.vqkd import VQKDConfig
+
+    return VQKDConfig
+
+
+def _vqkd() -> type:
+    from multiway.systems.vqkd import VQKD
+
+    return VQKD
+
+
+def _dvae_config() -> type:
+    from multiway.systems.dvae import DVAEConfig
+
+    return DVAEConfig
+
+
+def _dvae() -> type:
+    from multiway.systems.dvae import DVAE
+
+    return DVAE
+
+
 ALBEF_PAPER = "Li et al. 2021, arXiv:2107.07651"
+BEIT_PAPER = "Bao et al. 2021, arXiv:2106.08254"
 BLIP_PAPER = "Li et al. 2022, arXiv:2201.12086"
 
 SYSTEMS: dict[str, Entry] = {
     "albef": Entry(ALBEF_PAPER, _albef_config, _albef),
+    "beit": Entry(BEIT_PAPER, _beit_config, _beit),
     "blip": Entry(BLIP_PAPER, _blip_config, _blip),
     "clip": Entry("Radford et al. 2021, arXiv:2103.00020", _clip_config, _clip),
+    "vqkd": Entry("Peng et al. 2022, arXiv:2208.06366", _vqkd_config, _vqkd),
 }
 
 #: The systems, and the fine-tuning networks that are saved and loaded by their own names.
 NETWORKS: dict[str, Entry] = SYSTEMS | {
     "albef_assignment": Entry(ALBEF_PAPER, _assignment_config, _assignment),
     "albef_nlvr2": Entry(ALBEF_PAPER, _albef_nlvr_config, _albef_nlvr),
+    "beit_classify": Entry(BEIT_PAPER, _beit_classifier_config, _beit_classifier),
+    "dvae": Entry("Ramesh et al. 2021, arXiv:2102.12092", _dvae_config, _dvae),
     "blip_captioner": _blip_head("CaptionerConfig", "Captioner"),
     "blip_vqa": _blip_head("VQAConfig", "AnswerModel"),
     "blip_nlvr": _blip_head("NLVRConfig", "PairModel"),

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor, nn
 
 from multiway.batch import Batch
-from multiway.core.block import Context, Stack
+from multiway.core.block import Stack
 from multiway.errors import UserError
 from multiway.systems.image_tower import ImageTower
+from multiway.systems.pictures import Picture, prepared
+from multiway.systems.resizing import resize
 from multiway.text import Tokenizer
-
-#: A picture as a user has it: a path, a PIL image, or a normalised `[3, H, W]` tensor.
-Picture = str | Path | Image.Image | Tensor
 
 
 class System(nn.Module):
@@ -34,10 +31,13 @@ class System(nn.Module):
         image_size, image_mean, image_std: how pictures are prepared.
         image_tower: the module that turns pictures into tokens.
         has_itm: whether `match_pairs` can be asked.
+        has_image, has_text: whether the system reads pictures, and texts.
         parts: prefixes of parameter names in `vision`, `text` and `interaction` (`systems.profile`).
     """
 
     has_itm = False
+    has_image = True
+    has_text = True
     config: Any
     tokenizer: Tokenizer | None = None
     parts: dict[str, tuple[str, ...]]
@@ -96,6 +96,30 @@ class System(nn.Module):
         """Logits of a fine-tuning network that classifies: a row a sample, a column a class."""
         raise UserError(f"{type(self).__name__} predicts no classes: fine-tune it with `multiway finetune`")
 
+    def learn_from(self, model: nn.Module) -> None:
+        """Take a frozen model whose outputs are this one's targets; it becomes a part of the state alone.
+
+        Raises:
+            UserError: the system has no such targets, or the model's do not fit.
+        """
+        raise UserError(f"{type(self).__name__} takes its targets from no other model: leave it out")
+
+    def layer_of(self, name: str) -> tuple[int, int]:
+        """(layer of a parameter, L) for layer decay: 0 embeddings, i + 1 block i of L, L + 1 what follows.
+
+        Raises:
+            UserError: the system says nothing of it.
+        """
+        raise UserError(f"{type(self).__name__} has no layer decay: leave train.layer_decay out")
+
+    def resize(self, name: str, tensor: Tensor, old_grid: tuple[int, int] | None = None) -> Tensor | None:
+        """A tensor of this model for pictures of another size, at this one's; None: it does not fit.
+
+        Args:
+            old_grid: the other one's patches (down, across); None: a square.
+        """
+        return resize(name, tensor, self.config.image.grid, old_grid)
+
     def start_from_text(self) -> None:
         """Once, after pretrained weights were put into the text stack: what else starts from them."""
 
@@ -111,8 +135,10 @@ class System(nn.Module):
 
     # Two-stage retrieval: encode each side once, then match chosen pairs.
 
-    def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B E"], Context | None]:
+    def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B E"], Any]:
         """ITC features, and what `match_pairs` looks at (None without an ITM head).
+
+        That is a `core.block.Context`, or `systems.fused.Tokens` where both are read together.
 
         Raises:
             UserError: the system has no contrastive features.
@@ -126,7 +152,7 @@ class System(nn.Module):
         raise UserError(f"{type(self).__name__} has no contrastive features: take a model trained with ITC")
 
     def match_pairs(
-        self, context: Context, hidden: Tensor, attention_mask: Int[Tensor, "P T"]
+        self, context: Any, hidden: Tensor, attention_mask: Int[Tensor, "P T"]
     ) -> Float[Tensor, "P 2"]:
         """ITM logits (not matched, matched) of aligned pairs; `hidden` is `text_context`'s, by rows."""
         raise UserError(
@@ -153,20 +179,7 @@ class System(nn.Module):
         Raises:
             UserError: a path does not exist or is not a picture.
         """
-        from multiway.data.augment import eval_transform
-
-        if isinstance(images, Tensor) and images.ndim == 4:
-            return images.to(self.device)
-        transform = eval_transform(self.image_size, self.image_mean, self.image_std)
-        rows = []
-        for image in [images] if isinstance(images, str | Path | Image.Image | Tensor) else images:
-            if isinstance(image, Tensor):
-                rows.append(image)
-            else:
-                rows.append(
-                    transform(image.convert("RGB") if isinstance(image, Image.Image) else _open(image))
-                )
-        return torch.stack(rows).to(self.device)
+        return prepared(images, self.image_size, self.image_mean, self.image_std).to(self.device)
 
     def tokenize(self, texts: str | Sequence[str]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
         """Token ids and attention mask of one or several texts."""
@@ -226,18 +239,3 @@ class System(nn.Module):
     ) -> list[str]:
         """Answers to questions about pictures, where the system was fine-tuned for them."""
         raise UserError(f"{type(self).__name__} does not answer questions: fine-tune it for VQA")
-
-
-def _open(path: str | Path) -> Image.Image:
-    from multiway.data.images import decode
-    from multiway.data.sample import BadSample
-
-    path = Path(path)
-    try:
-        return decode(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} can't be read ({error.strerror}): give the path of a picture") from None
-    except BadSample as error:
-        raise UserError(
-            f"{path} is no picture that can be read ({error}): give a JPEG, PNG, WebP or the like"
-        ) from None

@@ -43,6 +43,8 @@ def _gflops(model: System) -> dict[str, float]:
             forward()
         return counter.get_total_flops() / 1e9
 
+    if not model.has_text:
+        return {"vision": count(lambda: model.image_tower(image)), "text": 0.0, "interaction": 0.0}
     vision, text = count(lambda: model.image_context(image)), count(lambda: model.text_context(ids, mask))
     if not model.has_itm:
         return {"vision": vision, "text": text, "interaction": 0.0}

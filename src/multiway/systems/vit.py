@@ -1,17 +1,19 @@
-"""The Vision Transformer tower (Dosovitskiy et al. 2021), with the line's two stems: timm's and CLIP's."""
+"""The Vision Transformer tower (Dosovitskiy et al. 2021) in the line's forms: timm's, CLIP's and BEiT's."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from multiway.core.block import Block, Stack
 from multiway.core.embed import PatchEmbed, resize_positions
 from multiway.core.init import init_vit
+from multiway.core.relative import RelativeBias, image_index, image_rows
 from multiway.systems.image_tower import FrozenBlocks, ImageTower
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -24,16 +26,23 @@ class ViTConfig:
 
     Attributes:
         image_size: pixels, one side or (height, width); multiples of `patch_size`.
+        channels: of a picture.
         hidden: width of the feed-forward's middle.
         drop_path: rate at the last block, growing linearly from 0.
         frozen_blocks: the embeddings and so many first blocks are never trained; "all": nothing of the tower.
         clip_stem: CLIP's form: no bias in the patch projection, a LayerNorm before the blocks.
+        key_bias: whether keys of attention have a bias (BEiT: no).
+        layer_scale: initial gain on each residual branch, or None for no such gains.
+        absolute_positions: a learned position for every token.
+        relative_bias: a table of relative positions for each layer, or one that they share (BEiT).
+        pool: what stands for the picture: its normalised class token, or the mean of its patches, normalised.
         mean, std: of the pictures' channels.
     """
 
     name: Literal["vit"] = "vit"
     image_size: int | tuple[int, int] = 256
     patch_size: int = 16
+    channels: int = 3
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -43,6 +52,11 @@ class ViTConfig:
     frozen_blocks: FrozenBlocks = 0
     clip_stem: bool = False
     quick_gelu: bool = False
+    key_bias: bool = True
+    layer_scale: float | None = None
+    absolute_positions: bool = True
+    relative_bias: Literal["none", "shared", "layers"] = "none"
+    pool: Literal["cls", "mean"] = "cls"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
@@ -52,62 +66,143 @@ class ViTConfig:
         height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
         return height // self.patch_size, width // self.patch_size
 
+    def block(self, layer: int, last: int) -> Block:
+        """A block of this tower; its rate of stochastic depth is that of `layer` where `last` is the last."""
+        return Block(
+            self.width,
+            self.heads,
+            self.hidden,
+            eps=self.eps,
+            drop_path=self.drop_path * layer / max(last, 1),
+            quick_gelu=self.quick_gelu,
+            layer_scale=self.layer_scale,
+            key_bias=self.key_bias,
+        )
+
 
 class VisionTransformer(ImageTower):
-    """An image tower: `[B, 3, H, W]` to `[B, 1 + N, D]`, the class token first."""
+    """An image tower: `[B, 3, H, W]` to `[B, 1 + N, D]`, the class token first.
 
-    pooled_index = 0
+    With `pool="mean"` tokens come without a last LayerNorm, and `pooled` has one.
+    """
+
+    index: Tensor
 
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.config = config
         self.width, self.image_size = config.width, config.image_size
         self.image_mean, self.image_std = config.mean, config.std
-        rows = 1 + config.grid[0] * config.grid[1]
-        self.patches = PatchEmbed(config.patch_size, config.width, bias=not config.clip_stem)
+        self.pooled_index = 0 if config.pool == "cls" else None
+        rows, bias = 1 + config.grid[0] * config.grid[1], not config.clip_stem
+        self.patches = PatchEmbed(config.patch_size, config.width, bias=bias, channels=config.channels)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.positions = nn.Parameter(torch.zeros(1, rows, config.width))
+        self.positions = None
+        if config.absolute_positions:
+            self.positions = nn.Parameter(torch.zeros(1, rows, config.width))
         self.norm_pre = nn.LayerNorm(config.width, eps=config.eps) if config.clip_stem else nn.Identity()
-        self.blocks = Stack(
-            Block(
-                config.width,
-                config.heads,
-                config.hidden,
-                eps=config.eps,
-                drop_path=config.drop_path * i / max(config.depth - 1, 1),
-                quick_gelu=config.quick_gelu,
+        self.blocks = Stack(config.block(i, config.depth - 1) for i in range(config.depth))
+        self.relative = None
+        if config.relative_bias != "none":
+            tables = 1 if config.relative_bias == "shared" else config.depth
+            self.relative = nn.ModuleList(
+                RelativeBias(image_rows(config.grid), config.heads) for _ in range(tables)
             )
-            for i in range(config.depth)
-        )
-        self.norm = nn.LayerNorm(config.width, eps=config.eps)
+            self.register_buffer("index", image_index(config.grid), persistent=False)
+        norm = nn.LayerNorm(config.width, eps=config.eps)
+        self.norm, self.fc_norm = (norm, None) if config.pool == "cls" else (nn.Identity(), norm)
         init_vit(self)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.positions, std=0.02)
+        if self.positions is not None:
+            nn.init.trunc_normal_(self.positions, std=0.02)
         self.frozen = config.depth if config.frozen_blocks == "all" else config.frozen_blocks
         if self.frozen:
-            for part in (self.patches, self.norm_pre, self.blocks[: self.frozen]):
-                part.requires_grad_(False)
-            self.cls_token.requires_grad_(False)
-            self.positions.requires_grad_(False)
-        if config.frozen_blocks == "all":
-            self.norm.requires_grad_(False)
+            self._freeze(self.frozen, whole=config.frozen_blocks == "all")
 
-    def embed(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
-        """Class token and patches with their positions, resized when the picture's grid is another one."""
+    def _freeze(self, blocks: int, *, whole: bool) -> None:
+        if whole:
+            self.requires_grad_(False)
+            return
+        for part in (self.patches, self.norm_pre, self.blocks[:blocks]):
+            part.requires_grad_(False)
+        tables = [] if self.relative is None else list(self.relative[:blocks])
+        for parameter in (self.cls_token, self.positions, *(table.table for table in tables)):
+            if parameter is not None:
+                parameter.requires_grad_(False)
+
+    def embed(
+        self,
+        image: Float[Tensor, "B C H W"],
+        mask: Bool[Tensor, "B N"] | None = None,
+        mask_token: Float[Tensor, "1 1 D"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Class token and patches with their positions, resized when the picture's grid is another one.
+
+        Args:
+            mask: patches that `mask_token` replaces (BEiT, section 2.3).
+
+        Raises:
+            ValueError: the picture's grid is another one, and positions are relative.
+        """
         grid = (image.shape[-2] // self.config.patch_size, image.shape[-1] // self.config.patch_size)
-        x = torch.cat([self.cls_token.expand(len(image), -1, -1), self.patches(image)], dim=1)
-        return self.norm_pre(x + resize_positions(self.positions, grid, old_grid=self.config.grid))
+        if self.relative is not None and grid != self.config.grid:
+            raise ValueError(
+                f"a picture of {grid} patches, and relative positions are for {self.config.grid}: load the "
+                "model with its image_size"
+            )
+        patches = self.patches(image)
+        if mask is not None and mask_token is not None:
+            patches = torch.where(mask[..., None], mask_token.to(patches.dtype), patches)
+        x = torch.cat([self.cls_token.expand(len(image), -1, -1), patches], dim=1)
+        if self.positions is not None:
+            x = x + resize_positions(self.positions, grid, old_grid=self.config.grid)
+        return self.norm_pre(x)
 
-    def prefix(self, image: Float[Tensor, "B 3 H W"]) -> Tensor:
-        if self.frozen == 0:
-            return image
-        x = self.embed(image)
-        for block in self.blocks[: self.frozen]:
-            x = block(x)
-        return x
+    def biases(self) -> Sequence[Float[Tensor, "1 H T T"]] | None:
+        """What relative positions add to the scores of each layer."""
+        if self.relative is None:
+            return None
+        found = [table(self.index) for table in self.relative]
+        return found * self.config.depth if len(found) == 1 else found
 
-    def rest(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Float[Tensor, "B N D"]:
+    def layers(
+        self,
+        x: Float[Tensor, "B T D"],
+        first: int = 0,
+        last: int | None = None,
+        *,
+        maps: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Hidden states after blocks `first` to `last` - 1; `maps` receives their attention maps."""
+        part, biases = self.blocks[first:last], self.biases()
+        part.checkpointing = self.blocks.checkpointing
+        return part(x, mask=None if biases is None else biases[first:last], maps=maps)
+
+    def pooled(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+        """The vector that stands for a picture: its class token, or the normalised mean of its patches."""
+        return tokens[:, 0] if self.fc_norm is None else self.fc_norm(tokens[:, 1:].mean(1))
+
+    def layer_of(self, name: str) -> int:
+        """The layer of a parameter, for layer decay: 0 embeddings, i + 1 block i, depth + 1 what follows.
+
+        Source: BEiT optim_factory.py `get_num_layer_for_vit`; a shared table of relative positions follows.
+
+        Args:
+            name: of a system whose `image_tower` this is.
+        """
+        inner = name.removeprefix("image_tower.")
+        if inner == name:
+            return 0 if name == "mask_token" else self.config.depth + 1
+        part, *rest = inner.split(".")
+        if part in ("cls_token", "positions", "patches", "norm_pre"):
+            return 0
+        if part == "blocks" or (part == "relative" and self.config.relative_bias == "layers"):
+            return 1 + int(rest[0])
+        return self.config.depth + 1
+
+    def prefix(self, image: Float[Tensor, "B C H W"]) -> Tensor:
+        return self.layers(self.embed(image), 0, self.frozen) if self.frozen else image
+
+    def rest(self, x: Tensor, *, maps: list[Tensor] | None = None) -> Float[Tensor, "B T D"]:
         """Normalised last hidden states; `maps` receives the attention map of every block that is left."""
-        if self.frozen == 0:
-            return self.norm(self.blocks(self.embed(x), maps=maps))
-        return self.norm(self.blocks[self.frozen :](x, maps=maps))
+        return self.norm(self.layers(x if self.frozen else self.embed(x), self.frozen, maps=maps))

@@ -28,6 +28,7 @@ from multiway.train.parallel import Ranks, choose_device, seed_all
 from multiway.train.run import Init, Run
 from multiway.weights import load
 from multiway.weights.folder import resized
+from multiway.weights.frozen import load_frozen
 from multiway.weights.initial import fusion_from_itc, grounding_from_itc, load_image_tower, load_text
 
 Picture = TypeVar("Picture")
@@ -67,8 +68,12 @@ def _start_fusion(system: System, loader: Any) -> None:
 def build_system(run: Run, say: Callable[[str], None] = print) -> System:
     """The system with its tokenizer, its towers' pretrained weights, or the weights of a whole checkpoint."""
     system = NETWORKS[run.system.system].network()(run.system)
-    system.tokenizer = _tokenizer(run)
+    if system.has_text:
+        system.tokenizer = _tokenizer(run)
     _start_from(system, run.init, say)
+    for name in (run.init.teacher, run.init.visual_tokenizer):
+        if name is not None:
+            system.learn_from(load_frozen(name))
     return system
 
 
@@ -95,14 +100,12 @@ def build_loader(run: Run, system: System, ranks: Ranks) -> Loader | PrefixLoade
         raise UserError(
             f"data.image_size is {given} and the system's image tower takes {want}: make them equal"
         )
-    tokenizer = system.tokenizer
-    assert tokenizer is not None  # build_system sets it
 
     def loader(pairs: Pairs[Picture], transform: Transform[Picture]) -> Loader:
         return Loader(
             pairs,
-            encode=tokenizer,
-            transform=transform,
+            encode=system.tokenizer,
+            transform=transform if system.has_image else None,
             batch_size=run.train.per_rank(ranks.world),
             seed=config.seed,
             rank=ranks.rank,

@@ -78,7 +78,7 @@ def build_optimizer(system: System, config: TrainConfig) -> torch.optim.AdamW:
     for name, parameter in system.named_parameters():
         if parameter.requires_grad:
             prefix = max((p for p in config.lr_scale if fits(name, p)), key=len, default="")
-            scale = config.lr_scale.get(prefix, 1.0)
+            scale = config.lr_scale.get(prefix, 1.0) * layer_scale(system, name, config.layer_decay)
             groups.setdefault((system.decays(name, parameter), scale), []).append(parameter)
     if not groups:
         raise UserError("train.freeze leaves nothing to train: freeze less")
@@ -92,6 +92,20 @@ def build_optimizer(system: System, config: TrainConfig) -> torch.optim.AdamW:
         eps=config.eps,
         fused=all(p.device.type in ("cpu", "cuda") for ps in groups.values() for p in ps),
     )
+
+
+def layer_scale(system: System, name: str, decay: float | None) -> float:
+    """decay^(L + 1 - layer) of a parameter's layer: what follows the blocks learns at the full rate.
+
+    Source: BEiT optim_factory.py `LayerDecayValueAssigner`; MAE, BEiT-3 and VLMo have the same.
+
+    Raises:
+        UserError: the system says nothing of layers.
+    """
+    if decay is None:
+        return 1.0
+    layer, layers = system.layer_of(name)
+    return decay ** (layers + 1 - layer)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -53,6 +53,8 @@ class TrainConfig:
             of the first epoch and then once an epoch; `blip` likewise, times `lr_decay` once an epoch after a
             warm-up within the first; `constant` keeps `lr` after the warm-up.
         lr_scale: name prefix -> factor on the learning rate; the longest prefix that fits counts.
+        layer_decay: factor on the learning rate from one layer to the one below it (BEiT's fine-tuning), on
+            top of `lr_scale`; None: all layers alike.
         freeze: name prefixes that are not trained and stay in eval mode.
         clip_grad: largest L2 norm of the gradient, or None.
         precision: `bf16` computes under autocast; weights, momentum model and optimizer stay fp32.
@@ -80,6 +82,7 @@ class TrainConfig:
     eps: float = 1e-8
     weight_decay: float = 0.02
     lr_scale: dict[str, float] = field(default_factory=dict)
+    layer_decay: float | None = None
     freeze: tuple[str, ...] = ()
     clip_grad: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -142,6 +145,8 @@ class Init:
     Attributes:
         checkpoint: a model folder or an official checkpoint of the whole system.
         image_tower: weights of the image tower. text: weights of the text stack.
+        teacher: whose features VQ-KD learns: a model folder, or `efficientnet_lite0`.
+        visual_tokenizer: whose tokens masked image modelling predicts: the folder of a VQ-KD or dVAE.
         text_proj: `identity` keeps the text stack's own space, where it was trained to compare sentences.
         fusion: `itc` starts cross-attention from the ITC projections (`weights.initial.fusion_from_itc`).
     """
@@ -149,6 +154,8 @@ class Init:
     checkpoint: str | None = None
     image_tower: str | None = None
     text: str | None = None
+    teacher: str | None = None
+    visual_tokenizer: str | None = None
     text_proj: Literal["fresh", "identity"] = "fresh"
     fusion: Literal["fresh", "itc"] = "fresh"
 

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from multiway.core.embed import resize_positions
 from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
@@ -76,8 +75,8 @@ def resized(model: System, image_size: int | tuple[int, int]) -> System:
     Raises:
         UserError: the image tower has no table of positions, or its patches do not fill such a picture.
     """
-    old = model.config.image
-    if not hasattr(old, "grid"):
+    old = getattr(model.config, "image", None)
+    if old is None or not hasattr(old, "grid"):
         raise UserError("image_size is for towers with a table of positions, as a ViT: leave it out here")
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     if any(side < 1 or side % old.patch_size for side in sides):
@@ -86,7 +85,9 @@ def resized(model: System, image_size: int | tuple[int, int]) -> System:
     other, tensors = type(model)(config), model.state_dict()
     for name, tensor in other.state_dict().items():
         if tensors[name].shape != tensor.shape:
-            tensors[name] = resize_positions(tensors[name], config.image.grid, old_grid=old.grid)
+            fitted = other.resize(name, tensors[name], old.grid)
+            assert fitted is not None  # nothing else depends on the size of pictures
+            tensors[name] = fitted
     other.load_state_dict(tensors)
     other.tokenizer = model.tokenizer
     return other
@@ -119,7 +120,8 @@ def _load_folder(folder: Path, image_tower: nn.Module | None) -> System:
             f"{folder / 'model.safetensors'} can't be read ({error}): take another copy"
         ) from None
     strict_load(model, tensors, folder)
-    model.tokenizer = Tokenizer.load(model.config.tokenizer, folder)
+    if model.has_text:
+        model.tokenizer = Tokenizer.load(model.config.tokenizer, folder)
     return model
 
 

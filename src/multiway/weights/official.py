@@ -13,12 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from multiway.core.embed import resize_positions
 from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
-from multiway.weights import albef, blip, clip, hf_blip
+from multiway.weights import albef, beit, blip, clip, dvae, hf_blip, vqkd
 from multiway.weights.keymap import Layout, Report, to_ours
 
 
@@ -64,7 +63,8 @@ def load_checkpoint(path: Path) -> System:
         raise UserError(
             f"{path} lacks {len(missing)} tensors of {type(model).__name__}, the first {missing[0]}"
         )
-    model.tokenizer = Tokenizer.load(model.config.tokenizer)
+    if model.has_text:
+        model.tokenizer = Tokenizer.load(model.config.tokenizer)
     return model
 
 
@@ -84,8 +84,17 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
     if "visual.conv1.weight" in tensors and "token_embedding.weight" in tensors:
         config = clip.open_clip_config_of(tensors, quick_gelu="input_resolution" in tensors)
         return config, clip.open_clip_layout(config)
+    if vqkd.is_vqkd(tensors):
+        config = vqkd.config_of(tensors)
+        return config, vqkd.layout(config)
+    if dvae.is_dvae(tensors):
+        config = dvae.config_of(tensors)
+        return config, dvae.layout(config)
+    if beit.is_beit(tensors):
+        config = beit.config_of(tensors)
+        return config, beit.layout_of(config)
     raise UserError(
-        f"{path} is in no layout known here (ALBEF, BLIP, CLIP): its first key is {next(iter(tensors))}"
+        f"{path} is in no layout known here (ALBEF, BEiT, BLIP, CLIP, dVAE, VQ-KD): its first key is {next(iter(tensors))}"
     )
 
 
@@ -151,7 +160,7 @@ def load_layout(
 ) -> Report:
     """Load a checkpoint's tensors into a model, and its momentum model and queue into `state`, if given.
 
-    Position tables of another resolution are resized; a queue of another size stays as it was initialised.
+    Positions of another resolution are resized; a queue of another size stays as it was initialised.
     """
     fitting, report = fit(model, layout, tensors, state)
     for module, found in fitting:
@@ -174,10 +183,11 @@ def fit(
             if short not in own:  # a state without a momentum model
                 continue
             if own[short].shape != tensor.shape:
-                if not short.endswith("image_tower.positions"):
+                fitted = model.resize(short, tensor)
+                if fitted is None or fitted.shape != own[short].shape:
                     missing.append(name)
                     continue
-                tensor = resize_positions(tensor, model.config.image.grid)
+                tensor = fitted
                 resized.append(name)
             found[short] = tensor
             matched.append(name)

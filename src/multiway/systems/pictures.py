@@ -1,0 +1,60 @@
+"""Pictures as a user has them, and as a system wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from multiway.errors import UserError
+
+#: A picture as a user has it: a path, a PIL image, or a normalised `[3, H, W]` tensor.
+Picture = str | Path | Image.Image | Tensor
+
+
+def prepared(
+    images: Picture | Sequence[Picture],
+    image_size: int | tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Float[Tensor, "B 3 H W"]:
+    """Pictures resized and normalised; tensors are taken as they are.
+
+    Raises:
+        UserError: a path does not exist or is not a picture.
+    """
+    from multiway.data.augment import eval_transform
+
+    if isinstance(images, Tensor) and images.ndim == 4:
+        return images
+    transform, rows = eval_transform(image_size, mean, std), []
+    for image in [images] if isinstance(images, str | Path | Image.Image | Tensor) else images:
+        if isinstance(image, Tensor):
+            rows.append(image)
+        else:
+            rows.append(transform(image.convert("RGB") if isinstance(image, Image.Image) else opened(image)))
+    return torch.stack(rows)
+
+
+def opened(path: str | Path) -> Image.Image:
+    """The picture of a file.
+
+    Raises:
+        UserError: there is none, or it is not a picture.
+    """
+    from multiway.data.images import decode
+    from multiway.data.sample import BadSample
+
+    path = Path(path)
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): give the path of a picture") from None
+    except BadSample as error:
+        raise UserError(
+            f"{path} is no picture that can be read ({error}): give a JPEG, PNG, WebP or the like"
+        ) from None

@@ -1,0 +1,24 @@
+"""Tensors of a model for pictures of one size, as they fit the same model for pictures of another."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from multiway.core.embed import resize_positions
+from multiway.core.relative import Grid, resize_table
+
+EXTRA = 3  # rows of a table of relative positions that are not of patches
+
+
+def resize(name: str, tensor: Tensor, grid: Grid, old_grid: Grid | None = None) -> Tensor | None:
+    """The tensor `name` of an image tower for a grid of patches; None: it does not depend on the grid.
+
+    Args:
+        old_grid: of the tensor; None: a square.
+    """
+    if name.endswith("image_tower.positions"):
+        return resize_positions(tensor, grid, old_grid=old_grid)
+    if "image_tower.relative." in name:
+        side = (round((len(tensor) - EXTRA) ** 0.5) + 1) // 2
+        return resize_table(tensor, old_grid or (side, side), grid)
+    return None
