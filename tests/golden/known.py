@@ -9,12 +9,15 @@ from typing import Any
 import albef
 import albef_nlvr
 import albef_setup
+import beit
+import beit2
 import blip
 import blip_setup
 import blip_text
 import clip
 import momentum
 import momentum_runs as runs
+import vlmo
 from case import Case, Rule, default_rule
 
 #: What replays a case, and how closely it must agree. Names of outputs are the recorded ones; `config.<path>`
@@ -31,6 +34,18 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "albef/checkpoint_conversion": (albef_setup.checkpoint_conversion, default_rule),
     "albef/nlvr": (albef_nlvr.nlvr, default_rule),
     "albef/nlvr_pretrain": (albef_nlvr.nlvr_pretrain, default_rule),
+    "beit/mim": (beit.mim, beit.rule),
+    "beit/hf_masked_image_modeling": (beit.hf, beit.rule),
+    "beit/finetune_classifier": (beit.classifier, beit.rule),
+    "beit/masking_generator": (partial(beit.masks, exact=False), beit.rule),
+    "beit/layer_decay_groups": (beit.groups, beit.rule),
+    "beit/dalle_encoder": (beit.dalle, beit.rule),
+    "beit2/mim": (beit.mim, beit.rule),
+    "beit2/mim_cls_pt": (beit.mim, beit.rule),
+    "beit2/mim_cls_pt_unshared_head": (beit.mim, beit.rule),
+    "beit2/masking_generator": (partial(beit.masks, exact=True), beit.rule),
+    "beit2/quantizer": (beit2.quantizer, beit.rule),
+    "beit2/vqkd": (beit2.vqkd, beit.rule),
     "blip/pretrain": (blip.pretrain, default_rule),
     "blip/pretrain_2proc": (partial(runs.pretrain_2proc, blip.RECORDING), runs.pretrain_2proc_rule),
     "blip/trajectory": (partial(runs.trajectory, blip.RECORDING), runs.trajectory_rule),
@@ -49,6 +64,9 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "clip/open_clip_quickgelu": (clip.open_clip, clip.rule),
     "clip/hf_clip": (clip.hf_clip, clip.rule),
     "clip/clip_loss_2proc": (clip.loss_2proc, clip.rule),
+    "vlmo/pretrain_step": (vlmo.pretrain_step, vlmo.rule),
+    "vlmo/pretrain_step_2proc": (vlmo.pretrain_step_2proc, vlmo.rule),
+    "vlmo/pretrain_step_abs_pos": (vlmo.pretrain_step, vlmo.rule),
 }
 
 #: Keys of config.json, at any depth, whose values are results of the official code and not settings.
