@@ -25,7 +25,6 @@ import torch
 
 import multiway
 from multiway.cli.main import main as run_cli
-from multiway.data import emoji
 from multiway.data.dataset import Dataset, Source
 from multiway.data.sample import BadSample
 from multiway.systems.base import System
@@ -104,8 +103,8 @@ def main() -> None:
         texts: Texts = "all"
     else:
         seconds = train(recipe, out, [])
-        known = emoji.dataset("train")
-        splits = {name: emoji.dataset(name) for name in ("combination", "style")}
+        known = Dataset(Source(path="emoji", split="train"))
+        splits = {name: Dataset(Source(path="emoji", split=name)) for name in ("combination", "style")}
         texts = "first"
     model = multiway.load(out / "model")
     results = {

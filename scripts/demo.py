@@ -31,6 +31,7 @@ import multiway
 from multiway import recipes
 from multiway.cli.main import main as run_cli
 from multiway.data import emoji
+from multiway.data.dataset import Dataset, Source
 from multiway.search.index import build
 from multiway.search.query import Searcher
 from multiway.systems.base import System
@@ -92,7 +93,8 @@ class Demo:
         self.results["k"] = RERANKED
         self.results["splits"] = {}
         for split in HELD_BACK if self.measured else ():
-            found = measure(model, emoji.dataset(split), texts="first", k=RERANKED)
+            drawings = Dataset(Source(path="emoji", split=split))
+            found = measure(model, drawings, texts="first", k=RERANKED)
             self.results["splits"][split] = found.result
             print(f"{split}: {found.sentence()}")
             for stage in ("itc", "itm"):

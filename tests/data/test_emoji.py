@@ -8,7 +8,7 @@ from multiway.data.dataset import Dataset, Source
 
 
 def test_the_sample_is_whole():
-    dataset = emoji.dataset()
+    dataset = Dataset(Source(path="emoji"))
     assert len(dataset) == 5054
     assert sum(len(dataset.texts(i)) for i in range(len(dataset))) == 9554
     assert not dataset.problems
@@ -32,7 +32,7 @@ def test_every_drawing_is_the_one_that_the_script_builds():
 
 
 def test_the_protocol():
-    splits = {split: emoji.dataset(split) for split in ("train", "combination", "style")}
+    splits = {name: Dataset(Source(path="emoji", split=name)) for name in ("train", "combination", "style")}
     assert {split: len(dataset) for split, dataset in splits.items()} == {
         "train": 3288,
         "combination": 294,

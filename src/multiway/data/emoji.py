@@ -12,13 +12,10 @@ import json
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from multiway.data.shards import Shards
 from multiway.errors import UserError
-
-if TYPE_CHECKING:
-    from multiway.data.dataset import Dataset
 
 FOLDER = Path(__file__).with_name("emoji")
 SPLITS = ("train", "combination", "style", "all")
@@ -62,13 +59,6 @@ def open_split(split: str = "all") -> Split:
         return Split(shards, list(range(len(shards))))
     row = {shards.key(i): i for i in range(len(shards))}
     return Split(shards, [row[key] for key in read_protocol()[split]])
-
-
-def dataset(split: str = "all") -> Dataset:
-    """`open_split` as a Dataset."""
-    from multiway.data.dataset import Dataset, Source  # dataset.py imports this file
-
-    return Dataset(Source(path="emoji", split=split))
 
 
 @cache
