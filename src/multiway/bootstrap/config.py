@@ -14,6 +14,7 @@ Origin = Literal["web", "synthetic", "human"]
 #: Fields that decide what is kept, and not what is scored: they may change on a finished run, at no model's
 #: cost.
 SELECTION = ("threshold", "keep", "source", "licence")
+MATCHED = 0.5  # BLIP keeps what its ITM head calls matched
 LARGEST_SIDE = 768  # pixels; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where no side falls below this
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from multiway.bootstrap import named
 from multiway.bootstrap.captioner import load
+from multiway.bootstrap.config import MATCHED
 from multiway.bootstrap.endpoint import Endpoint
 from multiway.errors import UserError
 
@@ -15,8 +16,6 @@ from multiway.errors import UserError
 #: Where the function has no attribute `threshold`, its scores are taken for probabilities, and 0.5 for the
 #: paper's.
 Filter = Callable[[Sequence[Image.Image], Sequence[Sequence[str]]], list[list[float]]]
-
-MATCHED = 0.5  # BLIP keeps what its ITM head calls matched
 
 
 def open_filter(name: str, *, device: str = "auto") -> Filter:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from multiway.bootstrap.filter import MATCHED
+from multiway.bootstrap.config import MATCHED
 from multiway.systems.base import System
 from multiway.tasks.two_stage import evaluating
 

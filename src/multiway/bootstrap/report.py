@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from multiway.bootstrap.pipeline import Job
-from multiway.bootstrap.sheet import write_sheet
-from multiway.bootstrap.writer import BIN, read_manifest
+from multiway.bootstrap.writer import BIN
 
 #: BLIP, section 3.3: D = {(I_w, T_w)} + {(I_w, T_s)} + {(I_h, T_h)}
 PAPER = {
@@ -19,19 +14,6 @@ PAPER = {
     "synthetic": "web pictures with synthetic texts",
     "human": "human pairs",
 }
-
-
-def write_report(
-    out: Path, jobs: Sequence[Job], threshold: dict[str, Any], speed: dict[str, Any]
-) -> dict[str, Any]:
-    """Write `report.json` and `report.html`; returns what the former holds."""
-    manifests = [manifest for job in jobs if (manifest := read_manifest(out, job.name)) is not None]
-    report = {**summed(manifests), "threshold": threshold, "throughput": _rate(speed)}
-    aside = out / ".report.json.part"
-    aside.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, out / "report.json")
-    write_sheet(out, report, manifests)
-    return report
 
 
 def summed(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -98,7 +80,3 @@ def sentences(report: dict[str, Any]) -> list[str]:
             f"{speed['pictures_per_second']:,.1f} a second ({speed['engine']}, {speed['workers']} workers)"
         )
     return lines
-
-
-def _rate(speed: dict[str, Any]) -> dict[str, Any]:
-    return {**speed, "pictures_per_second": round(speed["pictures"] / max(speed["seconds"], 1e-9), 2)}

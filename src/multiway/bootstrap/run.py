@@ -23,7 +23,7 @@ from multiway.bootstrap.config import BootstrapConfig, check_same, plain
 from multiway.bootstrap.filter import Filter, open_filter, threshold_of
 from multiway.bootstrap.pipeline import Work
 from multiway.bootstrap.plan import plan
-from multiway.bootstrap.report import write_report
+from multiway.bootstrap.sheet import write_report
 from multiway.bootstrap.threshold import choose, score_labelled
 from multiway.bootstrap.watch import Progress, silent, watching
 from multiway.bootstrap.writer import Selection, is_written

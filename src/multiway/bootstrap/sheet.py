@@ -1,15 +1,19 @@
-"""`report.html`: the numbers, the scores, and pairs that were kept and dropped, for a person to look at."""
+"""`report.json`, and `report.html`: numbers, scores, and pairs kept and dropped, for a person to look at."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from multiway.bootstrap.pipeline import Job
+from multiway.bootstrap.report import PAPER, sentences, summed
+from multiway.bootstrap.writer import read_manifest
 from multiway.data.images import decode
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards
@@ -26,10 +30,25 @@ figure { margin: 0 } img { max-width: 100%; border: 1px solid #ddd } figcaption 
 """
 
 
+def write_report(
+    out: Path, jobs: Sequence[Job], threshold: dict[str, Any], speed: dict[str, Any]
+) -> dict[str, Any]:
+    """Write `report.json` and `report.html`; returns what the former holds."""
+    manifests = [manifest for job in jobs if (manifest := read_manifest(out, job.name)) is not None]
+    report = {**summed(manifests), "threshold": threshold, "throughput": _rate(speed)}
+    aside = out / ".report.json.part"
+    aside.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, out / "report.json")
+    write_sheet(out, report, manifests)
+    return report
+
+
+def _rate(speed: dict[str, Any]) -> dict[str, Any]:
+    return {**speed, "pictures_per_second": round(speed["pictures"] / max(speed["seconds"], 1e-9), 2)}
+
+
 def write_sheet(out: Path, report: dict[str, Any], manifests: Sequence[dict[str, Any]]) -> None:
     """Write `report.html`, one file that needs nothing else; pictures that are gone are left out."""
-    from multiway.bootstrap.report import PAPER, sentences
-
     parts = [f"<!doctype html><meta charset=utf-8><title>CapFilt</title><style>{STYLE}</style>"]
     parts.append("<h1>CapFilt</h1><table><tr><th>source<th>kept<th>dropped<th>kept, share")
     for origin, counts in report["texts"].items():
