@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,10 +32,14 @@ def albef_config(**changes) -> ALBEFConfig:
 def albef(
     config: ALBEFConfig | None = None, *, kind: type[ALBEF] = ALBEF, seed: int = 0
 ) -> tuple[ALBEF, State]:
-    """A model with weights large enough to tell wrong from right, a momentum model, and alpha at its end."""
+    """A model and its state, `roughened`."""
     torch.manual_seed(seed)
     model = kind(config or albef_config())
-    state = model.init_state()
+    return roughened(model, model.init_state(), seed)
+
+
+def roughened(model: Any, state: Any, seed: int) -> tuple[Any, Any]:
+    """Weights large enough to tell wrong from right, a momentum model near them, and alpha at its end."""
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -74,6 +80,20 @@ def draws(batch: Batch, *, seed: int = 0) -> Draws:
         mlm_input_ids=batch.input_ids.masked_fill(chosen, MASK),
         mlm_labels=batch.input_ids.masked_fill(~chosen, -100),
     )
+
+
+class PatchMap(torch.nn.Module):
+    """An image tower of the user's own, whose tokens have to be pooled."""
+
+    width, pooled_index, image_size = 24, None, 32
+    image_mean = image_std = (0.5, 0.5, 0.5)
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 24, 8, stride=8)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.patches(image)
 
 
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -24,22 +24,10 @@ def config(**changes) -> BLIPConfig:
 
 
 def blip(config_: BLIPConfig | None = None, *, kind: type[BLIP] = BLIP, seed: int = 0) -> tuple[BLIP, State]:
-    """A model with weights large enough to tell wrong from right, a momentum model, and alpha at its end."""
+    """A model and its state, `tiny.roughened`."""
     torch.manual_seed(seed)
     model = kind(config_ or config())
-    state = model.init_state()
-    noise = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim:
-                parameter += 0.05 * torch.randn(parameter.shape, generator=noise)
-        if state.encoders is not None:
-            for parameter, average in zip(
-                model.encoders.parameters(), state.encoders.parameters(), strict=True
-            ):
-                average.copy_(parameter + 0.02 * torch.randn(parameter.shape, generator=noise))
-    state.step.fill_(state.ramp_steps)
-    return model, state
+    return tiny.roughened(model, model.init_state(), seed)
 
 
 def draws(batch: Batch, *, seed: int = 0) -> Draws:

@@ -6,37 +6,17 @@ from dataclasses import replace
 
 import pytest
 import tiny
+import tiny_steps
 import torch
 from plain_albef import PlainALBEF
 
 from multiway.systems.albef import ALBEF
 
 
-def step(model: ALBEF, state, batch, draws) -> tuple[dict, dict]:
-    model.zero_grad()
-    out = model.losses(batch, state, draws)
-    out["loss"].backward()
-    return {name: value.detach() for name, value in out.items()}, tiny.gradients(model)
-
-
 @pytest.mark.parametrize("full", [False, True], ids=["padded", "without padding"])
 def test_fast_and_plain_steps_are_equal(full: bool) -> None:
     models = [tiny.albef(kind=kind) for kind in (ALBEF, PlainALBEF)]
-    for number in range(3):
-        batch = tiny.batch(seed=number)
-        if full:
-            batch = replace(batch, attention_mask=torch.ones_like(batch.attention_mask))
-        draws, found = tiny.draws(batch, seed=number), []
-        for model, state in models:
-            found.append(step(model, state, batch, draws))
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter -= 0.05 * parameter.grad
-            model.advance(state, [found[-1][0]])
-        tiny.assert_same(found[0][0], found[1][0])
-        tiny.assert_same(found[0][1], found[1][1])
-    tiny.assert_same(models[0][0].state_dict(), models[1][0].state_dict())
-    tiny.assert_same(models[0][1].state_dict(), models[1][1].state_dict())
+    tiny_steps.assert_equal_steps(models, tiny.draws, full=full)
 
 
 def test_losses_change_nothing() -> None:
@@ -44,7 +24,7 @@ def test_losses_change_nothing() -> None:
     before = [{k: v.clone() for k, v in module.state_dict().items()} for module in (model, state)]
     batch = tiny.batch()
     for _ in range(2):
-        step(model, state, batch, tiny.draws(batch))
+        tiny_steps.step(model, state, batch, tiny.draws(batch))
     for module, old in zip((model, state), before, strict=True):
         for name, value in module.state_dict().items():
             assert torch.equal(value, old[name]), name
@@ -133,16 +113,8 @@ def test_every_variant_has_finite_losses_and_reaches_every_parameter(changes: di
 
 @pytest.mark.parametrize("frozen", ["all", 1])
 def test_a_cached_frozen_prefix_changes_nothing(frozen) -> None:
-    config = tiny.albef_config(image=tiny.vit(frozen_blocks=frozen))
-    model, state = tiny.albef(config)
-    batch = tiny.batch()
-    draws = tiny.draws(batch)
-    with torch.no_grad():
-        prefix = model.image_tower.prefix(batch.image)
-    cached = replace(batch, image=None, image_prefix=prefix)
-    found = [step(model, state, given, draws) for given in (batch, cached)]
-    tiny.assert_same(found[0][0], found[1][0], tolerance=1e-6)
-    tiny.assert_same(found[0][1], found[1][1], tolerance=1e-6)
+    model, state = tiny.albef(tiny.albef_config(image=tiny.vit(frozen_blocks=frozen)))
+    trained = tiny_steps.assert_a_cached_prefix_changes_nothing(model, state, tiny.draws)
     frozen_names = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert frozen_names
-    assert frozen_names.isdisjoint(found[0][1])
+    assert frozen_names.isdisjoint(trained)

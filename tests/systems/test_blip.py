@@ -9,6 +9,7 @@ import pytest
 import ranks
 import tiny
 import tiny_blip
+import tiny_steps
 import torch
 
 from multiway.batch import Batch
@@ -244,56 +245,25 @@ DRAWS = tiny_blip.draws(WHOLE)
 DRAWS.negative_text[0] = DRAWS.negative_image[1] = -1  # rank 0 has fewer labelled pairs than rank 1
 
 
-def two_steps(batch: Batch, draws: Draws, world: int, changes: dict) -> dict:
-    model, state = tiny_blip.blip(tiny_blip.config(**changes))
-    model.begin(state)
-    found = []
-    for _ in range(2):
-        model.zero_grad()
-        out = model.losses(batch, state, draws)
-        out["loss"].backward()
-        values = {name: out[name].detach().clone() for name in ("loss", "itm", "lm", "itc")}
-        if world > 1:  # as DDP averages
-            for tensor in (*(p.grad for p in model.parameters()), *values.values()):
-                torch.distributed.all_reduce(tensor)
-                tensor /= world
-        grads = tiny.gradients(model)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter -= 0.05 * parameter.grad
-        model.advance(state, [out])
-        found.append({"losses": values, "grads": grads})
-    return {"steps": found, "model": model.state_dict(), "state": state.state_dict()}
+def two_steps(rows: tuple[Batch, Draws], world: int, changes: dict) -> dict:
+    return tiny_steps.two_steps(*tiny_blip.blip(tiny_blip.config(**changes)), *rows, world)
 
 
 def on_rank(rank: int, changes: dict) -> dict:
-    rows = slice(rank * SIZE, (rank + 1) * SIZE)
-    length = int(WHOLE.attention_mask[rows].sum(1).max())
-    batch = Batch(
-        image=WHOLE.image[rows],
-        input_ids=WHOLE.input_ids[rows, :length],
-        attention_mask=WHOLE.attention_mask[rows, :length],
-        ids=WHOLE.ids[rows],
-    )
-    draws = Draws(negative_image=DRAWS.negative_image[rows], negative_text=DRAWS.negative_text[rows])
-    return two_steps(batch, draws, WORLD, changes)
+    return two_steps(tiny_steps.of_rank(WHOLE, DRAWS, rank, SIZE), WORLD, changes)
 
 
 def test_two_ranks_with_global_negatives_equal_one_process() -> None:
     changes = {"negatives": "global", "normalisation": "global"}
-    one = two_steps(WHOLE, DRAWS, 1, changes)
+    one = two_steps((WHOLE, DRAWS), 1, changes)
     for both in ranks.run(on_rank, WORLD, changes):
-        for ours, theirs in zip(both["steps"], one["steps"], strict=True):
-            tiny.assert_same(ours["losses"], theirs["losses"])
-            tiny.assert_same(ours["grads"], theirs["grads"], tolerance=2e-5)
-        tiny.assert_same(both["model"], one["model"])
-        tiny.assert_same(both["state"], one["state"])
+        tiny_steps.assert_ranks_equal_one(both, one)
 
 
 def test_negatives_of_all_ranks_leave_itc_to_the_rank() -> None:
     """ITM and LM are those of the whole batch; ITC's candidates are this rank's, so it differs."""
     changes = {"normalisation": "global", "negative_all_rank": True, "queue_size": 0}
-    one = two_steps(WHOLE, DRAWS, 1, changes)["steps"][0]["losses"]
+    one = two_steps((WHOLE, DRAWS), 1, changes)["steps"][0]["losses"]
     for both in ranks.run(on_rank, WORLD, changes):
         found = both["steps"][0]["losses"]
         for name in ("itm", "lm"):

@@ -13,20 +13,6 @@ from multiway.systems.towers import BackboneConfig
 from multiway.weights.initial import LOUDNESS, grounding_from_itc
 
 
-class Map(torch.nn.Module):
-    """A tower whose tokens have to be pooled."""
-
-    width, pooled_index, image_size = 24, None, 32
-    image_mean = image_std = (0.5, 0.5, 0.5)
-
-    def __init__(self):
-        super().__init__()
-        self.patches = torch.nn.Conv2d(3, 24, 8, stride=8)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.patches(image)
-
-
 def pooled(**changes) -> BLIP:
     """A BLIP as the small recipes have it, with weights large enough to tell wrong from right."""
     off = {"momentum": None, "queue_size": 0, "alpha": 0.0, "embed_dim": 16, "null_token": True}
@@ -34,7 +20,7 @@ def pooled(**changes) -> BLIP:
         image=BackboneConfig(name="user", image_size=32), **(off | {"text_pooling": "mean"} | changes)
     )
     torch.manual_seed(0)
-    model = BLIP(config, Map())
+    model = BLIP(config, tiny.PatchMap())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim and ".cross." not in name:

@@ -90,20 +90,6 @@ def test_a_name_that_is_neither_packaged_nor_a_file_is_refused(tmp_path: Path) -
         load_text(TextStack(tiny.bert(), context_width=24), str(tmp_path / "nothing"))
 
 
-class Map(torch.nn.Module):
-    """A tower whose tokens have to be pooled."""
-
-    width, pooled_index, image_size = 24, None, 32
-    image_mean = image_std = (0.5, 0.5, 0.5)
-
-    def __init__(self):
-        super().__init__()
-        self.patches = torch.nn.Conv2d(3, 24, 8, stride=8)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.patches(image)
-
-
 def pooled(**changes) -> ALBEF:
     """An ALBEF as the small recipes have it, its fusion layers started from the alignment."""
     off = {"momentum": None, "queue_size": 0, "alpha": 0.0, "mlm_weight": 0.0}
@@ -113,7 +99,7 @@ def pooled(**changes) -> ALBEF:
         **({"embed_dim": 16, "text_pooling": "mean", "null_token": True} | off | changes),
     )
     torch.manual_seed(0)
-    model = ALBEF(config, Map())
+    model = ALBEF(config, tiny.PatchMap())
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim:
