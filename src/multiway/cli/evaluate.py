@@ -11,6 +11,8 @@ COMMANDS = {
         "multiway.cli.evaluate:retrieval", "texts of pictures and pictures of texts, in two stages"
     ),
     "caption": Command("multiway.cli.evaluate:caption", "captions against the texts of pictures"),
+    "nlvr2": Command("multiway.cli.evaluate_labels:nlvr2", "is a sentence true of two pictures?"),
+    "classify": Command("multiway.cli.evaluate_labels:classify", "which class is a picture of?"),
 }
 
 

@@ -17,7 +17,10 @@ from multiway.errors import UserError
 
 COMMANDS: dict[str, Command] = {
     "train": Command("multiway.cli.train:train", "train a recipe; the same command runs under torchrun"),
-    "evaluate": Command("multiway.cli.evaluate:evaluate", "measure a model: retrieval, caption"),
+    "finetune": Command("multiway.cli.finetune:finetune", "fine-tune a model: nlvr2, classify"),
+    "evaluate": Command(
+        "multiway.cli.evaluate:evaluate", "measure a model: retrieval, caption, nlvr2, classify"
+    ),
     "caption": Command("multiway.cli.caption:caption", "what pictures show: print it, or write data sets"),
     "match": Command("multiway.cli.match:match", "how well texts fit a picture"),
     "search": Command("multiway.cli.search:search", "index a folder of pictures, and ask it"),

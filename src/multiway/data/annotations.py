@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from multiway.data.images import EXTENSIONS
+from multiway.data.images import EXTENSIONS, read_file
 from multiway.data.sample import BadSample
 from multiway.data.shards import split_lines
+from multiway.data.tables import (
+    IMAGE_COLUMNS,
+    check_rows,
+    find_column,
+    find_table,
+    picture_folder,
+    read_table,
+)
 from multiway.errors import UserError
 
-TABLES = (".csv", ".tsv", ".jsonl", ".json")
-IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "image_path", "path", "img")
 TEXT_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "title", "raw", "comment")
 
 
@@ -74,12 +78,7 @@ class Files:
 
     def image(self, i: int) -> bytes:
         """The picture file."""
-        try:
-            return self._path(i).read_bytes()
-        except FileNotFoundError as error:
-            raise BadSample("missing", str(self._path(i))) from error
-        except OSError as error:
-            raise BadSample("unreadable", str(error)) from error
+        return read_file(self._path(i))
 
     def meta(self, i: int) -> dict[str, Any]:
         """The path of the file."""
@@ -105,27 +104,17 @@ def read_annotations(
     """
     path = Path(path)
     if path.is_dir():
-        table = _find_table(path)
+        table = find_table(path)
         if table is None:
             return Files(images or path, _pictures_with_texts(path), where=str(path))
         return read_annotations(table, images=images or path, split=split)
     if not path.exists():
         raise UserError(f"There is no file or folder {path}: check the path.")
-    root = Path(images) if images is not None else path.parent
-    if not root.is_dir():
-        raise UserError(f"There is no folder of pictures {root}: check `images`.")
+    root = picture_folder(path, None if images is None else str(images))
     rows, karpathy = _read_rows(path, root, split)
     if split is not None and not karpathy:
         raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
     return Files(root, rows, where=str(path))
-
-
-def _find_table(folder: Path) -> Path | None:
-    tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in TABLES)
-    if len(tables) > 1:
-        names = ", ".join(table.name for table in tables[:5])
-        raise UserError(f"{folder} holds several annotation files ({names}): name the one to read.")
-    return tables[0] if tables else None
 
 
 def _pictures_with_texts(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -141,28 +130,14 @@ def _pictures_with_texts(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[tuple[str, list[str]]], bool]:
     """The rows, and whether the layout has splits."""
-    kind = path.suffix.lower()
+    read = read_table(path)
     try:
-        if kind in (".csv", ".tsv"):
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                head = file.readline()
-                file.seek(0)
-                delimiter = "\t" if kind == ".tsv" or ("\t" in head and "," not in head) else ","
-                csv.field_size_limit(2**24)
-                return _table(list(csv.DictReader(file, delimiter=delimiter)), path), False
-        text = path.read_text(encoding="utf-8-sig")
-        if kind == ".jsonl":
-            return _table([json.loads(line) for line in text.splitlines() if line.strip()], path), False
-        if kind == ".json":
-            read = json.loads(text)
-            if isinstance(read, list):
-                return _table(read, path), False
-            if isinstance(read, dict) and isinstance(read.get("images"), list):
-                if isinstance(read.get("annotations"), list):
-                    return _coco(read), False
-                return _karpathy(read, root, split, path), True
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} can't be read as {kind.lstrip('.')}: {error}.") from error
+        if isinstance(read, dict) and isinstance(read.get("images"), list):
+            if isinstance(read.get("annotations"), list):
+                return _coco(read), False
+            return _karpathy(read, root, split, path), True
+        if isinstance(read, list):
+            return _table(read, path), False
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} lacks what its layout promises ({type(error).__name__}: {error})."
@@ -173,19 +148,9 @@ def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[tupl
 
 
 def _table(rows: list[dict[str, Any]], path: Path) -> Iterator[tuple[str, list[str]]]:
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} holds no rows: give one object or line a picture.")
-    image, text = (_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
+    rows = check_rows(rows, path)
+    image, text = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
     return ((str(row.get(image) or "").strip(), _as_texts(row.get(text))) for row in rows)
-
-
-def _column(row: dict[str, Any], names: tuple[str, ...], path: Path) -> str:
-    lower = {str(key).strip().lower(): key for key in row}
-    for name in names:
-        if name in lower:
-            return lower[name]
-    found = ", ".join(str(key) for key in row)
-    raise UserError(f"{path} has no column {' or '.join(names[:3])} (it has {found}): rename one.")
 
 
 def _as_texts(value: Any) -> list[str]:

@@ -12,12 +12,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from PIL import Image
 
 from multiway.data import emoji, scenes
-from multiway.data.annotations import TABLES, read_annotations
+from multiway.data.annotations import read_annotations
 from multiway.data.augment import Augment
 from multiway.data.images import decode
 from multiway.data.numbered import Keyed, Numbered
 from multiway.data.sample import BadSample, Sample
 from multiway.data.shards import Shards, expand
+from multiway.data.tables import TABLES
 from multiway.errors import UserError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -88,3 +89,17 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     else:
         white = next((level for level in (255.0, 65535.0) if high <= level), 2.0**31 - 1)
     return np.clip(values.astype(np.float64) * (255 / white) + 0.5, 0, 255).astype(np.uint8)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a picture file.
+
+    Raises:
+        BadSample: it can't be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise BadSample("missing", str(path)) from error
+    except OSError as error:
+        raise BadSample("unreadable", str(error)) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -21,6 +23,7 @@ from multiway.data.scenes import (
 
 NearMiss = Literal["colour", "shape", "size", "count", "relation"]
 Noise = Literal["none", "swapped", "colour", "shape", "size", "count", "relation"]
+POOL = 2**14  # scenes of a world that pairs are made of: few enough to be kept, their pairs are plenty
 NEAR_MISSES: tuple[NearMiss, ...] = ("colour", "shape", "size", "count", "relation")
 
 
@@ -105,7 +108,7 @@ def questions(scene: Scene) -> list[tuple[str, str]]:
     for group in scene.groups:
         like = [other for other in scene.groups if other.shape == group.shape]
         one = group.count == 1
-        plural = f"{group.shape}{'es' if group.shape.endswith('s') else 's'}"
+        plural = _plural(group.shape)
         if len(like) == 1:
             verb, name = ("is", group.shape) if one else ("are", plural)
             asked.append((f"what colour {verb} the {name}?", group.colour))
@@ -145,39 +148,103 @@ class PicturePair:
     label: bool
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A sentence about two scenes: when it is true, and when it has anything to do with them."""
+
+    sentence: str
+    holds: Callable[[Scene, Scene], bool]
+    concerns: Callable[[Scene, Scene], bool]
+
+
+@lru_cache(maxsize=1024)  # sentence, label and pictures are asked for one after the other
 def make_picture_pair(seed: int, index: int) -> PicturePair:
-    """Pair `index` of the world `seed`; in the long run half of the sentences are true."""
-    draw = keyed_generator(seed, 12, index)
-    wanted = bool(draw.random() < 0.5)
-    while True:
-        left, right = (make_scene(seed, int(draw.integers(2**31))) for _ in range(2))
-        sentence, label = _say(left, right, draw)
-        if label == wanted:
-            return PicturePair(left=left, right=right, sentence=sentence, label=label)
+    """Pair `index` of the world `seed`.
+
+    Pairs 2k and 2k + 1 have the same sentence, true of one of them: the sentence alone says nothing. What it
+    speaks of is in the pictures of both, so that its words alone say nothing either.
+    """
+    draw = keyed_generator(seed, 12, index // 2)
+    kind, wanted = int(draw.integers(5)), bool((index % 2) == (draw.random() < 0.5))
+    left, right = _two_scenes(seed, draw)
+    while (claim := _claim(kind, left, right, draw)) is None:
+        left, right = _two_scenes(seed, draw)
+    if not wanted:
+        while not claim.concerns(left, right) or claim.holds(left, right):
+            left, right = _two_scenes(seed, draw)
+    return PicturePair(left=left, right=right, sentence=claim.sentence, label=wanted)
 
 
-def _say(left: Scene, right: Scene, draw: np.random.Generator) -> tuple[str, bool]:
-    thing = (left.things + right.things)[int(draw.integers(len(left.things) + len(right.things)))]
-    shape, colour = thing.shape, thing.colour
-    plural = shape + ("es" if shape.endswith("s") else "s")
-    kind = int(draw.integers(5))
+def _two_scenes(seed: int, draw: np.random.Generator) -> tuple[Scene, Scene]:
+    first, second = draw.integers(POOL, size=2).tolist()
+    return _pooled(seed, first), _pooled(seed, second)
+
+
+@lru_cache(maxsize=POOL)
+def _pooled(seed: int, index: int) -> Scene:
+    return make_scene(seed, index)
+
+
+def _claim(kind: int, left: Scene, right: Scene, draw: np.random.Generator) -> Claim | None:
+    """A sentence of one of five kinds that is true of two scenes; None where there is none of the kind."""
+
+    def pick(options):
+        options = sorted(set(options))
+        return options[int(draw.integers(len(options)))] if options else None
+
     if kind == 0:
-        return f"both pictures contain a {shape}", bool(
-            count(left, shape=shape) and count(right, shape=shape)
+        shape = pick({t.shape for t in left.things} & {t.shape for t in right.things})
+        if shape is None:
+            return None
+        return Claim(
+            f"both pictures contain {_with_article(shape)}",
+            lambda a, b: min(count(a, shape=shape), count(b, shape=shape)) > 0,
+            lambda a, b: max(count(a, shape=shape), count(b, shape=shape)) > 0,
         )
     if kind == 1:
-        return f"there are more {plural} in the left picture than in the right one", count(
-            left, shape=shape
-        ) > count(right, shape=shape)
+        shape = pick(t.shape for t in left.things if count(left, shape=t.shape) > count(right, shape=t.shape))
+        if shape is None:
+            return None
+        return Claim(
+            f"there are more {_plural(shape)} in the left picture than in the right one",
+            lambda a, b: count(a, shape=shape) > count(b, shape=shape),
+            lambda a, b: count(a, shape=shape) + count(b, shape=shape) > 0,
+        )
     if kind == 2:
-        total = int(draw.integers(1, 2 * MAX_COUNT))
+        colour = pick(t.colour for t in left.things + right.things)
+        total = count(left, colour=colour) + count(right, colour=colour)
         things = "thing" if total == 1 else "things"
-        return f"the two pictures hold {total} {colour} {things} together", count(
-            left, colour=colour
-        ) + count(right, colour=colour) == total
+        return Claim(
+            f"the two pictures hold {total} {colour} {things} together",
+            lambda a, b: count(a, colour=colour) + count(b, colour=colour) == total,
+            lambda a, b: count(a, colour=colour) + count(b, colour=colour) > 0,
+        )
     if kind == 3:
         only = "left" if draw.random() < 0.5 else "right"
         inside, outside = (left, right) if only == "left" else (right, left)
-        has = [count(scene, shape=shape, colour=colour) > 0 for scene in (inside, outside)]
-        return f"only the {only} picture contains {_with_article(colour)} {shape}", has == [True, False]
-    return "both pictures hold the same number of things", len(left.things) == len(right.things)
+        found = pick(
+            {(t.shape, t.colour) for t in inside.things} - {(t.shape, t.colour) for t in outside.things}
+        )
+        if found is None:
+            return None
+        shape, colour = found
+
+        def has(scene: Scene) -> bool:
+            return count(scene, shape=shape, colour=colour) > 0
+
+        return Claim(
+            f"only the {only} picture contains {_with_article(colour)} {shape}",
+            lambda a, b: (has(a), has(b)) == (only == "left", only == "right"),
+            lambda a, b: has(a) or has(b),
+        )
+    if len(left.things) != len(right.things):
+        return None
+    return Claim(
+        "both pictures hold the same number of things",
+        lambda a, b: len(a.things) == len(b.things),
+        lambda a, b: True,
+    )
+
+
+def _plural(shape: str) -> str:
+    return shape + ("es" if shape.endswith("s") else "s")

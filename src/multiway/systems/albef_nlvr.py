@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
+from multiway.core.attention import CrossAttention
 from multiway.core.block import Context
 from multiway.core.momentum import ema_update, momentum_copy
 from multiway.core.pooling import pool_text
@@ -83,14 +84,18 @@ class PairEncoder(nn.Module):
         super().__init__()
         self.image_tower = tower = build_image_tower(config.image, image_tower)
         self.text = TextStack(config.text, context_width=tower.width)
-        for first, second in zip(self.text.fusion[::2], self.text.fusion[1::2], strict=True):
-            del second.cross.key_value
-            second.cross.__dict__["key_value"] = first.cross.key_value  # not registered: it is the other's
+        crosses = self._crosses()
+        for first, second in zip(crosses[::2], crosses[1::2], strict=True):
+            del second.key_value
+            second.__dict__["key_value"] = first.key_value  # not registered: it is the other's
         # Tokens of a tower that normalises none are normalised for cross-attention, as in `Encoders`.
         self.image_norm = nn.LayerNorm(tower.width) if tower.pooled_index is None else None
         self.null_token = nn.Parameter(torch.zeros(1, 1, tower.width)) if config.null_token else None
         self.pooling = config.pooling
         self.head = head
+
+    def _crosses(self) -> list[CrossAttention]:
+        return [block.cross for block in self.text.fusion if block.cross is not None]
 
     def look(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N C"]:
         """Pictures as cross-attention sees them."""
@@ -105,7 +110,7 @@ class PairEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B K"]]:
         """Hidden states and logits, from two pictures' tokens a text."""
         pictures = first, second
-        layers = (block.cross.context(pictures[i % 2]) for i, block in enumerate(self.text.fusion))
+        layers = (cross.context(pictures[i % 2]) for i, cross in enumerate(self._crosses()))
         hidden = self.text(input_ids, attention_mask)
         hidden = self.text.fuse(hidden, attention_mask, Context(tuple(layers)))
         return hidden, self.head(pool_text(hidden, attention_mask, self.pooling))
@@ -114,9 +119,10 @@ class PairEncoder(nn.Module):
 class DistillState(nn.Module):
     """What moves once a step of a fine-tuning: the teacher, and the steps that ramp its weight up."""
 
+    network: PairEncoder | None
     step: Tensor
 
-    def __init__(self, network: nn.Module | None, alpha_end: float, ramp_steps: int):
+    def __init__(self, network: PairEncoder | None, alpha_end: float, ramp_steps: int):
         super().__init__()
         self.network = None if network is None else momentum_copy(network)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))

@@ -62,7 +62,7 @@ class System(nn.Module):
         Returns:
             0-d entries are losses, `loss` their weighted total; entries `enqueue/*` are rows for `advance`.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no pre-training losses")
+        raise UserError(f"{type(self).__name__} has no losses to train by: take another system")
 
     def forward(
         self, batch: Batch, state: Any, draws: Any = None, generator: torch.Generator | None = None

@@ -128,17 +128,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def _start_from(system: System, init: Init, say: Callable[[str], None]) -> None:
     if init.checkpoint is not None:
-        model, image = load(init.checkpoint), system.config.image
-        if hasattr(model.config.image, "grid") and model.config.image.image_size != image.image_size:
-            model = resized(model, image.image_size)
-        given, own = system.adopt(model.state_dict()), system.state_dict()
-        fits = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
-        if not fits:
-            kind = type(system).__name__
-            raise UserError(f"init.checkpoint {init.checkpoint} shares no weight with {kind}: name another")
-        system.load_state_dict(fits, strict=False)
-        fresh, unused = len(own) - len(fits), len(given) - len(fits)
-        say(f"{init.checkpoint}: {len(fits)} tensors taken, {fresh} left fresh, {unused} not used")
+        say(f"{init.checkpoint}: {start_from_model(system, load(init.checkpoint), init.checkpoint)}")
     if init.image_tower is not None:
         tower = _part(system, "image_tower", lambda name, _: name.split(".")[-1] == "image_tower")
         say(f"image tower from {init.image_tower}: {load_image_tower(tower, init.image_tower).sentence()}")
@@ -150,6 +140,28 @@ def _start_from(system: System, init: Init, say: Callable[[str], None]) -> None:
         proj = _part(system, "text_proj", lambda name, _: name.split(".")[-1] == "text_proj")
         torch.nn.init.eye_(proj.weight)
         torch.nn.init.zeros_(proj.bias)
+
+
+def start_from_model(system: System, model: System, name: str) -> str:
+    """Put every tensor of `model` that has a place in `system` there, positions resized; says how many.
+
+    Args:
+        name: the model's, for messages.
+
+    Raises:
+        UserError: none has.
+    """
+    image = system.config.image
+    if hasattr(model.config.image, "grid") and model.config.image.image_size != image.image_size:
+        model = resized(model, image.image_size)
+    given, own = system.adopt(model.state_dict()), system.state_dict()
+    fits = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
+    if not fits:
+        kind = type(system).__name__
+        raise UserError(f"init.checkpoint {name} shares no weight with {kind}: name another")
+    system.load_state_dict(fits, strict=False)
+    fresh, unused = len(own) - len(fits), len(given) - len(fits)
+    return f"{len(fits)} tensors taken, {fresh} left fresh, {unused} not used"
 
 
 def _part(system: System, option: str, fits: Callable[[str, nn.Module], bool]) -> Any:

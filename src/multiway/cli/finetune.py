@@ -1,0 +1,108 @@
+"""`multiway finetune TASK`: a pre-trained model learns a task from labelled data; the same under torchrun."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from multiway.cli.arguments import Command, Parser, dispatch
+
+COMMANDS = {
+    "nlvr2": Command("multiway.cli.finetune:nlvr2", "is a sentence true of two pictures?"),
+    "classify": Command("multiway.cli.finetune:classify", "which class is a picture of?"),
+}
+PAIRS = (
+    "NLVR2's json, a table of two pictures, sentence and label, tars with .txt and .cls (NLVR1's strips are "
+    "cut), scenes:N or boxes:N (drawn)"
+)
+CLASSES = "a folder of pictures a class, a table of pictures and labels, tars with .cls or .json, or emoji"
+ABOUT = """The classes are read from the data and saved with the model. Any field of the run can be changed by
+its dotted flag, as in --system.image.image-size 128 or --data.augment.flip 0; those of `train` also by their
+name alone, as in --lr 1e-4 or --epochs 3. What ran is written to OUT/run.json."""
+
+
+def finetune(argv: Sequence[str]) -> None:
+    """Fine-tune a model."""
+    dispatch("multiway finetune", "Fine-tune a model for a task.", COMMANDS, argv)
+
+
+def nlvr2(argv: Sequence[str]) -> None:
+    """Two pictures and a sentence."""
+    _finetune("nlvr2", argv)
+
+
+def classify(argv: Sequence[str]) -> None:
+    """A picture and its class."""
+    _finetune("classify", argv)
+
+
+def add_labelled(parser: Parser, flag: str, about: str, *, required: bool = True) -> None:
+    """The arguments that name labelled data; `labelled_of` reads them."""
+    parser.add_argument(
+        flag, action="append", required=required, metavar="SOURCE", help=f"{about}; may be given again"
+    )
+
+
+def add_labels(parser: Parser) -> None:
+    """What is said of all the sources alike."""
+    parser.add_argument("--images", help="folder of the pictures that an annotation file names")
+    parser.add_argument("--label", help="the column of the class; of emoji: group or subgroup")
+    parser.add_argument("--split", help="of emoji: train, combination, style or all")
+
+
+def sources_of(args, paths: Sequence[str] | None) -> tuple:
+    """The sources that the arguments name."""
+    from multiway.data.labelled import LabelledSource
+
+    options = {"images": args.images, "label": args.label, "split": args.split}
+    return tuple(LabelledSource(path=path, **options) for path in paths or ())
+
+
+def _finetune(task: str, argv: Sequence[str]) -> None:
+    from multiway.cli.model import add_device
+
+    parser = Parser(f"multiway finetune {task}", f"{COMMANDS[task].summary} {ABOUT}")
+    parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
+    about = PAIRS if task == "nlvr2" else CLASSES
+    add_labelled(parser, "--data", about)
+    add_labelled(parser, "--val", "held-back data, by which the best model is kept", required=False)
+    add_labels(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--resume", choices=("auto", "never"), default="auto", help="go on from OUT's last checkpoint"
+    )
+    add_device(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
+    args, flags = parser.parse_known_args(argv)
+
+    from multiway.cli.overrides import override
+    from multiway.data.labelled import TaskData
+    from multiway.tasks import finetune as tasks
+    from multiway.train.run import Run
+
+    data = TaskData(train=sources_of(args, args.data), val=sources_of(args, args.val))
+    run = tasks.plan(task, args.model, data)
+    if any(flag.split("=")[0] in ("--steps", "--train.steps") for flag in flags):
+        flags = [*flags, "--train.epochs", "None"]  # one of both counts
+    generic: Any = Run
+    run = override(run, flags, kind=generic[type(run.system), TaskData], prog=f"multiway finetune {task}")
+    if args.device != "auto":
+        run = replace(run, train=replace(run.train, device=args.device))
+    if args.dry_run:
+        import json
+
+        from multiway.train.build import describe
+
+        shown = describe(
+            run,
+            world=int(os.environ.get("WORLD_SIZE", "1")),
+            make=lambda run, ranks: tasks.build(task, run, ranks),
+        )
+        print("\n".join([json.dumps(shown.run, indent=2), *shown.lines()]))
+        return
+    result = tasks.finetune(task, run, args.out, resume=args.resume)
+    if result.stopped_by is None and os.environ.get("RANK", "0") == "0":
+        print(f"model in {args.out / 'model'}")

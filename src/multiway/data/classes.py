@@ -1,0 +1,172 @@
+"""Pictures with the name of a class: a folder a class, a table, tars, or the bundled drawings."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from multiway.data import emoji
+from multiway.data.images import EXTENSIONS, read_file
+from multiway.data.shards import Shards, expand
+from multiway.data.tables import (
+    IMAGE_COLUMNS,
+    TABLES,
+    check_rows,
+    find_column,
+    find_table,
+    picture_folder,
+    read_table,
+)
+from multiway.errors import UserError
+
+LABEL_COLUMNS = ("label", "class", "category", "cls")
+EMOJI_LABELS = ("group", "subgroup")
+
+
+@runtime_checkable
+class _Described(Protocol):
+    """What `labelled.LabelledSource` says."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def images(self) -> str | None: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def split(self) -> str | None: ...
+
+
+def open_labelled(source: _Described) -> Listed:
+    """The pictures of a source with their classes.
+
+    Raises:
+        UserError: it is missing, of unknown layout, or names no classes.
+    """
+    if source.path == "emoji":
+        return _emoji(source)
+    if source.split is not None:
+        raise UserError(f"{source.path} has no splits: leave `split` out, or name the file of the split.")
+    path = Path(source.path)
+    if "://" not in source.path:
+        if path.is_dir() and not any(name.endswith(".tar") for name in os.listdir(path)):
+            table = find_table(path)
+            if table is None:
+                return _by_folder(path)
+            return _by_table(table, source.images or str(path), source.label)
+        if path.suffix.lower() in TABLES:
+            return _by_table(path, source.images, source.label)
+    return _by_tar(source)
+
+
+@runtime_checkable
+class _Pictures(Protocol):
+    def image(self, i: int) -> bytes: ...
+
+
+class _Paths:
+    """Picture files by number."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = paths
+
+    def image(self, i: int) -> bytes:
+        return read_file(self.paths[i])
+
+
+class Listed:
+    """Pictures by their keys, each with the name of its class.
+
+    Args:
+        pictures: where the bytes of picture `rows[i]` are read; None: of picture i.
+    """
+
+    def __init__(
+        self,
+        keys: list[str],
+        labels: list[str],
+        pictures: _Pictures,
+        *,
+        rows: list[int] | None = None,
+        problems: Counter[str] | None = None,
+    ):
+        self.keys, self.labels, self.pictures, self.rows = keys, labels, pictures, rows
+        self.problems: Counter[str] = problems or Counter()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def key(self, i: int) -> str:
+        return self.keys[i]
+
+    def label(self, i: int) -> str:
+        return self.labels[i]
+
+    def image(self, i: int) -> bytes:
+        return self.pictures.image(i if self.rows is None else self.rows[i])
+
+
+def _emoji(source: _Described) -> Listed:
+    wanted = source.label or "group"
+    if wanted not in EMOJI_LABELS:
+        raise UserError(f"The emoji sample has no classes {wanted}: choose group or subgroup.")
+    drawings, meta = emoji.open_split(source.split or "all"), emoji.read_meta()
+    rows = [i for i in range(len(drawings)) if meta[drawings.key(i)].get(wanted)]
+    keys = [drawings.key(i) for i in rows]
+    return Listed(keys, [meta[key][wanted] for key in keys], drawings, rows=rows)
+
+
+def _by_folder(root: Path) -> Listed:
+    """`root/class/picture`, the layout of torchvision's ImageFolder."""
+    if not root.is_dir():
+        raise UserError(f"There is no file or folder {root}: check the path.")
+    files = sorted(
+        file
+        for file in root.glob("*/**/*")
+        if file.suffix.lower().lstrip(".") in EXTENSIONS and not file.name.startswith(".")
+    )
+    if not files:
+        raise UserError(f"No picture in the folders of {root}: give a folder of pictures for each class.")
+    names = [file.relative_to(root) for file in files]
+    labels = [name.parts[0] for name in names]
+    return Listed([str(name) for name in names], labels, _Paths(files))
+
+
+def _by_table(path: Path, images: str | None, column: str | None) -> Listed:
+    root, rows = picture_folder(path, images), check_rows(read_table(path), path)
+    image = find_column(rows[0], IMAGE_COLUMNS, path)
+    label = find_column(rows[0], (column,) if column else LABEL_COLUMNS, path)
+    problems: Counter[str] = Counter()
+    keys, labels = [], []
+    for row in rows:
+        name, value = (str(row.get(c) if row.get(c) is not None else "").strip() for c in (image, label))
+        if not name or not value:
+            problems["no_label" if name else "no_image"] += 1
+            continue
+        keys.append(name)
+        labels.append(value)
+    if not any((root / name).exists() for name in keys[:100]):
+        raise UserError(f"The pictures of {path} are not under {root}: name their folder with `images`.")
+    return Listed(keys, labels, _Paths([root / key for key in keys]), problems=problems)
+
+
+def _by_tar(source: _Described) -> Listed:
+    shards, problems = Shards(expand(source.path), texts=False), Counter()
+    rows, labels = [], []
+    for i in range(len(shards)):
+        meta = shards.meta(i)
+        value = meta.get(source.label or next((n for n in ("cls", *LABEL_COLUMNS) if n in meta), "cls"))
+        if value is None or not str(value).strip():
+            problems["no_label"] += 1
+            continue
+        rows.append(i)
+        labels.append(str(value).strip())
+    if not rows:
+        raise UserError(
+            f"No picture with a class in {source.path}: give KEY.cls, or KEY.json with a field `label`."
+        )
+    keys = [shards.key(i) for i in rows]
+    return Listed(keys, labels, shards, rows=rows, problems=problems + shards.problems)

@@ -1,0 +1,104 @@
+"""Rows of a csv, tsv, jsonl or json file, and the columns that are meant."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from multiway.errors import UserError
+
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "image_path", "path", "img")
+
+
+def read_table(path: Path) -> Any:
+    """A list of rows, each a dict; of a .json whatever it holds, or its lines where each is an object.
+
+    Raises:
+        UserError: missing, of another kind, or damaged.
+    """
+    kind = path.suffix.lower()
+    if kind not in TABLES:
+        raise UserError(
+            f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO or Karpathy json."
+        )
+    if not path.is_file():
+        raise UserError(f"There is no file or folder {path}: check the path.")
+    try:
+        if kind in (".csv", ".tsv"):
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                head = file.readline()
+                file.seek(0)
+                delimiter = "\t" if kind == ".tsv" or ("\t" in head and "," not in head) else ","
+                csv.field_size_limit(2**24)
+                return list(csv.DictReader(file, delimiter=delimiter))
+        text = path.read_text(encoding="utf-8-sig")
+        if kind == ".json" and not _is_lines(text):
+            return json.loads(text)
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} can't be read as {kind.lstrip('.')}: {error}.") from error
+
+
+def _is_lines(text: str) -> bool:
+    """Whether a .json holds an object a line, as NLVR2's files do."""
+    first, _, rest = text.lstrip().partition("\n")
+    if not (first.startswith("{") and rest.lstrip().startswith("{")):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except ValueError:
+        return False
+
+
+def check_rows(rows: Any, path: Path) -> list[dict[str, Any]]:
+    """`rows` as a list of dicts that is not empty.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} holds no rows: give one object or line a picture.")
+    return rows
+
+
+def find_column(row: dict[str, Any], names: Sequence[str], path: Path) -> str:
+    """The first of `names` that a row has, however it is capitalised.
+
+    Raises:
+        UserError: it has none of them; the sentence says what it has.
+    """
+    lower = {str(key).strip().lower(): key for key in row}
+    for name in names:
+        if name.lower() in lower:
+            return lower[name.lower()]
+    found = ", ".join(str(key) for key in row)
+    raise UserError(f"{path} has no column {' or '.join(names[:3])} (it has {found}): rename one.")
+
+
+def find_table(folder: Path) -> Path | None:
+    """The one table that lies in a folder; None where there is none.
+
+    Raises:
+        UserError: there are several.
+    """
+    tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in TABLES)
+    if len(tables) > 1:
+        names = ", ".join(table.name for table in tables[:5])
+        raise UserError(f"{folder} holds several annotation files ({names}): name the one to read.")
+    return tables[0] if tables else None
+
+
+def picture_folder(path: Path, images: str | None) -> Path:
+    """Where the pictures of an annotation file lie.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    root = Path(images) if images is not None else path.parent
+    if not root.is_dir():
+        raise UserError(f"There is no folder of pictures {root}: check `images`.")
+    return root

@@ -1,0 +1,254 @@
+"""Two pictures, a sentence about both, and whether it is true: drawn, listed as NLVR2's, or NLVR1's strips.
+
+A strip of NLVR1 shows three boxes side by side, 400 by 100 pixels. Its first two boxes become the first
+picture and its last one the second; any other picture of a tar is cut in halves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from multiway.data import boxes, scenes
+from multiway.data.augment import EvalTransform, TrainTransform
+from multiway.data.images import decode, read_file
+from multiway.data.labelled import LabelledSource
+from multiway.data.numbered import Keyed, Numbered
+from multiway.data.scene_text import make_picture_pair
+from multiway.data.shards import Shards, expand
+from multiway.data.tables import TABLES, check_rows, find_column, picture_folder, read_table
+from multiway.errors import UserError
+
+SENTENCES = ("sentence", "text", "caption", "statement")
+FIRST = ("image0", "left", "image_0", "image1", "left_url")
+SECOND = ("image1", "right", "image_1", "image2", "right_url")
+TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+LABELS = ("False", "True")
+
+TwoPictures = tuple[Image.Image, Image.Image]
+
+
+@runtime_checkable
+class Store(Keyed, Protocol):
+    """An opened source of two pictures, a sentence and its truth."""
+
+    def sentence(self, i: int) -> str: ...
+    def label(self, i: int) -> int: ...
+    def pictures(self, i: int) -> tuple[Image.Image | bytes, Image.Image | bytes]: ...
+
+
+class PicturePairs(Numbered[LabelledSource, Store]):
+    """Random access to pairs of pictures with a sentence that is true (1) or false (0) of them."""
+
+    labels = LABELS
+
+    def __init__(self, sources: Sequence[LabelledSource] | LabelledSource, *, min_side: int | None = None):
+        """Open the sources.
+
+        Args:
+            min_side: as in `Dataset`.
+
+        Raises:
+            UserError: a source is missing or of unknown layout.
+        """
+        super().__init__(sources, _open)
+        self.min_side = min_side
+
+    def label(self, i: int) -> int:
+        """1 where the sentence is true, else 0."""
+        _, store, inside = self._place(i)
+        return store.label(inside)
+
+    def texts(self, i: int) -> list[str]:
+        """The sentence of pair `i`."""
+        _, store, inside = self._place(i)
+        return [store.sentence(inside)]
+
+    def image(self, i: int) -> TwoPictures:
+        """Both pictures of pair `i`.
+
+        Raises:
+            BadSample: one can't be read or decoded.
+        """
+        _, store, inside = self._place(i)
+        first, second = store.pictures(inside)
+        return self._decode(first), self._decode(second)
+
+    def _decode(self, picture: Image.Image | bytes) -> Image.Image:
+        return decode(picture, min_side=self.min_side) if isinstance(picture, bytes) else picture
+
+
+@dataclass(frozen=True)
+class PairTransform:
+    """A transform of one picture, for both pictures in turn."""
+
+    one: TrainTransform | EvalTransform
+
+    def __call__(
+        self, pictures: TwoPictures, caption: str, generator: np.random.Generator
+    ) -> Float[Tensor, "2 3 H W"]:
+        return torch.stack([self.one(picture, caption, generator) for picture in pictures])
+
+
+def _open(source: LabelledSource) -> Store:
+    path = source.path
+    if source.split is not None:
+        raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
+    if path.startswith("scenes:"):
+        return DrawnPairs(scenes.parse(path))
+    if path.startswith("boxes:"):
+        return boxes.parse(path)
+    if "://" not in path and Path(path).suffix.lower() in TABLES:
+        return ListedPairs(Path(path), source.images, source.label)
+    return Strips(Shards(expand(path)), path)
+
+
+class DrawnPairs:
+    """`n` pairs of drawn scenes."""
+
+    def __init__(self, world: scenes.Scenes):
+        self.world = world
+        self.problems: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self.world)
+
+    def key(self, i: int) -> str:
+        return f"pair_{self.world.seed}_{i:08d}"
+
+    def sentence(self, i: int) -> str:
+        return make_picture_pair(self.world.seed, i).sentence
+
+    def label(self, i: int) -> int:
+        return int(make_picture_pair(self.world.seed, i).label)
+
+    def pictures(self, i: int) -> TwoPictures:
+        pair, side = make_picture_pair(self.world.seed, i), self.world.image_size
+        return scenes.draw_scene(pair.left, side), scenes.draw_scene(pair.right, side)
+
+
+class Strips:
+    """NLVR1's tars: a picture of three boxes, a sentence, and 1 or 0 in the .cls."""
+
+    def __init__(self, shards: Shards, where: str):
+        self.shards = shards
+        self.problems = Counter(shards.problems)
+        self.rows, self.labels = [], []
+        for i in range(len(shards)):
+            label = truth(shards.meta(i).get("cls"))
+            if label is None:
+                self.problems["no_label"] += 1
+                continue
+            self.rows.append(i)
+            self.labels.append(label)
+        if not self.rows:
+            raise UserError(
+                f"No labelled pair in {where}: give tars of pictures, sentences in .txt, and 1 or 0 in .cls."
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, i: int) -> str:
+        return self.shards.key(self.rows[i])
+
+    def sentence(self, i: int) -> str:
+        return self.shards.texts(self.rows[i])[0]
+
+    def label(self, i: int) -> int:
+        return self.labels[i]
+
+    def pictures(self, i: int) -> TwoPictures:
+        return cut(decode(self.shards.image(self.rows[i])))
+
+
+def cut(strip: Image.Image) -> TwoPictures:
+    """Three boxes of a strip (four times as wide as high) onto two pictures; any other picture in halves."""
+    width, side = strip.size
+    if width != 4 * side:
+        return strip.crop((0, 0, width // 2, side)), strip.crop((width // 2, 0, width, side))
+    return boxes.on_two_pictures(
+        [strip.crop((left * side // 2, 0, left * side // 2 + side, side)) for left in (0, 3, 6)]
+    )
+
+
+class ListedPairs:
+    """Pairs that a file lists: NLVR2's own, ALBEF's, or any table with two columns of pictures."""
+
+    def __init__(self, path: Path, images: str | None, label: str | None):
+        root, rows = picture_folder(path, images), check_rows(read_table(path), path)
+        sentence = find_column(rows[0], SENTENCES, path)
+        column = find_column(rows[0], (label,) if label else ("label",), path)
+        names = _names(rows[0], root, path)
+        self.problems: Counter[str] = Counter()
+        self.root, self.rows = root, []
+        for row in rows:
+            value, text, two = truth(row.get(column)), str(row.get(sentence) or "").strip(), names(row)
+            if value is None or not text or two is None:
+                reason = "no_label" if value is None else "no_image" if two is None else "empty_caption"
+                self.problems[reason] += 1
+                continue
+            self.rows.append((two, text, value))
+        if not self.rows:
+            raise UserError(f"No labelled pair in {path}: give rows of two pictures, a sentence and a label.")
+        if not any((root / name).exists() for two, *_ in self.rows[:100] for name in two):
+            raise UserError(f"The pictures of {path} are not under {root}: name their folder with `images`.")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, i: int) -> str:
+        first, second = self.rows[i][0]
+        return f"{first} {second}"
+
+    def sentence(self, i: int) -> str:
+        return self.rows[i][1]
+
+    def label(self, i: int) -> int:
+        return self.rows[i][2]
+
+    def pictures(self, i: int) -> tuple[bytes, bytes]:
+        first, second = self.rows[i][0]
+        return read_file(self.root / first), read_file(self.root / second)
+
+
+def _names(row: dict[str, Any], root: Path, path: Path) -> Callable[[dict[str, Any]], tuple[str, str] | None]:
+    """How a row names its two pictures: ALBEF's list, NLVR2's identifier, or two columns."""
+    if isinstance(row.get("images"), list):
+        return lambda row: tuple(row["images"]) if len(row.get("images") or ()) == 2 else None  # pyrefly: ignore
+    if "identifier" in row:
+        return lambda row: _by_identifier(row, root)
+    first = find_column(row, FIRST, path)
+    second = find_column(row, [name for name in SECOND if name != first], path)
+    return lambda row: (str(row[first]), str(row[second])) if row.get(first) and row.get(second) else None
+
+
+def _by_identifier(row: dict[str, Any], root: Path) -> tuple[str, str]:
+    """NLVR2: `train-10171-0-0` means `train-10171-0-img0.png` and `-img1.png`, in folders by `directory`."""
+    stem = str(row["identifier"]).rsplit("-", 1)[0]
+    folders = _folders(stem.split("-")[0], row.get("directory"))
+    found = next((f for f in folders if (root / f / f"{stem}-img0.png").exists()), ".")
+    return str(Path(found) / f"{stem}-img0.png"), str(Path(found) / f"{stem}-img1.png")
+
+
+def _folders(split: str, directory: Any) -> Iterator[str]:
+    """Where NLVR2's pictures of a split may lie under the folder given."""
+    yield "."
+    if directory is not None:
+        yield from (str(directory), f"train/{directory}", f"images/train/{directory}")
+    yield from (split, f"images/{split}")
+
+
+def truth(value: Any) -> int | None:
+    """1 or 0 for what says true or false, None for anything else."""
+    word = str(value).strip().lower()
+    return 1 if word in TRUE else 0 if word in FALSE else None

@@ -1,0 +1,175 @@
+"""Fine-tuning for a task with labels: the model is asked for its network, the training loop is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from multiway import weights
+from multiway.data.augment import train_transform
+from multiway.data.labelled import LabelledPictures, LabelledSource, TaskData
+from multiway.data.loader import Loader
+from multiway.data.two_pictures import PairTransform, PicturePairs
+from multiway.errors import UserError
+from multiway.systems import NETWORKS
+from multiway.systems.base import System
+from multiway.tasks import classify, nlvr2
+from multiway.tasks.predictions import Measurement
+from multiway.train.build import start_from_model
+from multiway.train.loop import Result, train
+from multiway.train.parallel import Ranks
+from multiway.train.run import Init, Run, TrainConfig
+
+Data = PicturePairs | LabelledPictures
+Sources = Sequence[LabelledSource]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: its data, its measure, and the figure by which the best model is kept.
+
+    Attributes:
+        about: what it is, for `--help`.
+        open: sources, the model's labels (none: those of the data) and the least side -> samples.
+        evaluate: a model and samples -> figures of a validation. measure: the same with controls.
+        metric: the figure of a validation that decides which model is best.
+    """
+
+    about: str
+    open: Callable[[Sources, tuple[str, ...], int | None], Data]
+    evaluate: Callable[..., dict[str, Any]]
+    measure: Callable[..., Measurement]
+    metric: str
+
+
+def _open_pairs(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> PicturePairs:
+    return PicturePairs(sources, min_side=min_side)
+
+
+def _open_classes(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> LabelledPictures:
+    return LabelledPictures(sources, labels=labels, min_side=min_side)
+
+
+TASKS: dict[str, Task] = {
+    "nlvr2": Task(
+        "is a sentence true of two pictures?", _open_pairs, nlvr2.evaluate, nlvr2.measure, "accuracy"
+    ),
+    "classify": Task(
+        "which class is a picture of?", _open_classes, classify.evaluate, classify.measure, "top1"
+    ),
+}
+
+#: What a fine-tuning starts from where flags say nothing: for small models and data.
+TRAIN = TrainConfig(
+    epochs=5, batch_size=32, lr=2e-4, min_lr=1e-6, warmup_lr=1e-6, warmup_steps=50, clip_grad=1.0
+)
+
+
+def task_of(name: str) -> Task:
+    """The task called `name`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in TASKS:
+        raise UserError(f"there is no task {name!r}: choose from {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def plan(
+    name: str, model: str | Path, data: TaskData, *, train: TrainConfig = TRAIN, checked: System | None = None
+) -> Run:
+    """The run that fine-tunes a model for a task; classes are those of the training data.
+
+    Args:
+        model: its folder, hub id or official checkpoint. checked: the same, where it is loaded already.
+
+    Raises:
+        UserError: the model or the data can't be read, or the model has no network for the task.
+    """
+    task, base = task_of(name), checked or weights.load(model)
+    labels = task.open(data.train, (), None).labels
+    config = base.fine_tuning(name, labels)
+    if data.val and train.best_metric is None:
+        train = replace(train, best_metric=task.metric)
+    return Run(name=name, system=config, data=data, train=train, init=Init(checkpoint=str(model)))
+
+
+def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "never"] = "auto") -> Result:
+    """Train `run` (of `plan`) into the folder `out`: `out/model`, and `out/best` where there is validation.
+
+    Raises:
+        UserError: the run is impossible, its data is missing or bad, or `out` holds another run.
+    """
+    task = task_of(name)
+
+    def make(run: Run, ranks: Ranks) -> tuple[System, Loader]:
+        return build(name, run, ranks)
+
+    def save(system: System, folder: Path) -> Path:
+        return weights.save(system, folder, card=card(name, run))
+
+    evaluate = None
+    if run.data.val:
+        held_back = task.open(run.data.val, labels_of(run.system), None)
+
+        def evaluate(system: System) -> dict[str, Any]:
+            return task.evaluate(system, held_back)
+
+    return train(run, Path(out), resume=resume, evaluate=evaluate, save=save, make=make)
+
+
+def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader]:
+    """The network of a run with its starting weights, and the loader of this rank."""
+    checkpoint = str(run.init.checkpoint)
+    base = weights.load(checkpoint)
+    system = NETWORKS[run.system.system].network()(run.system)
+    system.tokenizer = base.tokenizer  # the one that its word embeddings were learned with
+    said = start_from_model(system, base, checkpoint)
+    if ranks.first:
+        print(f"{checkpoint}: {said}")
+    config: TaskData = run.data
+    samples = task_of(name).open(
+        config.train, labels_of(run.system), config.augment.min_side(system.image_size)
+    )
+    one = train_transform(system.image_size, config.augment, system.image_mean, system.image_std)
+    reads = isinstance(samples, PicturePairs)
+    transform: Any = PairTransform(one) if reads else one
+    if reads and system.tokenizer is None:
+        raise UserError(f"{checkpoint} has no tokenizer, and {name} reads texts: take another model")
+    loader = Loader(
+        samples,
+        encode=system.tokenizer if reads else None,
+        transform=transform,
+        label=samples.label,
+        batch_size=run.train.per_rank(ranks.world),
+        seed=config.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        workers=config.workers,
+        max_bad_share=config.max_bad_share,
+    )
+    return system, loader
+
+
+def labels_of(config: Any) -> tuple[str, ...]:
+    """The classes that a network's config names; none where its task has fixed ones."""
+    return tuple(getattr(config, "labels", ()))
+
+
+def card(name: str, run: Run) -> str:
+    """The model card of a fine-tuned model."""
+    sources = "\n".join(f"- `{source.path}`" for source in run.data.train)
+    length = f"{run.train.steps:,} steps" if run.train.steps is not None else f"{run.train.epochs} epochs"
+    return f"""# {run.system.system}
+
+Fine-tuned by multiway for the task `{name}` ({TASKS[name].about}) from `{run.init.checkpoint}`
+({NETWORKS[run.system.system].paper}): {length} of {run.train.batch_size} samples, seed {run.train.seed}.
+
+    multiway evaluate {name} --model THIS_FOLDER --data DATA
+
+## Data
+{sources}
+"""

@@ -1,0 +1,148 @@
+"""A fine-tuned network's logits for labelled samples, with their own pictures or with other samples'."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from multiway.batch import Batch
+from multiway.data.augment import eval_transform
+from multiway.data.sample import BadSample
+from multiway.data.two_pictures import PairTransform, PicturePairs
+from multiway.errors import UserError
+from multiway.systems.base import System
+from multiway.tasks.two_stage import Progress, evaluating, silent
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """Samples with a label: `data.labelled.LabelledPictures` or `data.two_pictures.PicturePairs`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    def __len__(self) -> int: ...
+    def image(self, i: int) -> Any: ...
+    def texts(self, i: int) -> list[str]: ...
+    def label(self, i: int) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Logits of the samples that could be used.
+
+    Attributes:
+        numbers: which samples these are. labels: their classes.
+        skipped: reason -> samples that could not be used.
+    """
+
+    numbers: Int[np.ndarray, " N"]
+    logits: Float[np.ndarray, "N K"]
+    labels: Int[np.ndarray, " N"]
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def right(self) -> np.ndarray:
+        """`[N]` bool, where the class with the highest logit is the sample's."""
+        return self.logits.argmax(1) == self.labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What `measure` of a task returns: the numbers, and what it took to get them."""
+
+    result: dict[str, Any]
+    seconds: float
+    skipped: dict[str, int]
+
+    def sentence(self) -> str:
+        """Size, speed and losses in one line."""
+        count = self.result["n"]
+        line = f"{count:,} samples in {self.seconds:.1f} s ({count / max(self.seconds, 1e-9):.1f} a second)"
+        if self.skipped:
+            line += "; skipped " + ", ".join(f"{reason} {n:,}" for reason, n in self.skipped.items())
+        return line
+
+
+def predict(
+    model: System,
+    data: Labelled,
+    *,
+    numbers: Sequence[int] | None = None,
+    pictures: Sequence[int] | None = None,
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> Predictions:
+    """The logits of every sample that can be used.
+
+    Args:
+        numbers: the samples to take; None: all.
+        pictures: for each of them the sample whose picture it is shown with; None: its own.
+
+    Raises:
+        UserError: no sample can be used, or the model predicts no classes.
+    """
+    wanted = range(len(data)) if numbers is None else numbers
+    shown = wanted if pictures is None else pictures
+    single = eval_transform(model.image_size, model.image_mean, model.image_std)
+    reads = isinstance(data, PicturePairs)
+    pair = PairTransform(single)
+    generator = np.random.default_rng(0)  # nothing is drawn in evaluation
+    skipped: Counter[str] = Counter()
+    used: list[int] = []
+    logits: list[np.ndarray] = []
+    images: list[torch.Tensor] = []
+
+    def flush() -> None:
+        if not images:
+            return
+        rows = used[len(used) - len(images) :]
+        ids, mask = model.tokenize([data.texts(i)[0] for i in rows]) if reads else (None, None)
+        batch = Batch(image=torch.stack(images).to(model.device), input_ids=ids, attention_mask=mask)
+        logits.append(model.predict(batch).float().cpu().numpy())
+        images.clear()
+
+    with evaluating(model):
+        for done, (number, other) in enumerate(zip(wanted, shown, strict=True), 1):
+            try:
+                picture = data.image(other)
+            except BadSample as bad:
+                skipped[bad.reason] += 1
+            else:
+                images.append(pair(picture, "", generator) if reads else single(picture))
+                used.append(number)
+            if len(images) == batch_size:
+                flush()
+                progress("samples", done, len(wanted))
+        flush()
+    if not used:
+        why = ", ".join(f"{reason} {n:,}" for reason, n in skipped.items()) or "it is empty"
+        raise UserError(f"no sample of the data can be used ({why}): give pictures with labels")
+    return Predictions(
+        numbers=np.array(used),
+        logits=np.concatenate(logits),
+        labels=np.array([data.label(i) for i in used]),
+        skipped=dict(skipped),
+    )
+
+
+def own_and_shuffled(
+    model: System, data: Labelled, *, batch_size: int = 32, progress: Progress = silent
+) -> tuple[Predictions, Predictions, float]:
+    """Predictions with each sample's own picture, with another sample's, and the seconds of the former."""
+    from multiway.tasks.caption import other
+
+    began = time.perf_counter()
+    own = predict(model, data, batch_size=batch_size, progress=progress)
+    seconds = time.perf_counter() - began
+    dealt = own.numbers[other(len(own.numbers))].tolist()
+    shuffled = predict(
+        model, data, numbers=own.numbers.tolist(), pictures=dealt, batch_size=batch_size, progress=progress
+    )
+    return own, shuffled, seconds

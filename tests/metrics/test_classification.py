@@ -1,0 +1,57 @@
+"""Shares of right choices and their intervals, on numbers small enough to check by eye."""
+
+import numpy as np
+import pytest
+
+from multiway.metrics.classification import (
+    balanced,
+    bootstrap,
+    consistency,
+    in_top,
+    majority,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (3, 10, 0.1078, 0.6032), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
+)
+def test_wilson_by_the_tables(right, count, low, high):
+    assert wilson(right, count) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_no_choice_has_no_share():
+    with pytest.raises(ValueError, match="no choice"):
+        wilson(0, 0)
+
+
+def test_choices_that_hang_together_say_less():
+    rng = np.random.default_rng(0)
+    right = np.repeat(rng.random(50) < 0.6, 20)
+    apart = bootstrap(right, list(range(1000)))
+    together = bootstrap(right, np.repeat(np.arange(50), 20).tolist())
+    low, high = wilson(int(right.sum()), 1000)
+    assert apart[0] == pytest.approx(low, abs=0.01)
+    assert apart[1] == pytest.approx(high, abs=0.01)
+    assert together[1] - together[0] > 3 * (high - low)
+    assert bootstrap(right, list(range(1000))) == apart  # drawn with a seed
+    assert bootstrap(np.ones(4, bool), list("aabb")) == (1.0, 1.0)
+
+
+def test_consistency_is_of_whole_groups():
+    assert consistency(np.array([True, True, True, False]), ["a", "a", "b", "b"]) == 0.5
+
+
+def test_majority_and_the_mean_over_classes():
+    labels = np.array([0, 0, 0, 2])
+    assert majority(labels) == 0.75
+    assert balanced(np.array([True, True, True, False]), labels) == 0.5
+
+
+def test_ties_count_against_the_class():
+    logits = np.array([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    labels = np.array([0, 1, 2])
+    assert in_top(logits, labels, 1).tolist() == [True, False, False]
+    assert in_top(logits, labels, 2).tolist() == [True, True, False]
+    assert in_top(logits, labels, 5).all()
