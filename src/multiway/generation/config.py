@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from multiway.errors import UserError
-from multiway.generation.constraints import Trie
+from multiway.generation.trie import Trie
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,45 +1,15 @@
-"""What may come next: minimum length, repetition penalty, blocklist, and a trie of answers."""
+"""What may come next: minimum length, repetition penalty, blocklist, and answers of which one must come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from multiway.errors import UserError
-
-if TYPE_CHECKING:
-    from multiway.generation.config import GenerationConfig
-
-
-class Trie:
-    """Token sequences of which exactly one is to be generated, each followed by the end token.
-
-    Args:
-        sequences: token ids of each answer, without prompt and end token.
-    """
-
-    def __init__(self, sequences: Iterable[Sequence[int]]):
-        self._root: dict[int | None, dict] = {}
-        self.depth = 0
-        for sequence in sequences:
-            node = self._root
-            for token in sequence:
-                node = node.setdefault(int(token), {})
-            node[None] = {}  # an answer may end here
-            self.depth = max(self.depth, len(sequence))
-
-    def allowed(self, tokens: Sequence[int], eos_id: int) -> list[int]:
-        """What may follow new tokens; nothing after those that begin no answer."""
-        node = self._root
-        for token in tokens:
-            node = node.get(token)
-            if node is None:
-                return []
-        return [eos_id if token is None else token for token in node]
+from multiway.generation.config import GenerationConfig
 
 
 def constrain(
