@@ -137,13 +137,14 @@ def compare_fact(result: Result, name: str, ours: Any, recorded: Any) -> None:
     result.compared += 1
     if name.startswith("outputs.") and name.endswith(".groups"):
         recorded = {n: (g["lr_scale"], g["weight_decay"]) for g in recorded for n in g["params"]}
-    if name.endswith("param_groups"):
+    if name.endswith(("param_groups", "parameter_groups")):
         # BLIP's one group is named by a sentence: it holds every parameter.
         every = [n for n, _ in ours]
         recorded = {
             (n, group["weight_decay"])
             for group in recorded
-            for n in (every if isinstance(group["names"], str) else group["names"])
+            for named in [group["names"] if "names" in group else group["params"]]
+            for n in (every if isinstance(named, str) else named)
         }
     elif isinstance(ours, set):
         recorded = {tuple(x) if isinstance(x, list) else x for x in recorded}

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.init import init_bert
 from multiway.errors import UserError
 from multiway.systems.base import Picture
+from multiway.systems.two_pictures import TwoPictures
 from multiway.systems.vlmo_config import AnswerConfig, ReasoningConfig, RetrievalConfig
 from multiway.systems.vlmo_system import Multiway
 
@@ -98,7 +99,7 @@ class AnswerModel(Multiway):
         return [self.config.labels[i] for i in best.tolist()]
 
 
-class ReasoningModel(Multiway):
+class ReasoningModel(TwoPictures, Multiway):
     """A text read with each of two pictures, then both together: is it true of them (`compute_nlvr2`)?"""
 
     config: ReasoningConfig
@@ -107,23 +108,15 @@ class ReasoningModel(Multiway):
         super().__init__(config, image_tower)
         self.classifier = classifier(2 * config.width, 2 * config.width, 2)
 
-    def predict(self, batch: Batch) -> Float[Tensor, "B 2"]:
-        network, (ids, mask), image = self.transformer, batch.text(), batch.need("image")
-        if image.ndim != 5 or image.shape[1] != 2:
-            raise ValueError(f"a text goes with two pictures [B, 2, 3, H, W]; got {tuple(image.shape)}")
-        # Both pictures' passes as one.
-        pictures = torch.cat([network.embed_image(image[:, i], kind=1 + i) for i in range(2)])
-        text = network.embed_text(ids.repeat(2, 1))
-        pooled = self.pooled(network.pair(text, mask.repeat(2, 1), pictures))
-        return self.classifier(torch.cat(pooled.chunk(2), dim=1))
-
-    def losses(
+    def judge(
         self,
-        batch: Batch,
-        state: nn.Module,
-        draws: None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """`nlvr2`: cross-entropy against `batch.labels`, 1 = true."""
-        loss = F.cross_entropy(self.predict(batch), batch.need("labels"))
-        return {"loss": loss, "nlvr2": loss}
+        image: Float[Tensor, "B2 3 H W"],
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B2 S D"], Float[Tensor, "B 2"]]:
+        """Hidden states of each text with its first picture, then with its second; and logits."""
+        network = self.transformer
+        pictures = [network.embed_image(half, kind) for kind, half in enumerate(image.chunk(2), 1)]
+        text, mask = network.embed_text(input_ids.repeat(2, 1)), attention_mask.repeat(2, 1)
+        hidden = network.pair(text, mask, torch.cat(pictures))
+        return hidden, self.classifier(torch.cat(self.pooled(hidden).chunk(2), dim=1))

@@ -11,8 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
+from multiway.core.embed import resize_positions
 from multiway.core.gather import Gradient, gather, gather_ragged, rank, world_size
 from multiway.core.init import init_bert
+from multiway.core.relative import Grid, joint_rows, resize_table
 from multiway.errors import UserError
 from multiway.objectives import contrastive
 from multiway.systems.base import System
@@ -155,19 +157,34 @@ class Multiway(System):
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """From a BEiT, its picture experts and attention; from another stage of VLMo, all that fits.
 
-        A table of absolute positions is cut to this network's longest text; a second picture's type starts
-        as the first's. Source: vlmo_module.py `convert_to_textpt_ckpt`, `load_pretrained_weight`.
+        Source: vlmo_module.py `convert_to_textpt_ckpt`, `load_pretrained_weight`.
         """
         if any(name.startswith("image_tower.") for name in tensors):
             tensors = self._from_beit(tensors)
-        own = self.state_dict()
-        words, types = "transformer.text_embed.positions.weight", "transformer.types.weight"
-        if words in tensors:
-            tensors = tensors | {words: tensors[words][: len(own[words])]}
-        if types in tensors:
-            more = len(own[types]) - len(tensors[types])
-            tensors = tensors | {types: torch.cat([tensors[types], *[tensors[types][1:2]] * more])}
-        return tensors
+        own, found = self.state_dict(), dict(tensors)
+        for name, tensor in tensors.items():
+            if name in own and own[name].shape != tensor.shape:
+                fitted = self.resize(name, tensor)
+                found[name] = tensor if fitted is None else fitted
+        return found
+
+    def resize(self, name: str, tensor: Tensor, old_grid: Grid | None = None) -> Tensor | None:
+        """As `System.resize`; positions of words are cut to this network's longest text, and a second
+        picture's type starts as the first's.
+        """
+        own, grid = self.get_parameter(name), self.config.image.grid
+        if name == "transformer.positions":
+            return resize_positions(tensor, grid, old_grid=old_grid)
+        if name == "transformer.relative.table":
+            if old_grid is None:
+                offsets = len(tensor) - joint_rows((1, 1), self.config.relative_positions) + 1
+                old_grid = ((round(offsets**0.5) + 1) // 2,) * 2
+            return resize_table(tensor, old_grid, grid)
+        if name == "transformer.text_embed.positions.weight":
+            return tensor[: len(own)]
+        if name == "transformer.types.weight":
+            return torch.cat([tensor, *[tensor[1:2]] * (len(own) - len(tensor))])[: len(own)]
+        return None
 
     def _from_beit(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         found, tables = {}, []

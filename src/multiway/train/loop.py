@@ -90,7 +90,7 @@ def train(
             return Result(progress, stopped_by=stop.name)
         system, loader = built
         epoch, total = len(loader), config.total_steps(len(loader))
-        optim.freeze(system, config.freeze)
+        trained = optim.freeze(system, config.freeze)
         parallel.agree(system.to(ranks.device))
         state = system.init_state(steps_per_epoch=epoch).to(ranks.device)
         if found:
@@ -106,7 +106,7 @@ def train(
             write_run(run, out)
         size, board = config.batch_size, config.tensorboard
         log = Log(out, start=progress.step, total=total, batch_size=size, tensorboard=board, on=ranks.first)
-        log.say(f"{run.name}: {total:,} steps of {size} on {ranks.world} x {ranks.device.type}")
+        log.say(f"{run.name}: {total:,} steps of {size} on {ranks.world} x {ranks.device.type}; {trained}")
         if found:
             log.say(found.sentence(ranks.world))
         progress.world = ranks.world

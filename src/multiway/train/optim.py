@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,13 +15,14 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from multiway.errors import UserError
 from multiway.systems.base import System
+from multiway.train.adamw import TransformersAdamW
 from multiway.train.run import TrainConfig
 
 
 def fits(name: str, prefix: str) -> bool:
-    """Whether a dotted name is `prefix` or lies under it."""
-    prefix = prefix.rstrip(".")
-    return name == prefix or name.startswith(prefix + ".")
+    """Whether a dotted name is `prefix` or lies under it; a part `*` of the prefix is any one part."""
+    parts, own = prefix.rstrip(".").split("."), name.split(".")
+    return len(own) >= len(parts) and all(p in ("*", o) for p, o in zip(parts, own, strict=False))
 
 
 def check_prefixes(module: nn.Module, prefixes: Sequence[str], option: str) -> None:
@@ -44,13 +46,23 @@ def _outermost(names: list[str]) -> list[str]:
     return list(dict.fromkeys(name.split(".")[0] for name in names))
 
 
-def freeze(system: System, prefixes: Sequence[str]) -> None:
-    """Stop training what lies under `prefixes`, and keep its modules in eval mode."""
+def freeze(system: System, prefixes: Sequence[str]) -> str:
+    """Stop training what lies under `prefixes`, in eval mode; the sentence that says so."""
     check_prefixes(system, prefixes, "freeze")
     for name, parameter in system.named_parameters():
         if any(fits(name, prefix) for prefix in prefixes):
             parameter.requires_grad_(False)
     train_mode(system, prefixes)
+    trained = [p for p in system.parameters() if p.requires_grad]
+    frozen = [p for p in system.parameters() if not p.requires_grad]
+    sentence = f"trains {_counted(trained)}"
+    if frozen:
+        sentence += f"; frozen: {_counted(frozen)}"
+    return sentence + (f" ({', '.join(prefixes)})" if prefixes else "")
+
+
+def _counted(parameters: Sequence[nn.Parameter]) -> str:
+    return f"{len(parameters)} tensors of {sum(p.numel() for p in parameters) / 1e6:.2f} M parameters"
 
 
 def train_mode(system: System, frozen: Sequence[str]) -> None:
@@ -67,7 +79,7 @@ def running_statistics(*modules: nn.Module) -> list[Tensor]:
     return [buffer for norm in norms if norm.training for buffer in norm.buffers()]
 
 
-def build_optimizer(system: System, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(system: System, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; a group has one weight decay and one `scale` of the learning rate.
 
     The official ALBEF groups are `system.decays` alone: no decay for one-dimensional tensors and biases,
@@ -82,16 +94,15 @@ def build_optimizer(system: System, config: TrainConfig) -> torch.optim.AdamW:
             groups.setdefault((system.decays(name, parameter), scale), []).append(parameter)
     if not groups:
         raise UserError("train.freeze leaves nothing to train: freeze less")
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0, "scale": scale}
-            for (decays, scale), parameters in groups.items()
-        ],
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        fused=all(p.device.type in ("cpu", "cuda") for ps in groups.values() for p in ps),
-    )
+    listed: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0, "scale": scale}
+        for (decays, scale), parameters in groups.items()
+    ]
+    options: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    if config.optimizer == "transformers_adamw":
+        return TransformersAdamW(listed, **options)
+    fused = all(p.device.type in ("cpu", "cuda") for ps in groups.values() for p in ps)
+    return torch.optim.AdamW(listed, fused=fused, **options)
 
 
 def layer_scale(system: System, name: str, decay: float | None) -> float:
@@ -139,6 +150,11 @@ def learning_rate(step: int, config: TrainConfig, *, steps_per_epoch: int) -> fl
             warmup_lr=config.warmup_lr,
             warmup_steps=config.warmup_steps,
         )
+    if config.schedule == "linear":
+        if step < config.warmup_steps:
+            return config.lr * step / config.warmup_steps
+        left = max(total - step, 0) / max(total - config.warmup_steps, 1)
+        return config.min_lr + (config.lr - config.min_lr) * left
     if step < config.warmup_steps:
         return config.warmup_lr + (config.lr - config.warmup_lr) * (step + 1) / config.warmup_steps
     if config.schedule == "constant":

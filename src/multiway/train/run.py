@@ -51,11 +51,13 @@ class TrainConfig:
         warmup_steps: steps of linear warm-up.
         schedule: `cosine` moves every step; `albef` is the official one, stepped every `warmup_stride` steps
             of the first epoch and then once an epoch; `blip` likewise, times `lr_decay` once an epoch after a
-            warm-up within the first; `constant` keeps `lr` after the warm-up.
+            warm-up within the first; `linear` is transformers' (VLMo, ViLT): up from 0, then straight down to
+            `min_lr`, so that the first step moves nothing; `constant` keeps `lr` after the warm-up.
+        optimizer: torch's AdamW, or in the order of transformers before 5 (VLMo, ViLT; `train.adamw`).
         lr_scale: name prefix -> factor on the learning rate; the longest prefix that fits counts.
         layer_decay: factor on the learning rate from one layer to the one below it (BEiT's fine-tuning), on
             top of `lr_scale`; None: all layers alike.
-        freeze: name prefixes that are not trained and stay in eval mode.
+        freeze: name prefixes that are not trained and stay in eval mode; a part `*` stands for any.
         clip_grad: largest L2 norm of the gradient, or None.
         precision: `bf16` computes under autocast; weights, momentum model and optimizer stay fp32.
         compile: `torch.compile` the transformer blocks. checkpointing: recompute them in the backward pass.
@@ -76,7 +78,8 @@ class TrainConfig:
     warmup_steps: int = 0
     warmup_lr: float = 1e-5
     warmup_stride: int = 100
-    schedule: Literal["cosine", "albef", "blip", "constant"] = "cosine"
+    schedule: Literal["cosine", "albef", "blip", "linear", "constant"] = "cosine"
+    optimizer: Literal["adamw", "transformers_adamw"] = "adamw"
     lr_decay: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
