@@ -44,3 +44,19 @@ def score(pictures, texts):
 def broken(pictures, texts):
     """A filter that forgets a score."""
     return [[0.5] for _ in pictures]
+
+
+def burning(pictures, texts):
+    """A filter that works until it meets a certain text."""
+    if any(line.startswith("web") and line.endswith(" 13") for lines in texts for line in lines):
+        raise RuntimeError("out of memory")
+    return score(pictures, texts)
+
+
+def numbers_as_text(pictures, texts):
+    """A filter that gives strings."""
+    return [["high" for _ in lines] for lines in texts]
+
+
+def forgets(pictures, keys_or_texts):
+    """A captioner or filter that forgot its return."""

@@ -19,6 +19,7 @@ import multiway
 from multiway.bootstrap import captioner, filter
 from multiway.bootstrap.endpoint import Endpoint, EndpointFailed
 from multiway.bootstrap.filters import DualEncoderFilter, ModelFilter
+from multiway.bootstrap.pipeline import AnswerFailed
 from multiway.bootstrap.run import bootstrap
 from multiway.errors import UserError
 
@@ -158,7 +159,7 @@ def test_a_dual_encoder_scores_by_cosine():
 )
 def test_a_captioner_must_answer_for_each_picture(web, config, tmp_path, answer):
     settings = config(web(2))
-    with pytest.raises(TypeError):
+    with pytest.raises(AnswerFailed, match="the captioner fakes:caption failed at the 2 pictures from"):
         bootstrap(settings, tmp_path / "out", workers=1, captioner=lambda pictures, keys: answer)
 
 

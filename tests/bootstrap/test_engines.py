@@ -2,63 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import random
 import signal
-import subprocess
-import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
+from commands import PATIENCE, finish, kill_three_times, scored, start
 
-import multiway
 from multiway.bootstrap import journal
+from multiway.bootstrap.pipeline import AnswerFailed
 from multiway.bootstrap.run import bootstrap
 from multiway.errors import UserError
-
-HERE = Path(__file__).parent
-
-
-def start(data: str, out: Path, *flags: str, seconds: float = 0.0) -> subprocess.Popen:
-    """The command in a process group of its own."""
-    source = str(Path(multiway.__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{HERE}", "FAKE_SECONDS": str(seconds)}
-    command = [sys.executable, "-m", "multiway", "bootstrap", "--data", data, "--out", str(out)]
-    command += ["--captioner", "fakes:caption", "--filter", "fakes:score", "--batch-size", "4", *flags]
-    # A job that a shell put in the background ignores SIGINT, and so would all that it starts.
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=env, text=True, preexec_fn=heard, **pipes)
-
-
-def finish(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=800)
-    assert process.returncode == 0, err
-    return out
-
-
-def scored(out: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in out.glob("scores/*.jsonl"))
-
-
-def kill_three_times(data: str, out: Path, batches: int, *flags: str, seed: int) -> list[int]:
-    """SIGKILL after some of each third of the batches; returns how many stood there each time."""
-    draw, stood = random.Random(seed), []
-    for part in range(3):
-        process = start(data, out, *flags, seconds=0.01)
-        until = draw.randint(batches * part // 4 + 1, batches * (part + 1) // 4)
-        end = time.monotonic() + 200
-        while scored(out) < until and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-        time.sleep(draw.random() * 0.05)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        stood.append(scored(out))
-    return stood
 
 
 def test_two_workers_give_what_one_gives(web, config, contents, tmp_path):
@@ -119,7 +73,7 @@ def test_two_runs_do_not_share_a_folder(web, config, tmp_path):
 
 
 def test_a_failing_worker_ends_the_run(web, config, tmp_path):
-    with pytest.raises(ValueError, match="one score for each text"):
+    with pytest.raises(AnswerFailed, match="one score for each text"):
         bootstrap(config(web(20), filter="fakes:broken"), tmp_path / "out", workers=2)
 
 
@@ -137,22 +91,38 @@ def test_ctrl_c_ends_the_workers_too(web, tmp_path):
     assert scored(tmp_path / "out") == before
 
 
-# An extra that nothing else here needs: without it there is no engine to compare.
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray: pip install 'multiway[ray]'")
-def test_ray_gives_what_local_processes_give(web, contents, tmp_path):
-    data = web(2000, shard_size=250)
-    finish(start(data, tmp_path / "local", "--workers", "2"))
-    said = finish(start(data, tmp_path / "ray", "--engine", "ray", "--workers", "2"))
-    assert "ray, 2 workers" in said
-    assert contents(tmp_path / "local") == contents(tmp_path / "ray")
+def stat(pid: int) -> list[str]:
+    """State, parent, ... of a process, from /proc; nothing where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+# Only there can a test see whose child a process is.
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_a_killed_run_leaves_no_process(web, tmp_path):
+    process = start(web(400, shard_size=100), tmp_path / "out", "--workers", "2", seconds=0.05)
+    end = time.monotonic() + 200
+    while scored(tmp_path / "out") < 4 and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    workers = [pid for pid in pids if stat(pid)[1:2] == [str(process.pid)]]
+    assert len(workers) >= 2
+    process.kill()
+    process.communicate()
+    while any(stat(pid)[:1] not in ([], ["Z"]) for pid in workers) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [pid for pid in workers if stat(pid)[:1] not in ([], ["Z"])] == []
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5 * PATIENCE)
 @pytest.mark.parametrize("seed", range(3))
 def test_2000_pictures_survive_three_kills(web, contents, tmp_path, seed):
     data = web(2000, shard_size=250)
     finish(start(data, tmp_path / "whole", "--workers", "2"))
-    kill_three_times(data, tmp_path / "killed", 500, "--workers", "2", seed=seed)
+    stood = kill_three_times(data, tmp_path / "killed", 500, "--workers", "2", seed=seed)
+    assert 0 < stood[0] < stood[1] < stood[2] < 508
     finish(start(data, tmp_path / "killed", "--workers", "1"))
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")

@@ -7,6 +7,7 @@ import json
 import fakes
 import pytest
 
+from multiway.bootstrap.pipeline import AnswerFailed
 from multiway.bootstrap.run import bootstrap
 from multiway.data.dataset import Dataset, Source
 from multiway.data.images import decode
@@ -140,7 +141,7 @@ def test_a_changed_input_is_refused(web, config, tmp_path):
 
 
 def test_a_filter_that_forgets_a_score_is_an_error(web, config, tmp_path):
-    with pytest.raises(ValueError, match="one score for each text"):
+    with pytest.raises(AnswerFailed, match="one score for each text"):
         bootstrap(config(web(4), filter="fakes:broken"), tmp_path / "out", workers=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +79,17 @@ class BootstrapConfig:
             )
         if not self.keep:
             raise UserError("keep is empty: name web, synthetic or both")
+        if self.captioner is None and (self.candidates > 1 or self.keep == ("synthetic",)):
+            raise UserError("there are no synthetic captions without a captioner: name one")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}: give a share above 0 and at most 1")
+        if not self.repetition_penalty > 0:
+            raise UserError(f"repetition_penalty is {self.repetition_penalty}: give a number above 0")
+        least, most = self.min_length or 0, self.max_length
+        if least < 0 or (most is not None and most < max(least, 1)):
+            raise UserError(f"captions of {least} to {most} tokens: give lengths from 0 up, the longest last")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise UserError(f"threshold is {self.threshold}: give the lowest score that is kept")
 
     @property
     def candidates(self) -> int:

@@ -27,11 +27,13 @@ from PIL import Image
 from multiway.bootstrap import journal
 from multiway.bootstrap.captioner import Captioner, open_captioner
 from multiway.bootstrap.config import LARGEST_SIDE, BootstrapConfig
+from multiway.bootstrap.endpoint import EndpointFailed
 from multiway.bootstrap.filter import Filter, open_filter
 from multiway.bootstrap.writer import Selection, is_written, write
 from multiway.data.images import decode
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards
+from multiway.errors import UserError
 
 DIGITS = 6  # of a score, as it is compared and as it is written
 
@@ -120,13 +122,34 @@ class Work:
         keys = [f"{stem}/{row['key']}" for row in good]
         captions: list[list[str]] = [[] for _ in keys]
         if self._captioner is not None:
-            captions = checked_captions(self._captioner(pictures, keys), keys)
+            with blamed("captioner", self.config.captioner, keys):
+                captions = checked_captions(self._captioner(pictures, keys), keys)
         texts = [list(dict.fromkeys(row["web"] + own)) for row, own in zip(good, captions, strict=True)]
-        found = score(self._filter, pictures, texts, keys)
+        with blamed("filter", self.config.filter, keys):
+            found = score(self._filter, pictures, texts, keys)
         for row, own, scores in zip(good, captions, found, strict=True):
             row["web"] = [[text, scores[text]] for text in row["web"]]
             row["synthetic"] = [[text, scores[text]] for text in own]
         return rows
+
+
+class AnswerFailed(RuntimeError):
+    """A captioner or filter gave no usable answer; the message says which, where, and what next."""
+
+
+@contextmanager
+def blamed(what: str, name: str | None, keys: Sequence[str]) -> Iterator[None]:
+    """Say whose error it is, and at which pictures."""
+    try:
+        yield
+    except (UserError, EndpointFailed):  # they say it themselves
+        raise
+    except Exception as error:
+        raise AnswerFailed(
+            f"the {what} {name or ''} failed at the {len(keys)} pictures from {keys[0]} on "
+            f"({type(error).__name__}: {error}); mend it and repeat the command, which goes on where it "
+            "stopped"
+        ) from error
 
 
 @contextmanager
@@ -182,12 +205,14 @@ def checked_captions(captions: Any, keys: Sequence[str]) -> list[list[str]]:
     Raises:
         TypeError: what the captioner returned is not a list of texts for each picture.
     """
+    if captions is None:
+        raise TypeError("the captioner gave None: a list of texts for each picture is wanted")
     rows = list(captions)
     if len(rows) != len(keys):
         raise TypeError(f"the captioner answered for {len(rows)} pictures of {len(keys)}: it must for each")
     found = []
     for key, row in zip(keys, rows, strict=True):
-        if isinstance(row, str) or not all(isinstance(text, str) for text in row):
+        if row is None or isinstance(row, str) or not all(isinstance(text, str) for text in row):
             raise TypeError(f"the captioner gave {row!r:.80} for {key}: a list of texts is wanted")
         found.append(list(dict.fromkeys(line for text in row if (line := " ".join(text.split())))))
     return found
@@ -199,14 +224,19 @@ def score(
     """text -> score of each picture.
 
     Raises:
-        ValueError: the filter gave too few scores, or one that is no finite number.
+        TypeError, ValueError: the filter gave no scores, too few, or one that is no finite number.
     """
-    rows = [list(row) for row in scores(pictures, texts)]
+    answer = scores(pictures, texts)
+    try:
+        rows = [[float(value) for value in row] for row in answer]
+    except (TypeError, ValueError):
+        said = f"{answer!r:.80}"
+        raise TypeError(f"the filter gave {said}: a list of scores for each picture is wanted") from None
     if [len(row) for row in rows] != [len(row) for row in texts]:
         raise ValueError("the filter did not give one score for each text of each picture")
     found = []
     for key, lines, row in zip(keys, texts, rows, strict=True):
         if not all(math.isfinite(value) for value in row):
             raise ValueError(f"the filter's scores for {key} are not finite: {row}")
-        found.append({text: round(float(value), DIGITS) for text, value in zip(lines, row, strict=True)})
+        found.append({text: round(value, DIGITS) for text, value in zip(lines, row, strict=True)})
     return found

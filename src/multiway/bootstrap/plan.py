@@ -32,8 +32,10 @@ def plan(
     """The jobs, human shards first, and how many pictures each has.
 
     Raises:
-        UserError: no tar, no picture in them, or two tars of one name.
+        UserError: no tar, no picture in them, two tars of one name, or nothing to keep out.
     """
+    for path in config.keep_out:
+        open_pictures(path)  # asked now, before any process is started for it
     jobs = []
     for human, paths in ((True, config.human), (False, config.data)):
         found = [tar for path in paths for tar in expand(path)]

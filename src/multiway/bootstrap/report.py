@@ -15,6 +15,8 @@ PAPER = {
     "human": "human pairs",
 }
 
+NAMED = 5  # bad pictures that are named on the terminal
+
 
 def summed(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The sums of manifests.
@@ -22,7 +24,8 @@ def summed(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         `shards`, `pictures`, `written` (pictures with a kept text), `texts` (by source: `kept`, `dropped`,
         and `keep_rate` in 0..1), `bad` and `skipped` (reason -> pictures), `bad_pictures` (shard, key and
-        reason of each), `histogram` (source -> lower edge of a bar -> texts).
+        reason of each; no key where the tar itself is at fault), `histogram` (source -> lower edge of a bar
+        -> texts).
     """
     texts: dict[str, Counter[str]] = {name: Counter() for name in PAPER}
     bars: dict[str, Counter[int]] = {}
@@ -33,6 +36,7 @@ def summed(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for origin, counts in manifest["histogram"].items():
             bars.setdefault(origin, Counter()).update({int(b): n for b, n in counts.items()})
         bad.update(manifest["indexing"])
+        named += [{"shard": manifest["input"], "key": "", "reason": why} for why in manifest["indexing"]]
         for kind in ("bad", "bad_texts"):
             bad.update(why.partition(":")[0] for why in manifest[kind].values())
             named += [
@@ -72,6 +76,9 @@ def sentences(report: dict[str, Any]) -> list[str]:
     for what in ("bad", "skipped"):
         if report[what]:
             lines.append(f"{what}: " + ", ".join(f"{why} {n:,}" for why, n in report[what].items()))
+    if named := report["bad_pictures"]:
+        names = ", ".join(f"{row['shard']}/{row['key']}".rstrip("/") for row in named[:NAMED])
+        lines.append(f"named: {names}{', ...; all in report.json' if len(named) > NAMED else ''}")
     threshold, speed = report["threshold"], report["throughput"]
     lines.append(f"threshold {threshold['value']:.4f} ({threshold['from']})")
     if speed["pictures"]:

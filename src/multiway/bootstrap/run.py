@@ -110,7 +110,10 @@ def _workers(config: BootstrapConfig, device: str) -> int:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Two runs in one folder would do the same work twice."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{out} is no folder, or lies in a file: choose another output folder") from None
     with open(out / ".lock", "ab") as file:
         if not journal.lock(file, wait=False):
             raise UserError(f"another run is working in {out}: wait for it, or choose another output folder")
@@ -141,6 +144,11 @@ def _threshold(
     device: str,
 ) -> tuple[Filter | None, dict[str, Any]]:
     """The filter where it had to be opened, and the threshold with what it is known by."""
+    if precision is not None and (labelled is None or not 0 < precision <= 1):
+        raise UserError(
+            f"a precision of {precision} is aimed at: give a share above 0 and at most 1, and a labelled "
+            "sample"
+        )
     if config.threshold is not None and labelled is None:
         return scores, {"value": config.threshold, "from": "given"}
     if config.threshold is not None:

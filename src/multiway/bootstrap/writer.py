@@ -147,8 +147,8 @@ def _samples(
         own = {
             **meta,
             "caption": lines[0],
-            "source": meta.get("source", meta.get("url", selection.source)),
-            "licence": meta.get("licence", meta.get("license", selection.licence)),
+            "source": _known(meta, ("source", "url"), selection.source),
+            "licence": _known(meta, ("licence", "license"), selection.licence),
             "capfilt": {
                 "kept": [text.plain() for text in texts if text.kept],
                 "dropped": [text.plain() for text in texts if not text.kept],
@@ -161,6 +161,11 @@ def _samples(
         }
         txt = "\n".join(dict.fromkeys(lines))
         yield {"__key__": row["key"], extension(content): content, "txt": txt, "json": own}
+
+
+def _known(meta: dict[str, Any], names: tuple[str, ...], default: str | None) -> Any:
+    """The first of these fields that says something: img2dataset writes null where it knows nothing."""
+    return next((meta[name] for name in names if meta.get(name)), default)
 
 
 def extension(content: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,11 +31,14 @@ def normalise(text: str) -> str:
 def build(path: Path, extra: Sequence[str] = ()) -> Tokenizer:
     """BERT's uncased tokenizer over a vocab.txt, one token a line; `extra` tokens follow those of the file.
 
+    The words of a tokenizer.json, which transformers writes instead, are read too.
+
     Raises:
         UserError: the file is no vocabulary: a special token is missing, or a line comes twice.
     """
     try:
-        tokens = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        content = path.read_text(encoding="utf-8")
+        tokens = _saved(content, path) if path.suffix == ".json" else content.rstrip("\n").split("\n")
         tokens += [token for token in extra if token not in tokens]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file: name a vocab.txt with one token a line") from error
@@ -47,6 +51,20 @@ def build(path: Path, extra: Sequence[str] = ()) -> Tokenizer:
     if len(vocab) != len(tokens):
         raise UserError(f"{path} names a token twice, so its ids are ambiguous: remove the repeated lines")
     return assemble(models.WordPiece(vocab, unk_token=UNK, max_input_chars_per_word=100))
+
+
+def _saved(content: str, path: Path) -> list[str]:
+    """The words of a tokenizer.json in the order of their ids."""
+    try:
+        values = json.loads(content)
+        vocab = dict(values["model"]["vocab"])
+        vocab |= {token["content"]: token["id"] for token in values.get("added_tokens", ())}
+        tokens = sorted(vocab, key=vocab.__getitem__)
+        if values["model"]["type"] == "WordPiece" and [vocab[t] for t in tokens] == list(range(len(tokens))):
+            return tokens
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{path} holds no WordPiece vocabulary: put the model's vocab.txt beside it")
 
 
 def assemble(model: models.WordPiece, *, every_script: bool = False) -> Tokenizer:

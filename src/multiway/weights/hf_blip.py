@@ -121,7 +121,8 @@ def from_transformers(
     """Our model with the weights of a transformers model, in eval mode, with its tokenizer.
 
     Args:
-        tensors: its state dict. values: its config as a dictionary. vocab: its vocab.txt; None: BERT's.
+        tensors: its state dict. values: its config as a dictionary.
+        vocab: its vocab.txt or tokenizer.json; None: BERT's.
 
     Raises:
         UserError: the class has no counterpart here, or a tensor is missing.

@@ -20,6 +20,8 @@ from multiway.text import Tokenizer
 from multiway.weights import albef, beit, blip, clip, dvae, hf_blip, vlmo, vqkd
 from multiway.weights.keymap import Layout, Report, to_ours
 
+VOCABULARIES = ("vocab.txt", "tokenizer.json")  # of transformers; the second is what its fifth version writes
+
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a `.safetensors` file, or of a `.pth` under its usual wrappers; no pickle is executed.
@@ -112,7 +114,7 @@ def is_transformers(folder: Path) -> bool:
 
 
 def load_transformers(folder: Path, weights: Path | None = None) -> System:
-    """A BLIP of transformers from its folder: config.json, weights, and vocab.txt where there is one.
+    """A BLIP of transformers from its folder: config.json, weights, and its vocabulary where there is one.
 
     Args:
         weights: the file of weights; None: model.safetensors, or else pytorch_model.bin.
@@ -130,8 +132,8 @@ def load_transformers(folder: Path, weights: Path | None = None) -> System:
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise UserError(f"{folder} has neither model.safetensors nor pytorch_model.bin: add one of them")
-    vocab = folder / "vocab.txt"
-    return hf_blip.from_transformers(read_tensors(found), values, vocab=vocab if vocab.is_file() else None)
+    words = next((path for name in VOCABULARIES if (path := folder / name).is_file()), None)
+    return hf_blip.from_transformers(read_tensors(found), values, vocab=words)
 
 
 def check(path: Path, config: Any = None) -> Report:
