@@ -10,7 +10,7 @@ import torch
 from multiway.errors import UserError
 from multiway.systems.blip import BLIP
 from multiway.systems.towers import BackboneConfig
-from multiway.weights.initial import LOUDNESS, grounding_from_itc
+from multiway.weights.alignment import LOUDNESS, grounding_from_itc
 
 
 def pooled(**changes) -> BLIP:

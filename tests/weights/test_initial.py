@@ -18,7 +18,8 @@ from multiway.systems.albef import ALBEF, Draws
 from multiway.systems.bert import TextStack
 from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import VisionTransformer
-from multiway.weights.initial import SPREAD, fusion_from_itc, load_image_tower, load_text
+from multiway.weights.alignment import SPREAD, fusion_from_itc
+from multiway.weights.initial import load_image_tower, load_text
 from multiway.weights.keymap import Layout, to_theirs
 from multiway.weights.parts import bert, timm_vit
 

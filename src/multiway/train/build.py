@@ -27,9 +27,10 @@ from multiway.train.features import PrefixLoader, cached_dataset, one_view
 from multiway.train.parallel import Ranks, choose_device, seed_all
 from multiway.train.run import Init, Run
 from multiway.weights import load
+from multiway.weights.alignment import fusion_from_itc, grounding_from_itc
 from multiway.weights.folder import resized
 from multiway.weights.frozen import load_frozen
-from multiway.weights.initial import fusion_from_itc, grounding_from_itc, load_image_tower, load_text
+from multiway.weights.initial import load_image_tower, load_text
 
 Picture = TypeVar("Picture")
 

@@ -151,7 +151,7 @@ class Init:
         teacher: whose features VQ-KD learns: a model folder, or `efficientnet_lite0`.
         visual_tokenizer: whose tokens masked image modelling predicts: the folder of a VQ-KD or dVAE.
         text_proj: `identity` keeps the text stack's own space, where it was trained to compare sentences.
-        fusion: `itc` starts cross-attention from the ITC projections (`weights.initial.fusion_from_itc`).
+        fusion: `itc` starts cross-attention from the ITC projections (`weights.alignment.fusion_from_itc`).
     """
 
     checkpoint: str | None = None
