@@ -90,7 +90,8 @@ class Captioning(SpecialTokens):
 
     def caption_context(self, image: Float[Tensor, "B 3 H W"]) -> Context:
         """Keys and values of pictures for the decoder."""
-        raise NotImplementedError
+        # Not asked for where `decoding` is the system's own.
+        raise NotImplementedError(f"{type(self).__name__} does not say what its decoder looks at")
 
     def prompt_ids(self, prompt: str | None = None) -> Int[Tensor, "1 P"]:
         """[DEC] and the prompt's tokens; None: the config's prompt."""

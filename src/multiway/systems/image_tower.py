@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from multiway.core.pooling import AttentionPool
 FrozenBlocks = int | Literal["all"]
 
 
-class ImageTower(nn.Module):
+class ImageTower(nn.Module, ABC):
     """Pictures to tokens: `rest(prefix(image))`.
 
     `prefix` holds no trained weight, so its output depends on the picture alone: it can be cached on disk,
@@ -39,9 +40,9 @@ class ImageTower(nn.Module):
         """What the frozen blocks make of a picture; the picture itself when there are none."""
         return image
 
+    @abstractmethod
     def rest(self, x: Tensor) -> Float[Tensor, "B N D"]:
         """Tokens from the prefix's output."""
-        raise NotImplementedError
 
     def batch_prefix(self, batch: Batch) -> Tensor:
         """The prefix's output for a batch's pictures: the cached one where the batch has it.
