@@ -17,10 +17,12 @@ class Batch:
         image: `[B, 3, H, W]` float, normalised by the image tower's mean and std; `[B, 2, 3, H, W]` where a
             sample has two pictures.
         image_prefix: `[B, ...]` cached output of the image tower's frozen prefix; `image` is then None.
-        input_ids: `[B, T]` int64 token ids.
+        has_image: `[B]` bool, which rows have a picture; the others' are zeros. None: all, if there are any.
+        input_ids: `[B, T]` int64 token ids; a row without a text is padding alone.
         attention_mask: `[B, T]` int64, 1 = real token.
         ids: `[B]` int64; rows with equal ids are positives of each other.
         labels: `[B]` int64, the class of each sample.
+        targets: `[B, C]` float, the share of agreement with each class, 0..1 (VQA).
         weights: `[B]` float, weight of each sample in a task's loss.
         keys: the samples' keys in their source.
         source: the name of each sample's source.
@@ -28,10 +30,12 @@ class Batch:
 
     image: Tensor | None = None
     image_prefix: Tensor | None = None
+    has_image: Tensor | None = None
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
     ids: Tensor | None = None
     labels: Tensor | None = None
+    targets: Tensor | None = None
     weights: Tensor | None = None
     keys: tuple[str, ...] = ()
     source: tuple[str, ...] = ()

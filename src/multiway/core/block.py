@@ -12,7 +12,7 @@ arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -170,9 +170,8 @@ class Block(nn.Module):
             x = self._residual(x, cross, self.norm_cross, None, route, layout)
         route = read_route(route, reading)
         if isinstance(route, str) or isinstance(self.norm1, nn.ModuleDict):
-            return self._residual(
-                x, lambda y: through(y, route, self.ffn), self.norm2, self.gamma2, route, layout
-            )
+            branch = lambda y: through(y, route, self.ffn)  # noqa: E731
+            return self._residual(x, branch, self.norm2, self.gamma2, route, layout)
         # Where attention is shared, each modality drops its own branch of a sample.
         lengths = [length for _, length in route]
         layouts = [None] * len(lengths) if layout is None else layout.split(lengths)
@@ -207,7 +206,7 @@ class Stack(nn.ModuleList):
         self,
         x: Float[Tensor, "B T D"],
         *,
-        route: Route = "all",
+        route: Route | Callable[[int], Route] = "all",
         mask: Tensor | Sequence[Tensor] | None = None,
         causal: bool = False,
         context: Context | None = None,
@@ -219,6 +218,7 @@ class Stack(nn.ModuleList):
         """All blocks; arguments as in `Block.forward`, with one `context` for all layers.
 
         Args:
+            route: one for all layers, or a function of the layer's number (joint experts on top).
             mask: one for all layers, or one a layer (relative positions).
             reading: the last block computes these tokens alone, `[1, R, D]`.
         """
@@ -231,7 +231,7 @@ class Stack(nn.ModuleList):
                 crossing_last = crossing_last.by(context.rows, len(context))
         for i, block in enumerate(self):
             options = {
-                "route": route,
+                "route": route(i) if callable(route) else route,
                 "mask": mask if mask is None or isinstance(mask, Tensor) else mask[i],
                 "causal": causal,
                 "context": None if context is None else context.layers[i],

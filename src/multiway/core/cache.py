@@ -48,6 +48,15 @@ class Cache:
         self._lengths[layer] = total
         return KeyValue(room.key[:, :, :total], room.value[:, :, :total])
 
+    def of(self, layer: int) -> KeyValue | None:
+        """All that a layer has cached."""
+        room, length = self._room[layer], self._lengths[layer]
+        return None if room is None else KeyValue(room.key[:, :, :length], room.value[:, :, :length])
+
+    def forget(self, count: int) -> None:
+        """Drop the last `count` tokens of every layer; the next ones are written over them."""
+        self._lengths = [length - count for length in self._lengths]
+
     def select(self, index: Int[Tensor, " P"]) -> None:
         """Rows `index` of the batch, in place: rows may be reordered, repeated or left out."""
         self._room = [kv if kv is None else kv.select(index) for kv in self._room]

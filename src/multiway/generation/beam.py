@@ -12,7 +12,7 @@ from torch import Tensor
 from multiway.generation.config import GenerationConfig
 from multiway.generation.constraints import constrain, no_text
 from multiway.generation.protocol import Decoding, Hypothesis
-from multiway.generation.rules import OfficialRule, TransformersRule
+from multiway.generation.rules import RULES
 
 #: Words whose maximum is looked at first, see `top`.
 STRETCH = 256
@@ -29,8 +29,7 @@ def beam_search(
     Args:
         logits: of the first new token, from `decoding.start`.
     """
-    rule = OfficialRule if config.length_rule == "official" else TransformersRule
-    rules = [rule(config, len(prompt)) for prompt in prompts]
+    rules = [RULES[config.length_rule](config, len(prompt)) for prompt in prompts]
     living = list(range(len(prompts)))
     beams = [[Hypothesis()] for _ in prompts]
     logits = logits[:, None]

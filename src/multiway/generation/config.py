@@ -24,7 +24,8 @@ class GenerationConfig:
         beams: K of beam search. n_best: candidates returned, at most K.
         length_penalty: exponent of the length that divides a sum of log-probabilities.
         length_rule: the length: new tokens, the end token included (`transformers` 5); or prompt and new
-            tokens without the end token (`official`: BLIP with transformers 4.15, and how it ends a search).
+            tokens without the end token (`official`: BLIP with transformers 4.15, and how it ends a search);
+            or prompt and new tokens, the end token included (`beit3`, and how its captioner ends a search).
         early_stopping: True: a picture is done with K finished sequences; False: when also the best open one,
             at its length, is no better than the worst of them; "never": at the length that favours it most.
         samples: drawn for each group. temperature: divides the logits. top_k: draw from the likeliest k only
@@ -45,7 +46,7 @@ class GenerationConfig:
     beams: int = 3
     n_best: int = 1
     length_penalty: float = 1.0
-    length_rule: Literal["transformers", "official"] = "transformers"
+    length_rule: Literal["transformers", "official", "beit3"] = "transformers"
     early_stopping: bool | Literal["never"] = False
     samples: int = 1
     temperature: float = 1.0
@@ -65,8 +66,10 @@ class GenerationConfig:
         _require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "at least 1, or None for all")
         if self.method == "beam":
             _require(self.n_best <= self.beams, "n_best", self.n_best, f"at most the {self.beams} beams")
-        if self.length_rule == "official" and self.early_stopping == "never":
-            raise UserError('length_rule "official" knows no early_stopping "never": give True or False')
+        if self.length_rule != "transformers" and self.early_stopping == "never":
+            raise UserError(
+                f'length_rule "{self.length_rule}" knows no early_stopping "never": give True or False'
+            )
         if self.trie is not None:
             _require(
                 self.max_length > self.trie.depth,

@@ -1,8 +1,8 @@
 """Beam search's bookkeeping for one group: which sequences are finished, and when the group is done.
 
-Two rules are known. `TransformersRule` is transformers 5's `_beam_search`. `OfficialRule` is what BLIP's
+Three rules are known. `TransformersRule` is transformers 5's `_beam_search`. `OfficialRule` is what BLIP's
 captions were published with, transformers 4.15's `BeamSearchScorer`: it counts the prompt and not the end
-token, so that with a prompt the same sums give other captions.
+token, so that with a prompt the same sums give other captions. `BEiT3Rule` is that of BEiT-3's captioner.
 """
 
 from __future__ import annotations
@@ -81,3 +81,35 @@ class OfficialRule(TransformersRule):
         for hypothesis in going:
             self.finish(hypothesis, length)
         return []
+
+
+class BEiT3Rule(TransformersRule):
+    """A sequence's score is its sum over the length of prompt and new tokens, the end token included.
+
+    An ended candidate counts if it comes before the K-th open one. A sequence that is cut at the maximum
+    length ends with the end token in place of its last one, whose log-probability still counts. Source:
+    beit3 engine_for_finetuning.py and utils.py, `BeamHypotheses`.
+    """
+
+    def update(self, candidates: Sequence[Hypothesis]) -> list[Hypothesis]:
+        if not candidates:
+            return []
+        config, length = self.config, len(candidates[0].tokens)
+        if len(self.finished) == config.n_best:
+            hoped = self.normalised(candidates[0].score, self.prompt_length + config.max_length)
+            if config.early_stopping is True or self.finished[-1].score >= hoped:
+                return []
+        last, going = length == config.max_length, []
+        for candidate in candidates:
+            if last or candidate.tokens[-1] == config.eos_id:
+                ended = replace(candidate, tokens=(*candidate.tokens[:-1], config.eos_id))
+                self.finish(ended, self.prompt_length + length)
+                del self.finished[config.n_best :]
+            else:
+                going.append(candidate)
+            if len(going) == config.beams:
+                break
+        return going
+
+
+RULES = {"transformers": TransformersRule, "official": OfficialRule, "beit3": BEiT3Rule}

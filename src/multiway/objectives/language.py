@@ -14,7 +14,7 @@ def mask_tokens(
     *,
     mask_id: int,
     vocab_size: int,
-    probability: float = 0.15,
+    probability: float | Float[Tensor, "B 1"] = 0.15,
     word_starts: Bool[Tensor, "B T"] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
@@ -22,13 +22,14 @@ def mask_tokens(
 
     Args:
         maskable: tokens that may be chosen; ALBEF spares only [PAD] and [CLS].
+        probability: of being chosen, for all texts or each.
         word_starts: True where a token begins a word: whole words are then chosen and replaced together.
 
     Returns:
         The ids to read, and the labels: the original id where a token was chosen, -100 elsewhere.
     """
 
-    def chosen(share: float) -> Tensor:
+    def chosen(share: float | Tensor) -> Tensor:
         return uniform() < share
 
     def uniform() -> Tensor:

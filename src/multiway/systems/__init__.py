@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -139,15 +140,47 @@ def _dvae() -> type:
     return DVAE
 
 
+def _beit3(config: str, network: str, module: str = "beit3_heads") -> Entry:
+    """BEiT-3 or one of its fine-tuning networks, by the names of its classes."""
+
+    def config_class() -> type:
+        from multiway.systems import beit3_config
+
+        return getattr(beit3_config, config)
+
+    def network_class() -> type:
+        return getattr(importlib.import_module(f"multiway.systems.{module}"), network)
+
+    return Entry(BEIT3_PAPER, config_class, network_class)
+
+
+def _vlmo(config: str, network: str, module: str = "vlmo_heads") -> Entry:
+    """VLMo or one of its fine-tuning networks, by the names of its classes."""
+
+    def config_class() -> type:
+        from multiway.systems import vlmo_config
+
+        return getattr(vlmo_config, config)
+
+    def network_class() -> type:
+        return getattr(importlib.import_module(f"multiway.systems.{module}"), network)
+
+    return Entry(VLMO_PAPER, config_class, network_class)
+
+
 ALBEF_PAPER = "Li et al. 2021, arXiv:2107.07651"
+BEIT3_PAPER = "Wang et al. 2022, arXiv:2208.10442"
 BEIT_PAPER = "Bao et al. 2021, arXiv:2106.08254"
 BLIP_PAPER = "Li et al. 2022, arXiv:2201.12086"
+VLMO_PAPER = "Bao et al. 2021, arXiv:2111.02358"
 
 SYSTEMS: dict[str, Entry] = {
     "albef": Entry(ALBEF_PAPER, _albef_config, _albef),
     "beit": Entry(BEIT_PAPER, _beit_config, _beit),
+    "beit3": _beit3("BEiT3Config", "BEiT3", "beit3"),
     "blip": Entry(BLIP_PAPER, _blip_config, _blip),
     "clip": Entry("Radford et al. 2021, arXiv:2103.00020", _clip_config, _clip),
+    "vlmo": _vlmo("VLMoConfig", "VLMo", "vlmo"),
     "vqkd": Entry("Peng et al. 2022, arXiv:2208.06366", _vqkd_config, _vqkd),
 }
 
@@ -156,11 +189,19 @@ NETWORKS: dict[str, Entry] = SYSTEMS | {
     "albef_assignment": Entry(ALBEF_PAPER, _assignment_config, _assignment),
     "albef_nlvr2": Entry(ALBEF_PAPER, _albef_nlvr_config, _albef_nlvr),
     "beit_classify": Entry(BEIT_PAPER, _beit_classifier_config, _beit_classifier),
+    "beit3_captioner": _beit3("CaptionerConfig", "Captioner", "beit3_captioner"),
+    "beit3_classify": _beit3("ClassifierConfig", "Classifier"),
+    "beit3_nlvr2": _beit3("NLVR2Config", "PairModel"),
+    "beit3_retrieval": _beit3("RetrievalConfig", "Retrieval"),
+    "beit3_vqa": _beit3("VQAConfig", "AnswerModel"),
     "dvae": Entry("Ramesh et al. 2021, arXiv:2102.12092", _dvae_config, _dvae),
     "blip_captioner": _blip_head("CaptionerConfig", "Captioner"),
     "blip_vqa": _blip_head("VQAConfig", "AnswerModel"),
     "blip_nlvr": _blip_head("NLVRConfig", "PairModel"),
     "blip_base": _blip_head("FeaturesConfig", "FeatureExtractor"),
+    "vlmo_nlvr2": _vlmo("ReasoningConfig", "ReasoningModel"),
+    "vlmo_retrieval": _vlmo("RetrievalConfig", "Retrieval"),
+    "vlmo_vqa": _vlmo("AnswerConfig", "AnswerModel"),
 }
 
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from multiway.systems import SYSTEMS
 from multiway.systems.base import System
+from multiway.systems.beit3_system import MultiwaySystem
 
 TEXT_TOKENS = 16
 
@@ -43,6 +44,8 @@ def _gflops(model: System) -> dict[str, float]:
             forward()
         return counter.get_total_flops() / 1e9
 
+    if isinstance(model, MultiwaySystem):
+        return {part: count(forward) for part, forward in model.passes(image, ids, mask).items()}
     if not model.has_text:
         return {"vision": count(lambda: model.image_tower(image)), "text": 0.0, "interaction": 0.0}
     vision, text = count(lambda: model.image_context(image)), count(lambda: model.text_context(ids, mask))

@@ -1,4 +1,4 @@
-"""Texts to token ids and back: WordPiece (BERT's) and CLIP's BPE behind one class.
+"""Texts to token ids and back: WordPiece (BERT's), CLIP's BPE and SentencePiece behind one class.
 
 "A dog, running!" --clean--> "a dog running" --pieces--> a dog run ##ning --> [CLS] a dog run ##ning
 """
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from multiway.errors import UserError
-from multiway.text import cleaning, clip_bpe, wordpiece
+from multiway.text import cleaning, clip_bpe, spm, wordpiece
 
 CLEANERS: dict[str, Callable[[str, int], str]] = {
     "albef": cleaning.pre_caption,
@@ -27,7 +27,10 @@ CLEANERS: dict[str, Callable[[str, int], str]] = {
     "none": lambda text, max_words: text,
 }
 
-KINDS: dict[str, ModuleType] = {"wordpiece": wordpiece, "clip_bpe": clip_bpe}
+KINDS: dict[str, ModuleType] = {"wordpiece": wordpiece, "clip_bpe": clip_bpe, "sentencepiece": spm}
+
+#: What cuts words into pieces.
+Backend = tokenizers.Tokenizer | spm.Pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +38,18 @@ class TokenizerConfig:
     """Which vocabulary cuts a text into tokens, and what happens to the text before.
 
     Attributes:
-        kind: `wordpiece` as BERT has it, or `clip_bpe` as CLIP has it.
-        vocab: a shipped name (`bert-base-uncased`, `clip`), a path (vocab.txt, or BPE merges), or `trained`:
-            the vocabulary lies beside the model.
+        kind: `wordpiece` as BERT has it, `clip_bpe` as CLIP has it, or `sentencepiece` as BEiT-3 has it.
+        vocab: a shipped name (`bert-base-uncased`, `clip`), a path (vocab.txt, BPE merges, or an spm file),
+            or `trained`: the vocabulary lies beside the model.
         cleaning: the official caption rules of ALBEF or BLIP, one that is safe for every language, or none.
             CLIP's own (ftfy, lower case) is part of its BPE and always happens; give it `none` here.
-        add_sep: end WordPiece texts with [SEP]. ALBEF's have none.
+        add_sep: end WordPiece texts with [SEP], SentencePiece's with </s>. ALBEF's have none.
         max_length: tokens a text may have, special ones included.
         max_words: words a cleaned caption may have.
         extra: further special tokens behind a WordPiece vocabulary: [DEC] and [ENC] of BLIP.
     """
 
-    kind: Literal["wordpiece", "clip_bpe"] = "wordpiece"
+    kind: Literal["wordpiece", "clip_bpe", "sentencepiece"] = "wordpiece"
     vocab: str = "bert-base-uncased"
     cleaning: Literal["albef", "blip", "multilingual", "none"] = "albef"
     add_sep: bool = False
@@ -62,7 +65,7 @@ class Tokenizer:
         truncated: texts cut so far, to `max_length` tokens or to `max_words` words.
     """
 
-    def __init__(self, config: TokenizerConfig, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, config: TokenizerConfig, backend: Backend) -> None:
         self.config = config
         self.truncated = 0
         self._backend = backend
@@ -176,7 +179,7 @@ class Tokenizer:
         """
         saved = None if folder is None else Path(folder) / "tokenizer.json"
         if saved is not None and saved.is_file():
-            return cls(config, _read_saved(saved))
+            return cls(config, _read_saved(saved, config.kind))
         if config.vocab == "trained":
             where = "no folder was given" if folder is None else f"{folder} has no tokenizer.json"
             raise UserError(
@@ -185,10 +188,8 @@ class Tokenizer:
         kind = KINDS[config.kind]
         path = kind.SHIPPED.get(config.vocab) or Path(config.vocab)
         if not path.is_file():
-            shipped = " or ".join(kind.SHIPPED)
-            raise UserError(
-                f"no {config.kind} vocabulary {config.vocab!r}: name {shipped}, or a vocabulary file"
-            )
+            known = " or ".join([*kind.SHIPPED, "a vocabulary file"])
+            raise UserError(f"no {config.kind} vocabulary {config.vocab!r}: name {known}")
         if not config.extra:
             return cls(config, kind.build(path))
         if config.kind != "wordpiece":
@@ -213,8 +214,10 @@ class Tokenizer:
         return kept
 
 
-def _read_saved(path: Path) -> tokenizers.Tokenizer:
+def _read_saved(path: Path, kind: str) -> Backend:
     try:
+        if kind == "sentencepiece":
+            return spm.Pieces.from_str(path.read_text(encoding="utf-8"))
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the backend raises bare Exceptions
         raise UserError(f"{path} is not a tokenizer file ({error}): save the model again") from error

@@ -17,7 +17,7 @@ from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
-from multiway.weights import albef, beit, blip, clip, dvae, hf_blip, vlmo, vqkd
+from multiway.weights import albef, beit, beit3, blip, clip, dvae, hf_blip, vlmo, vqkd
 from multiway.weights.keymap import Layout, Report, to_ours
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")  # of transformers; the second is what its fifth version writes
@@ -95,12 +95,15 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
     if vlmo.is_vlmo(tensors):
         config = vlmo.config_of(tensors)
         return config, vlmo.layout(config)
+    if beit3.is_beit3(tensors):
+        config = beit3.config_of(tensors, vocab=path.parent / "beit3.spm")
+        return config, beit3.layout(config)
     if beit.is_beit(tensors):
         config = beit.config_of(tensors)
         return config, beit.layout_of(config)
     raise UserError(
-        f"{path} is in no layout known here (ALBEF, BEiT, BLIP, CLIP, dVAE, VLMo, VQ-KD): its first key is "
-        f"{next(iter(tensors))}"
+        f"{path} is in no layout known here (ALBEF, BEiT, BEiT-3, BLIP, CLIP, dVAE, VLMo, VQ-KD): its first "
+        f"key is {next(iter(tensors))}"
     )
 
 

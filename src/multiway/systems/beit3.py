@@ -1,0 +1,205 @@
+"""BEiT-3: image as a foreign language (Wang et al. 2022, arXiv:2208.10442), figure 2 and section 2.2.
+
+```
+        which visual token?       which visual token, which word?       which word?
+                |                       |             |                     |
+    +------------------------------------------------------------------------------+
+    |  multiway transformer: attention over a row's own tokens, experts by modality |
+    +------------------------------------------------------------------------------+
+                |                       |             |                     |
+         picture, 40 % of        picture, 40 %   its text, 50 %        text, 15 % of
+         patches masked          masked          masked                tokens masked
+
+                    one objective, masked data modelling, on three streams
+```
+Pre-training was never published: what is masked and how much is the paper's; the four losses have one weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from multiway.batch import Batch
+from multiway.core.gather import mean_over_ranks
+from multiway.errors import UserError
+from multiway.objectives import language, masked_image
+from multiway.systems.beit3_config import BEiT3Config
+from multiway.systems.beit3_masks import Kinds, masked_patches, masked_words
+from multiway.systems.beit3_system import MultiwaySystem
+from multiway.systems.teacher import VisualTokenizer, frozen, pair, pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The random choices of one step, and the pictures' codes; None is drawn, or asked of the tokenizer.
+
+    Attributes:
+        patch_mask: `[B, P]` bool, the masked patches. codes: `[B, P]`, the visual token of each patch.
+        input_ids, labels: `[B, T]` ids after masking, and labels; -100 where nothing is predicted.
+    """
+
+    patch_mask: Bool[Tensor, "B P"] | None = None
+    codes: Int[Tensor, "B P"] | None = None
+    input_ids: Int[Tensor, "B T"] | None = None
+    labels: Int[Tensor, "B T"] | None = None
+
+
+class State(nn.Module):
+    """Nothing moves; the tokenizer of pictures is kept here, frozen.
+
+    Attributes:
+        tokenizer: turns pictures into codes; None where they are handed in.
+    """
+
+    def __init__(self, tokenizer: nn.Module | None):
+        super().__init__()
+        self.tokenizer = tokenizer
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Every box of one step; `mim_logits` are of the M masked patches in order, `mlm_logits` of masked words.
+
+    Attributes:
+        of_pair: for each of them, whether it belongs to a pair: of patches, and of words.
+    """
+
+    hidden: Float[Tensor, "B S D"]
+    mim_logits: Float[Tensor, "M K"]
+    mlm_logits: Float[Tensor, "L V"]
+    of_pair: tuple[Bool[Tensor, " M"], Bool[Tensor, " L"]]
+    losses: dict[str, Tensor]
+
+
+class BEiT3(MultiwaySystem):
+    """Masked data modelling on pictures, texts and pairs, in one step."""
+
+    config: BEiT3Config
+
+    def __init__(self, config: BEiT3Config):
+        super().__init__(config)
+        self.mlm_head = nn.Linear(config.width, config.text.vocab_size)
+        self.mim_head = nn.Linear(config.width, config.codes)
+        self.network.start_small()
+        self.begin_heads(self.mlm_head, self.mim_head)
+        self._tokenizer: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no submodule: it is not saved
+
+    def learn_from(self, model: nn.Module) -> None:
+        """Take a tokenizer of pictures, whose codes are predicted.
+
+        Raises:
+            UserError: it is none, or has other codes than the head, or not one for each patch.
+        """
+        kind, given = type(model).__name__, cast(Any, model)
+        if not isinstance(given, VisualTokenizer):
+            raise UserError(f"{kind} gives no visual tokens: take a VQ-KD or a dVAE")
+        if given.codes != self.config.codes:
+            raise UserError(
+                f"{kind} has {given.codes} codes: set system.codes, now {self.config.codes}, to it"
+            )
+        with torch.no_grad():
+            found = given.visual_tokens(torch.zeros(1, 3, *pair(self.image_size))).shape[1]
+        down, across = self.config.image.grid
+        if found != down * across:
+            raise UserError(
+                f"{kind} gives {found} codes a picture, and the model has {down} x {across} patches: make them "
+                "equal"
+            )
+        self._tokenizer = (frozen(model),)
+
+    def init_state(self, *, steps_per_epoch: int = 1) -> State:
+        return State(self._tokenizer[0] if self._tokenizer else None)
+
+    # --- the figure
+
+    def losses(
+        self,
+        batch: Batch,
+        state: State,
+        draws: Draws | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        return self.figure(batch, state, draws, generator).losses
+
+    def figure(
+        self,
+        batch: Batch,
+        state: State,
+        draws: Draws | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Figure:
+        """One step; a row is a picture, a text, or a pair of both.
+
+        Raises:
+            UserError: there is neither a tokenizer of pictures nor their codes.
+        """
+        draws, kinds = draws or Draws(), Kinds.of(batch)
+
+        # What is masked: patches in blocks, words one by one and more of them where a picture helps.
+        ids, labels = draws.input_ids, draws.labels
+        if ids is None or labels is None:
+            ids = labels = kinds.attention_mask
+            if batch.input_ids is not None:
+                ids, labels = masked_words(self.config, self.tokenizer, batch.input_ids, kinds, generator)
+        patches, codes = kinds.image.new_zeros(len(kinds.image), 0), kinds.attention_mask[:, :0]
+        if batch.image is not None:
+            patches = draws.patch_mask
+            patches = masked_patches(self.config, kinds, generator) if patches is None else patches
+            patches = patches & kinds.image[:, None]
+            codes = self.codes(batch.image, state) if draws.codes is None else draws.codes
+
+        # One pass over all three streams, whose last layer computes only what was masked.
+        first = int(batch.image is not None)  # the class token's place
+        words = labels != -100
+        hidden = self.network(
+            batch.image,
+            ids,
+            kinds.attention_mask,
+            has_image=kinds.image,
+            patch_mask=patches if first else None,
+            read=torch.cat([patches.new_zeros(len(patches), first), patches, words], dim=1),
+        )
+        start = first + patches.shape[1]
+        mim_logits = self.mim_head(hidden[:, first:start][patches])
+        mlm_logits = self.mlm_head(hidden[:, start:][words])
+
+        # Four means, of masked patches and of masked words, alone and in pairs.
+        paired = kinds.pair[:, None]
+        of_pair = (paired.expand_as(patches)[patches], paired.expand_as(words)[words])
+        of = {"mim": ~of_pair[0], "pair_mim": of_pair[0], "pair_mlm": of_pair[1], "mlm": ~of_pair[1]}
+        counts, targets, losses = self._counts(of), (codes[patches], labels[words]), {}
+        for name in ("mim", "pair_mim"):
+            rows = of[name]
+            losses[name] = masked_image.mim(mim_logits[rows], targets[0][rows], count=counts[name])
+        for name in ("pair_mlm", "mlm"):
+            rows = of[name]
+            losses[name] = language.mlm(mlm_logits[rows], targets[1][rows], count=counts[name])
+        total = torch.stack(list(losses.values())).sum()
+        return Figure(hidden, mim_logits, mlm_logits, of_pair, {"loss": total, **losses})
+
+    def _counts(self, of: dict[str, Bool[Tensor, " M"]]) -> dict[str, Tensor | None]:
+        """The normaliser of each loss: the all-rank mean number of masked positions, or None: this rank's."""
+        if self.config.normalisation == "rank":
+            return dict.fromkeys(of)
+        counts = mean_over_ranks(torch.stack([rows.sum().float() for rows in of.values()]))
+        return dict(zip(of, counts, strict=True))
+
+    @torch.no_grad()
+    def codes(self, image: Float[Tensor, "B 3 H W"], state: State) -> Int[Tensor, "B P"]:
+        """The visual tokens of whole pictures.
+
+        Raises:
+            UserError: there is no tokenizer.
+        """
+        tokenizer: Any = state.tokenizer
+        if tokenizer is None:
+            raise UserError(
+                "masked data modelling needs the visual tokens of pictures: give --init.visual-tokenizer the "
+                "folder of a VQ-KD or dVAE, or call learn_from"
+            )
+        return tokenizer.visual_tokens(pixels(image, self.image_mean, self.image_std))
