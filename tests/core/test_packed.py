@@ -6,7 +6,10 @@ import pytest
 import torch
 from tiny_decoder import EOS, PAD, Decoder, pictures, prompts
 
-from multiway.core.packed import PackedLinear, packed
+from multiway.core.block import Block, Stack
+from multiway.core.cache import Cache
+from multiway.core.packed import PackedBlock, PackedFeedForward, PackedLinear, packed
+from multiway.core.ragged import Ragged
 from multiway.generation import GenerationConfig, generate
 
 COUNT = 4
@@ -55,6 +58,74 @@ def test_what_two_share_is_packed_once_also_where_it_is_not_registered() -> None
     assert isinstance(twin[0], PackedLinear)
     assert twin[1].borrowed is twin[0]
     assert module[1].borrowed is inner
+
+
+def stacks(**options) -> tuple[Stack, Stack]:
+    """Two blocks whose norms do something, and their twin."""
+    torch.manual_seed(0)
+    plain = Stack(Block(12, 3, 20, **options) for _ in range(2)).eval()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    twin = packed(plain)
+    if twin is plain:
+        pytest.skip("this PyTorch has no oneDNN")
+    return plain, twin
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+@pytest.mark.parametrize("bare", [{}, {"key_bias": False}, {"quick_gelu": True}, {"layer_scale": 0.5}])
+def test_blocks_give_the_same_however_they_are_called(pre_norm, bare) -> None:
+    plain, twin = stacks(pre_norm=pre_norm, context_width=8, experts=("text", "image"), **bare)
+    assert isinstance(twin[0], PackedBlock) is (not bare or "key_bias" in bare)
+    x, attention_mask = torch.randn(2, 5, 12), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    ragged, bias = Ragged.of(attention_mask), torch.randn(2, 1, 5, 5)
+    unpadded = {"ragged": ragged, "mask": attention_mask.bool()[:, None, None]}
+    for tokens, options in [
+        (x, {"route": "text"}),
+        (x, {"route": "image", "causal": True}),
+        (x, {"route": [("text", 2), ("image", 3)]}),
+        (x, {"route": "text", "mask": bias}),
+        (ragged.pack(x), {"route": "text", **unpadded}),
+    ]:
+        for looked in (None, torch.randn(2, 4, 8)):
+            found, expected = (
+                stack(tokens, context=None if looked is None else stack.context(looked), **options)
+                for stack in (twin, plain)
+            )
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stack_takes_tokens_one_by_one() -> None:
+    plain, twin = stacks(pre_norm=False, context_width=8)
+    x, context = torch.randn(2, 5, 12), plain.context(torch.randn(2, 4, 8))
+    cache = Cache(2)
+    steps = [twin(part, causal=True, context=context, cache=cache) for part in x.split([2, 1, 2], dim=1)]
+    expected = plain(x, causal=True, context=context)
+    torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_maps_are_still_given() -> None:
+    plain, twin = stacks()
+    maps, expected = [], []
+    x = torch.randn(2, 5, 12)
+    twin(x, maps=maps)
+    plain(x, maps=expected)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("experts", [("all",), ("all", "more")])
+def test_experts_and_sub_norms_in_attention_stay_blocks(experts) -> None:
+    options = {"doubled": True} if len(experts) > 1 else {"sub_norm": True}
+    plain, twin = stacks(experts=experts, **options)
+    assert type(twin[0]) is Block
+    x = torch.randn(2, 5, 12)
+    torch.testing.assert_close(twin(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_quick_gelu_is_not_taken_for_gelu() -> None:
+    _, twin = stacks(quick_gelu=True)
+    assert not any(isinstance(part, PackedFeedForward) for part in twin.modules())
 
 
 def test_another_precision_is_left_as_it_is() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -124,11 +125,26 @@ class SelfAttention(nn.Module):
         Args:
             route: the expert of all tokens, or (expert, length) segments in order.
             ragged: `x` is its packed tokens `[1, N, D]`; the mask is then of the padded batch.
-            reading: only these of the packed tokens are computed, `[1, R, D]`; not with a mask that differs
-                between queries.
+            reading: only these of the packed tokens are computed, `[1, R, D]`.
         """
         if reading is not None and ragged is not None:
             return self._read(x, route, ragged, reading, mask)
+        options = {"cache": cache, "layer": layer, "ragged": ragged, "maps": maps}
+        return self._project(self.mix(x, route=route, mask=mask, causal=causal, **options), route)
+
+    def mix(
+        self,
+        x: Float[Tensor, "B T D"],
+        *,
+        route: Route = "all",
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: Cache | None = None,
+        layer: int = 0,
+        ragged: Ragged | None = None,
+        maps: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """The heads' outputs side by side, before the last projection; arguments as in `forward`."""
         qkv = through(x, route, self.qkv)
         query, key, value = _heads(qkv if ragged is None else ragged.pad(qkv), 3 * self.heads).chunk(3, dim=1)
         context = KeyValue(key, value)
@@ -143,7 +159,7 @@ class SelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         y = attend(query, context, mask=mask, causal=causal, dropout=dropout, maps=maps)
         y = y.transpose(1, 2).flatten(2)
-        return self._project(y if ragged is None else ragged.pack(y), route)
+        return y if ragged is None else ragged.pack(y)
 
     def _project(self, y: Float[Tensor, "B R D"], route: Route) -> Float[Tensor, "B R D"]:
         if self.norm is None:
@@ -160,7 +176,7 @@ class SelfAttention(nn.Module):
         kv = through(x, route, _rows(self.qkv, slice(width, None)))
         key, value = _heads(ragged.pad(kv), 2 * self.heads).chunk(2, dim=1)
         dropout = self.dropout if self.training else 0.0
-        y = attend(query, KeyValue(key, value), mask=mask, dropout=dropout)
+        y = attend(query, KeyValue(key, value), mask=reading.of_queries(mask), dropout=dropout)
         return self._project(reading.queries.pack(y.transpose(1, 2).flatten(2)), read)
 
 
@@ -171,8 +187,7 @@ def _rows(linear: nn.Module, rows: slice) -> Map | dict[str, Map]:
     return partial(_linear_rows, linear, rows)
 
 
-def _linear_rows(linear: nn.Module, rows: slice, x: Float[Tensor, "*P D"]) -> Float[Tensor, "*P E"]:
-    assert isinstance(linear, nn.Linear)
+def _linear_rows(linear: Any, rows: slice, x: Float[Tensor, "*P D"]) -> Float[Tensor, "*P E"]:
     return F.linear(x, linear.weight[rows], linear.bias[rows])
 
 
@@ -201,9 +216,21 @@ class CrossAttention(nn.Module):
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """`ragged`: `x` is packed tokens, which it lays out by the row of the context that they look at."""
+        return self.out(self.mix(x, context, mask=mask, ragged=ragged, maps=maps))
+
+    def mix(
+        self,
+        x: Float[Tensor, "B T D"],
+        context: KeyValue,
+        *,
+        mask: Tensor | None = None,
+        ragged: Ragged | None = None,
+        maps: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """The heads' outputs side by side, before the last projection; arguments as in `forward`."""
         query = self.query(x) if ragged is None else ragged.pad(self.query(x))
         query = _heads(query, self.heads)
         dropout = self.dropout if self.training else 0.0
         y = attend(query, context, mask=mask, dropout=dropout, maps=maps)
         y = y.transpose(1, 2).flatten(2)
-        return self.out(y if ragged is None else ragged.pack(y))
+        return y if ragged is None else ragged.pack(y)

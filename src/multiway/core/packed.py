@@ -1,19 +1,27 @@
-"""Linear maps packed for inference on a CPU: the same products, from weights that oneDNN laid out once.
+"""A twin of a model for inference on a CPU: the same numbers, from linear maps that oneDNN packed once.
+
+    packed(model) --> PackedLinear       the weights as oneDNN lays them out; GELU and sums in the same pass
+                      PackedNorm         LayerNorm, its arguments at hand
+                      PackedBlock        the sums of a block left to its linear maps
 
 PyTorch multiplies by a plain weight matrix, which its library lays out anew in every call. With few rows, as
-in a step of decoding, that costs more than the product itself.
+in a step of decoding, that costs more than the product itself, and so do hundreds of small calls: what a
+call needs is laid ready here.
 """
 
 from __future__ import annotations
 
-import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from multiway.core.block import FeedForward
+from multiway.core.attention import CrossAttention
+from multiway.core.block import Block
+from multiway.core.cache import Cache, KeyValue
+from multiway.core.experts import Route
+from multiway.core.feedforward import FeedForward
 from multiway.core.heads import WordHead
 
 M = TypeVar("M", bound=nn.Module)
@@ -28,12 +36,46 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool = False):
         super().__init__()
         self.weight, self.bias = weight, bias  # the module's own, where somebody asks for them
-        self.after = ("gelu", "none") if gelu else ("none", "")
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+        reordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+        self._arguments = (reordered, bias, *(("gelu", [], "none") if gelu else ("none", [], "")))
+        self._arguments_plus = (reordered, bias, "add")
+        self._map = torch.ops.mkldnn._linear_pointwise.default
+        self._map_plus = torch.ops.mkldnn._linear_pointwise.binary
 
     def forward(self, x: Float[Tensor, "*P D"]) -> Float[Tensor, "*P E"]:
-        name, variant = self.after
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, name, [], variant)
+        return self._map(x, *self._arguments)
+
+    def plus(self, x: Float[Tensor, "*P D"], other: Float[Tensor, "*P E"]) -> Float[Tensor, "*P E"]:
+        """`other` and the map of x, summed in the same pass."""
+        return self._map_plus(x, other, *self._arguments_plus)
+
+
+class PackedNorm(nn.Module):
+    """`nn.LayerNorm` for inference."""
+
+    def __init__(self, norm: nn.LayerNorm):
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self._arguments = (norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+    def forward(self, x: Float[Tensor, "*P D"]) -> Float[Tensor, "*P D"]:
+        return torch.layer_norm(x, *self._arguments)
+
+
+class PackedFeedForward(nn.Module):
+    """`FeedForward` with GELU, for inference."""
+
+    def __init__(self, plain: FeedForward):
+        super().__init__()
+        self.fc1 = PackedLinear(plain.fc1.weight, plain.fc1.bias, gelu=True)
+        self.fc2 = PackedLinear(plain.fc2.weight, plain.fc2.bias)
+
+    def forward(self, x: Float[Tensor, "*P D"]) -> Float[Tensor, "*P D"]:
+        return self.fc2.forward(self.fc1.forward(x))
+
+    def plus(self, x: Float[Tensor, "*P D"], other: Float[Tensor, "*P D"]) -> Float[Tensor, "*P D"]:
+        """`other` and what it makes of x, summed."""
+        return self.fc2.plus(self.fc1.forward(x), other)
 
 
 class PackedWordHead(nn.Module):
@@ -42,7 +84,7 @@ class PackedWordHead(nn.Module):
     def __init__(self, head: WordHead):
         super().__init__()
         self.dense = PackedLinear(head.dense.weight, head.dense.bias, gelu=True)
-        self.norm, self.bias = head.norm, head.bias
+        self.norm, self.bias = PackedNorm(head.norm), head.bias
         self._table: PackedLinear | None = None
 
     def forward(self, x: Float[Tensor, "*P D"], words: Float[Tensor, "V D"]) -> Float[Tensor, "*P V"]:
@@ -50,6 +92,63 @@ class PackedWordHead(nn.Module):
         if table is None or table.weight is not words:
             table = self.__dict__["_table"] = PackedLinear(words, self.bias)  # not registered
         return table(self.norm(self.dense(x)))
+
+
+class PackedBlock(Block):
+    """`Block` for inference: each residual is added by the linear map before it.
+
+    Packed tokens, segments of several experts and maps of attention take `Block`'s own way.
+    """
+
+    attention: Any  # `fits` saw that their last maps can add
+    cross: Any
+    norm_cross: Any
+    ffn: Any
+
+    @staticmethod
+    def fits(block: Block) -> bool:
+        """Whether a block is of the known form: no experts in attention, no gains, no sub-norms."""
+        return (
+            isinstance(block.norm1, nn.LayerNorm)
+            and block.attention.norm is None
+            and block.gamma1 is None
+            and (block.cross is None or isinstance(block.cross, CrossAttention))
+            and all(_fused(ffn) for ffn in block.ffn.values())
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        *,
+        route: Route = "all",
+        mask: Tensor | None = None,
+        causal: bool = False,
+        context: KeyValue | None = None,
+        context_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+        **rare: Any,
+    ) -> Float[Tensor, "B R D"]:
+        """As `Block.forward`; `rare` are its other arguments."""
+        if not isinstance(route, str) or any(value is not None for value in rare.values()):
+            rare |= {"context": context, "context_mask": context_mask, "cache": cache, "layer": layer}
+            return super().forward(x, route=route, mask=mask, causal=causal, **rare)
+        pre, norm = self.pre_norm, self.norm1
+        y = self.attention.mix(norm(x) if pre else x, mask=mask, causal=causal, cache=cache, layer=layer)
+        x = self.attention.out.plus(y, x)
+        x = x if pre else norm(x)
+        if self.cross is not None and context is not None:
+            norm = self.norm_cross
+            y = self.cross.mix(norm(x) if pre else x, context, mask=context_mask)
+            x = self.cross.out.plus(y, x)
+            x = x if pre else norm(x)
+        norm = self.norm2[route]
+        x = self.ffn[route].plus(norm(x) if pre else x, x)
+        return x if pre else norm(x)
+
+
+def _fused(module: nn.Module) -> bool:
+    return isinstance(module, FeedForward) and isinstance(module.act, nn.GELU)
 
 
 def packed(module: M) -> M:
@@ -72,16 +171,19 @@ def _twin(module, done: dict[int, nn.Module]):
         return done[id(module)]
     if isinstance(module, nn.Linear):
         twin = PackedLinear(module.weight, module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        twin = PackedNorm(module)
     elif isinstance(module, WordHead):
         twin = PackedWordHead(module)
-    elif isinstance(module, FeedForward) and isinstance(module.act, nn.GELU):
-        twin = nn.Sequential(
-            PackedLinear(module.fc1.weight, module.fc1.bias, gelu=True), _twin(module.fc2, done)
-        )
+    elif _fused(module):
+        twin = PackedFeedForward(module)
     else:
-        twin = copy.copy(module)
+        kind = PackedBlock if isinstance(module, Block) and PackedBlock.fits(module) else type(module)
+        twin = object.__new__(kind)
+        twin.__dict__.update(vars(module))
         shared = {n: _twin(v, done) for n, v in vars(module).items() if isinstance(v, nn.Module)}
         own = {n: _twin(v, done) for n, v in module._modules.items() if v is not None}
-        twin.__dict__.update(shared, _modules={**module._modules, **own})
+        # Each part also as a plain attribute: nn.Module's own search for it is a call.
+        twin.__dict__.update(shared | own, _modules={**module._modules, **own})
     done[id(module)] = twin
     return twin

@@ -16,13 +16,14 @@ ever copied. Reordering the beams reorders the rows of a small mask.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multiway.core.attention import Cache
 from multiway.core.block import Context, Stack
+from multiway.core.cache import Cache, KeyValue
 from multiway.core.embed import WordEmbed
 
 
@@ -46,7 +47,8 @@ class StackDecoding:
         context: Context | None = None,
         groups: int | None = None,
     ):
-        self.embed, self.stack, self.head, self.context = embed, stack, head, context
+        self.embed, self.stack, self.head = embed, stack, head
+        self.context = None if context is None else _side_by_side(context)
         if groups is None:
             if context is None:
                 raise ValueError("a decoding without a context needs the number of its groups")
@@ -98,3 +100,9 @@ class StackDecoding:
             self.context = self.context.select(groups)
         if not isinstance(self._position, int):
             self._position = self._position[groups]
+
+
+def _side_by_side(context: Context) -> Context:
+    """The same keys and values, a head's own without gaps: every step reads all of them."""
+    layers = [kv and KeyValue(kv.key.contiguous(), kv.value.contiguous()) for kv in context.layers]
+    return replace(context, layers=tuple(layers))
