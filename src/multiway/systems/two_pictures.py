@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from multiway.objectives.classification import classify
 from multiway.systems.base import System
 
 
-class TwoPictures(System):
+class TwoPictures(System, ABC):
     """A network with two pictures a text and two classes.
 
     Attributes:
@@ -22,6 +23,7 @@ class TwoPictures(System):
 
     labels = ("False", "True")
 
+    @abstractmethod
     def judge(
         self,
         image: Float[Tensor, "B2 3 H W"],
@@ -29,7 +31,6 @@ class TwoPictures(System):
         attention_mask: Int[Tensor, "B T"],
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B 2"]]:
         """Hidden states and logits (false, true); `image` holds all first pictures, then all second ones."""
-        raise NotImplementedError
 
     def losses(
         self, batch: Batch, state: Any = None, draws: Any = None, generator: torch.Generator | None = None
