@@ -11,6 +11,9 @@ import albef_nlvr
 import albef_setup
 import beit
 import beit2
+import beit3
+import beit3_captions
+import beit3_setup
 import blip
 import blip_setup
 import blip_text
@@ -18,6 +21,8 @@ import clip
 import momentum
 import momentum_runs as runs
 import vlmo
+import vlmo_runs
+import vlmo_setup
 from case import Case, Rule, default_rule
 
 #: What replays a case, and how closely it must agree. Names of outputs are the recorded ones; `config.<path>`
@@ -46,6 +51,18 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "beit2/masking_generator": (partial(beit.masks, exact=True), beit.rule),
     "beit2/quantizer": (beit2.quantizer, beit.rule),
     "beit2/vqkd": (beit2.vqkd, beit.rule),
+    "beit3/backbone": (beit3.backbone, beit3_setup.rule),
+    "beit3/retrieval": (beit3.retrieval, beit3_setup.rule),
+    "beit3/retrieval_2proc": (beit3.retrieval_2proc, beit3_setup.rule),
+    "beit3/vqa": (beit3.vqa, beit3_setup.rule),
+    "beit3/nlvr2": (beit3.nlvr2, beit3_setup.rule),
+    "beit3/image_classification": (beit3.image_classification, beit3_setup.rule),
+    "beit3/captioning": (beit3_captions.captioning, beit3_setup.rule),
+    "beit3/mdm_pretrain_math": (beit3.mdm_pretrain_math, beit3_setup.rule),
+    "beit3/load_interpolate": (beit3_setup.load_interpolate, beit3_setup.rule),
+    "beit3/tokenizer": (beit3_setup.tokenizer, beit3_setup.rule),
+    "beit3/layer_decay_groups": (beit3_setup.layer_decay_groups, beit3_setup.groups_rule),
+    "beit3/init": (beit3_setup.init, beit3_setup.init_rule),
     "blip/pretrain": (blip.pretrain, default_rule),
     "blip/pretrain_2proc": (partial(runs.pretrain_2proc, blip.RECORDING), runs.pretrain_2proc_rule),
     "blip/trajectory": (partial(runs.trajectory, blip.RECORDING), runs.trajectory_rule),
@@ -67,6 +84,15 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "vlmo/pretrain_step": (vlmo.pretrain_step, vlmo.rule),
     "vlmo/pretrain_step_2proc": (vlmo.pretrain_step_2proc, vlmo.rule),
     "vlmo/pretrain_step_abs_pos": (vlmo.pretrain_step, vlmo.rule),
+    "vlmo/stages_textmlm": (vlmo_setup.stages_textmlm, vlmo.rule),
+    "vlmo/load_larger_image": (vlmo_setup.load_larger_image, vlmo.rule),
+    "vlmo/retrieval_finetune": (vlmo_setup.retrieval_finetune, vlmo.rule),
+    "vlmo/vqa": (vlmo_setup.vqa, vlmo.rule),
+    "vlmo/nlvr2": (vlmo_setup.nlvr2, vlmo.rule),
+    "vlmo/init": (vlmo_setup.init, vlmo_setup.init_rule),
+    "vlmo/layer_decay_groups": (vlmo_setup.layer_decay_groups, vlmo_setup.groups_rule),
+    "vlmo/trajectory": (vlmo_runs.trajectory, vlmo_runs.trajectory_rule),
+    "vlmo/trajectory_textmlm": (vlmo_runs.trajectory_textmlm, vlmo_runs.trajectory_rule),
 }
 
 #: Keys of config.json, at any depth, whose values are results of the official code and not settings.
@@ -83,13 +109,18 @@ RECORDED_FACTS = {
     "missing_keys",
     "momentum_differs_from_online",
     "param_groups",
+    "parameter_groups",
     "params_without_grad",
+    "params_without_grad_though_trainable",
     "pre_caption",
     "pre_question",
     "prompt_length",
+    "stage2_frozen",
+    "stage2_trainable",
     "synthetic_texts",
     "tied",
     "tied_modules_printed",
+    "trainable_but_unchanged",
     "unexpected_keys",
     "unexpected_keys_count",
     "vocab_sha256",
@@ -102,6 +133,7 @@ RECORDED_PATHS = ("config.bos_token_id", "config.enc_token_id", "config.generate
 #: official name's (share of the learning rate, weight decay).
 OUTPUT_FACTS = {
     "frozen",
+    "frozen_sha256",
     "frozen_though_in_a_group",
     "groups",
     "not_in_optimizer",

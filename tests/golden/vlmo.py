@@ -9,7 +9,7 @@ import official
 import ranks
 import torch
 from case import Case, Real, Rule, at_tokens
-from torch import Tensor
+from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.relative import image_index, image_rows, joint_index, text_index
@@ -99,10 +99,17 @@ class Watched:
 
     def __init__(self, network: MultiwayTransformer):
         self.seen: list[tuple[int, Tensor]] = []
-        self._hooks = [block.register_forward_hook(self._of(i)) for i, block in enumerate(network.blocks)]
+        self._hooks = [
+            block.register_forward_hook(self._of(i), with_kwargs=True)
+            for i, block in enumerate(network.blocks)
+        ]
 
     def _of(self, layer: int) -> Callable:
-        return lambda block, inputs, output: self.seen.append((layer, output))
+        def see(block: nn.Module, args: tuple, options: dict[str, Any], y: Tensor) -> None:
+            ragged = options["ragged"]
+            self.seen.append((layer, y if ragged is None else ragged.pad(y)))
+
+        return see
 
     def __enter__(self) -> Watched:
         return self
@@ -173,7 +180,11 @@ def weights_of(similarity: Tensor, positive: Tensor) -> Tensor:
 def step(model: VLMo, batch: Batch, draws: Draws) -> tuple[Figure, dict[str, Any]]:
     """Losses and everything they are made of, with the losses' gradients on the model."""
     figure = model.figure(batch, draws)
-    losses = figure.losses
+    losses, network = figure.losses, model.transformer
+    with torch.no_grad():  # the figure's own has states where something is predicted, alone
+        words = network.embed_text(draws.mlm_input_ids)
+        hidden = network.pair(words, batch.attention_mask, network.embed_image(batch.image))
+        logits = model.words(hidden[:, : words.shape[1]])
     losses["loss"].backward()
     dual, joint = figure.dual, figure.joint
     return figure, {
@@ -190,7 +201,7 @@ def step(model: VLMo, batch: Batch, draws: Draws) -> tuple[Figure, dict[str, Any
         "itm_labels": figure.itm_labels.float(),
         "itm_logits": figure.itm_logits,
         "itm_loss": losses["itm"],
-        "mlm_logits": at_tokens(model.words(figure.mlm_hidden), batch.attention_mask),
+        "mlm_logits": at_tokens(logits, batch.attention_mask),
         "mlm_loss": losses["mlm"] * model.config.mlm_weight,
         "mlm_loss_unweighted": losses["mlm"],
         "total_loss": losses["loss"],

@@ -124,15 +124,17 @@ def nlvr2(case: Case) -> dict[str, Any]:
     batch = Batch(image=torch.stack(images, 1), input_ids=ids, attention_mask=mask, labels=labels)
     loss = model.losses(batch)["loss"]
     loss.backward()
+    network = model.transformer
     with torch.no_grad():
-        hidden, logits = model.judge(torch.cat(images), ids, mask)
-    out = {"step/nlvr2_logits": logits, "step/nlvr2_loss": loss}
-    for i, states in enumerate(hidden.chunk(2)):
-        out |= {
-            f"image{i}/text_feats": at_tokens(states[:, : ids.shape[1]], mask),
-            f"image{i}/image_feats": states[:, ids.shape[1] :],
-            f"image{i}/pooled_cls": model.pooled(states),
-        }
+        vectors, logits = model.judge(torch.cat(images), ids, mask)
+        out = {"step/nlvr2_logits": logits, "step/nlvr2_loss": loss}
+        for i, image in enumerate(images):
+            states = network.pair(network.embed_text(ids), mask, network.embed_image(image, 1 + i))
+            out |= {
+                f"image{i}/text_feats": at_tokens(states[:, : ids.shape[1]], mask),
+                f"image{i}/image_feats": states[:, ids.shape[1] :],
+                f"image{i}/pooled_cls": vectors.chunk(2)[i],
+            }
     return out | vlmo.gradients(model) | {"config.params_without_grad": vlmo.idle(model)}
 
 
@@ -205,7 +207,7 @@ def stages_textmlm(case: Case) -> dict[str, Any]:
         | {
             "text/text_embeddings": at_tokens(network.text_embed(ids).detach(), mask),
             "text_only/text_feats": at_tokens(hidden, mask),
-            "step/mlm_logits": at_tokens(model.words(figure.mlm_hidden), mask),
+            "step/mlm_logits": at_tokens(model.words(hidden), mask),
             "step/mlm_loss": figure.losses["mlm"],
             "stage3/relative_position_bias_table": third.transformer.relative.table,
             "stage3/text_embeddings.position_embeddings.weight": words.positions.weight,

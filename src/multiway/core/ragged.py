@@ -88,6 +88,17 @@ class Reading:
         """The read ones of packed tokens."""
         return _Take.apply(x[0], self.rows)[None]
 
+    def of_queries(self, mask: Tensor | None) -> Tensor | None:
+        """Of a mask over the padded batch the rows of these queries; one for all queries stays as it is."""
+        if mask is None or mask.shape[-2] == 1:
+            return mask
+        batch, length = self.queries.batch, self.queries.length
+        place = self.tokens.index.new_zeros(batch * length)
+        place = place.index_copy(0, self.queries.index, self.tokens.index % self.tokens.length)
+        if mask.shape[0] == 1:
+            return mask[0].index_select(1, place).unflatten(1, (batch, length)).transpose(0, 1)
+        return mask.take_along_dim(place.view(batch, 1, length, 1), dim=2)
+
 
 # No row is taken twice, so gradients are copied where autograd's own backward would add them: slow on CPUs.
 

@@ -25,12 +25,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.heads import WordHead
 from multiway.core.init import init_bert
+from multiway.core.pooling import pooled_positions
 from multiway.objectives import language, matching
 from multiway.systems.masking import mask_words
 from multiway.systems.vlmo_config import VLMoConfig
@@ -147,7 +148,10 @@ class VLMo(Multiway):
             pictures.append(self.own_rows(len(ids)))
         if not texts:
             return Figure(losses, features, dual, joint)
-        hidden = self.fused(_padded(texts), _padded(seen), image, torch.cat(pictures))
+        read = [pooled_positions(s, "cls") for s in seen]
+        if mlm_labels is not None:
+            read[-1] = mlm_labels != -100
+        hidden = self.fused(_padded(texts), _padded(seen), image, torch.cat(pictures), _padded(read))
 
         itm_logits = mlm_hidden = None
         if self.itm_head is not None:
@@ -164,7 +168,8 @@ class VLMo(Multiway):
         """The stage of texts: MLM by the text experts, its loss unweighted (`compute_textonly_mlm`)."""
         assert mlm_ids is not None  # this stage has a head for words
         assert mlm_labels is not None
-        (hidden,) = self.transformer.text(self.transformer.embed_text(mlm_ids), mask)
+        embedded, masked = self.transformer.embed_text(mlm_ids), mlm_labels != -100
+        (hidden,) = self.transformer.text(embedded, mask, read=masked)
         loss = self.words_loss(hidden, mlm_labels)
         return Figure({"mlm": loss, "loss": loss}, mlm_hidden=hidden)
 
@@ -173,8 +178,10 @@ class VLMo(Multiway):
     ) -> Features:
         """Each modality alone: class tokens of the dual encoder, and of the branches; projected."""
         network = self.transformer
-        pictures, pictures_joint = network.image(network.embed_image(image), ("image", "joint"))
-        texts, texts_joint = network.text(network.embed_text(ids), mask, ("text", "joint"))
+        embedded, first = network.embed_image(image), pooled_positions(mask, "cls")
+        seen = pooled_positions(mask.new_ones(embedded.shape[:2]), "cls")
+        pictures, pictures_joint = network.image(embedded, ("image", "joint"), read=seen)
+        texts, texts_joint = network.text(network.embed_text(ids), mask, ("text", "joint"), read=first)
         projected = (
             self.image_proj(pictures[:, 0]),
             self.text_proj(texts[:, 0]),
@@ -201,15 +208,16 @@ class VLMo(Multiway):
         mask: Int[Tensor, "P T"],
         image: Float[Tensor, "B 3 H W"],
         rows: Int[Tensor, " P"],
+        read: Bool[Tensor, "P T"] | None = None,
     ) -> Float[Tensor, "P S D"]:
         """Hidden states of texts and pictures read together; a picture is embedded once.
 
         Args:
-            image: this rank's. rows: each text's picture among all candidates.
+            image: this rank's. rows: each text's picture among all candidates. read: wanted, None: all.
         """
         needed, place = rows.unique(return_inverse=True)
         pictures = self.transformer.embed_image(self.candidates(image, "none")[needed])
-        return self.transformer.pair(self.transformer.embed_text(ids), mask, pictures[place])
+        return self.transformer.pair(self.transformer.embed_text(ids), mask, pictures[place], read=read)
 
     def words_loss(self, hidden: Float[Tensor, "B T D"], labels: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
         """MLM; the head sees masked positions only."""
@@ -223,7 +231,7 @@ class VLMo(Multiway):
         return self.mlm_head(hidden, self.mlm_decoder.weight)
 
 
-def _padded(rows: Sequence[Int[Tensor, "B T"]]) -> Int[Tensor, "P T"]:
+def _padded(rows: Sequence[Tensor]) -> Tensor:
     """Rows of several batches under each other, as long as the longest."""
     longest = max(part.shape[1] for part in rows)
     return torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in rows])

@@ -63,9 +63,8 @@ class AnswerModel(Multiway):
         self.classifier = classifier(config.width, 2 * config.width, len(config.labels))
 
     def predict(self, batch: Batch) -> Float[Tensor, "B K"]:
-        network, (ids, mask) = self.transformer, batch.text()
-        pictures = network.embed_image(batch.need("image"))
-        return self.classifier(self.pooled(network.pair(network.embed_text(ids), mask, pictures)))
+        pictures = self.transformer.embed_image(batch.need("image"))
+        return self.classifier(self.read(*batch.text(), pictures))
 
     def losses(
         self,
@@ -113,10 +112,9 @@ class ReasoningModel(TwoPictures, Multiway):
         image: Float[Tensor, "B2 3 H W"],
         input_ids: Int[Tensor, "B T"],
         attention_mask: Int[Tensor, "B T"],
-    ) -> tuple[Float[Tensor, "B2 S D"], Float[Tensor, "B 2"]]:
-        """Hidden states of each text with its first picture, then with its second; and logits."""
-        network = self.transformer
-        pictures = [network.embed_image(half, kind) for kind, half in enumerate(image.chunk(2), 1)]
-        text, mask = network.embed_text(input_ids.repeat(2, 1)), attention_mask.repeat(2, 1)
-        hidden = network.pair(text, mask, torch.cat(pictures))
-        return hidden, self.classifier(torch.cat(self.pooled(hidden).chunk(2), dim=1))
+    ) -> tuple[Float[Tensor, "B2 D"], Float[Tensor, "B 2"]]:
+        """The vectors of each text with its first picture, then with its second; and logits."""
+        embed = self.transformer.embed_image
+        pictures = torch.cat([embed(half, kind) for kind, half in enumerate(image.chunk(2), 1)])
+        vectors = self.read(input_ids.repeat(2, 1), attention_mask.repeat(2, 1), pictures)
+        return vectors, self.classifier(torch.cat(vectors.chunk(2), dim=1))

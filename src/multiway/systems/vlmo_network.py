@@ -16,14 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.core import masks
 from multiway.core.block import Block, Stack
-from multiway.core.embed import PatchEmbed, WordEmbed
+from multiway.core.embed import PatchEmbed
 from multiway.core.experts import Route
 from multiway.core.init import init_bert, init_vit
+from multiway.core.ragged import Ragged, Reading
 from multiway.core.relative import (
     LayerMasks,
     RelativeBias,
@@ -35,35 +37,7 @@ from multiway.core.relative import (
 )
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.vlmo_config import MultiwayConfig
-
-
-class TextEmbed(WordEmbed):
-    """BERT's embeddings; where positions are relative, its table of positions is kept and never read.
-
-    The row of [PAD] gets no gradient, as in BERT.
-    """
-
-    def __init__(self, config: MultiwayConfig):
-        text = config.text
-        super().__init__(
-            text.vocab_size,
-            config.width,
-            positions=text.positions,
-            types=text.types,
-            eps=text.eps,
-            dropout=text.dropout,
-        )
-        self.words.padding_idx = 0
-        self.relative = config.positions == "relative"
-        self.positions.requires_grad_(not self.relative)
-
-    def forward(
-        self, input_ids: Int[Tensor, "B T"], *, start: int | Int[Tensor, " B"] = 0
-    ) -> Float[Tensor, "B T D"]:
-        if not self.relative:
-            return super().forward(input_ids, start=start)
-        assert self.types is not None  # BERT has them
-        return self.dropout(self.norm(self.words(input_ids) + self.types.weight[0]))
+from multiway.systems.vlmo_embed import TextEmbed
 
 
 class MultiwayTransformer(ImageTower):
@@ -131,65 +105,132 @@ class MultiwayTransformer(ImageTower):
             x = x + self.positions
         return x + self.types.weight[kind]
 
+    # --- passes; only real tokens go through the layers, and the last one computes those that are read
+
     def text(
-        self, x: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"], top: Sequence[str] = ("text",)
+        self,
+        x: Float[Tensor, "B T D"],
+        attention_mask: Int[Tensor, "B T"],
+        top: Sequence[str] = ("text",),
+        *,
+        read: Bool[Tensor, "B T"] | None = None,
     ) -> list[Float[Tensor, "B T D"]]:
         """Embedded texts through their own experts; see `image`."""
-        longest, first = self.config.relative_positions, image_rows(self.config.image.grid) + 2
+        length, grid = x.shape[1], self.config.image.grid
 
         def index() -> Tensor:
-            return text_index(x.shape[1], positions=longest, first=first, device=x.device)
+            longest = self.config.relative_positions
+            return text_index(length, positions=longest, first=image_rows(grid) + 2, device=x.device)
 
-        return self._alone(x, "text", self._bias(attention_mask, index), top)
+        ragged = None if _whole(attention_mask) else Ragged.of(attention_mask)
+        return self._alone(x, "text", self._bias(attention_mask, index), top, ragged, read)
 
     def image(
-        self, x: Float[Tensor, "B N D"], top: Sequence[str] = ("image",)
+        self,
+        x: Float[Tensor, "B N D"],
+        top: Sequence[str] = ("image",),
+        *,
+        read: Bool[Tensor, "B N"] | None = None,
     ) -> list[Float[Tensor, "B N D"]]:
         """Embedded pictures through their own experts: normalised last hidden states.
 
         Args:
             top: for each that is wanted, the expert of the layers on top; the layers below are shared.
+            read: the tokens whose hidden states are wanted, None: all; zeros come out elsewhere.
         """
         bias = self._bias(None, lambda: image_index(self.config.image.grid, x.device))
-        return self._alone(x, "image", bias, top)
+        return self._alone(x, "image", bias, top, None, read)
 
     def pair(
         self,
         text: Float[Tensor, "P T D"],
         attention_mask: Int[Tensor, "P T"],
         image: Float[Tensor, "P N D"],
+        *,
+        read: Bool[Tensor, "P T"] | None = None,
     ) -> Float[Tensor, "P S D"]:
-        """Embedded texts with a picture behind each: normalised last hidden states of both, in that order."""
-        length, patches = text.shape[1], image.shape[1]
-        grid, longest = self.config.image.grid, self.config.relative_positions
-        seen = torch.cat([attention_mask, attention_mask.new_ones(len(image), patches)], dim=1)
+        """Embedded texts with a picture behind each: normalised last hidden states of both, in that order.
+
+        Args:
+            read: as in `image`, of the text's tokens; the picture's are not wanted then.
+        """
+        (length, patches), grid = (text.shape[1], image.shape[1]), self.config.image.grid
+        longest = self.config.relative_positions
+        seen = F.pad(attention_mask, (0, patches), value=1)
         bias = self._bias(seen, lambda: joint_index(length, grid, positions=longest, device=text.device))
-        x = torch.cat([text, image], dim=1)
-        x = self._layers(x, [("text", length), ("image", patches)], bias, 0, self.below)
-        return self.norm(self._layers(x, "joint", bias, self.below, self.config.depth))
+        if seen.is_meta or (read is None and _whole(attention_mask)):
+            routes = [("text", length), ("image", patches)], "joint"
+            return self.norm(self._layers(torch.cat([text, image], 1), routes, bias, 0, self.config.depth))
+        # All words, then all patches: two segments.
+        words, place = Ragged.of(attention_mask), torch.arange(seen.numel(), device=seen.device).view_as(seen)
+        order = torch.cat([place[:, :length].flatten()[words.index], place[:, length:].flatten()])
+        ragged = Ragged(order, *seen.shape)
+        x = torch.cat([words.pack(text), image.flatten(0, 1)[None]], dim=1)
+        routes = [("text", len(words.index)), ("image", image.shape[0] * patches)], "joint"
+        reading = None if read is None else ragged.reading(F.pad(read & attention_mask.bool(), (0, patches)))
+        x = self.norm(self._layers(x, routes, bias, 0, self.config.depth, ragged, reading))
+        return (ragged if reading is None else reading.tokens).pad(x)
 
     def rest(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         return self.image(self.embed_image(x))[0]
 
     def _alone(
-        self, x: Float[Tensor, "B T D"], expert: str, bias: LayerMasks | Tensor | None, top: Sequence[str]
+        self,
+        x: Float[Tensor, "B T D"],
+        expert: str,
+        bias: LayerMasks | Tensor | None,
+        top: Sequence[str],
+        ragged: Ragged | None,
+        read: Bool[Tensor, "B T"] | None,
     ) -> list[Float[Tensor, "B T D"]]:
-        x = self._layers(x, expert, bias, 0, self.below)
-        return [self.norm(self._layers(x, one, bias, self.below, self.config.depth)) for one in top]
+        """A modality on its own, packed where there is a `ragged`."""
+        shared, depth, out = self.below if len(top) > 1 else 0, self.config.depth, []
+        x = x if ragged is None else ragged.pack(x)
+        x = self._layers(x, (expert, expert), bias, 0, shared, ragged)
+        for route in ((expert, one) for one in top):
+            if read is None or x.is_meta:
+                y = self.norm(self._layers(x, route, bias, shared, depth, ragged))
+                out.append(y if ragged is None else ragged.pad(y))
+                continue
+            y = self._layers(x, route, bias, shared, depth - 1, ragged)
+            last = Ragged.of(torch.ones_like(read)) if ragged is None else ragged
+            y, reading = y if ragged is not None else last.pack(y), last.reading(read)
+            y = self.norm(self._layers(y, route, bias, depth - 1, depth, last, reading))
+            out.append(reading.tokens.pad(y))
+        return out
 
     def _layers(
-        self, x: Tensor, route: Route, bias: LayerMasks | Tensor | None, first: int, last: int
+        self,
+        x: Tensor,
+        routes: tuple[Route, Route],
+        bias: LayerMasks | Tensor | None,
+        start: int,
+        stop: int,
+        ragged: Ragged | None = None,
+        reading: Reading | None = None,
     ) -> Tensor:
-        part = self.blocks[first:last]
-        assert isinstance(part, Stack)  # a slice of one
-        part.checkpointing = self.blocks.checkpointing
-        return part(x, route=route, mask=bias[first:last] if isinstance(bias, LayerMasks) else bias)
+        """Blocks `start` to `stop` - 1; `routes` are those of the layers below, and of those on top."""
+        for route, first, last in ((routes[0], 0, self.below), (routes[1], self.below, self.config.depth)):
+            first, last = max(first, start), min(last, stop)
+            if first < last:
+                part = self.blocks[first:last]
+                assert isinstance(part, Stack)  # a slice of one
+                part.checkpointing = self.blocks.checkpointing
+                masks_of = bias[first:last] if isinstance(bias, LayerMasks) else bias
+                read = reading if last == self.config.depth else None
+                x = part(x, route=route, mask=masks_of, ragged=ragged, reading=read)
+        return x
 
     def _bias(
         self, attention_mask: Int[Tensor, "B S"] | None, index: Callable[[], Int[Tensor, "S S"]]
     ) -> LayerMasks | Tensor | None:
         """What each layer adds to its scores: relative positions, and -inf where there is padding."""
         mask = None
-        if attention_mask is not None and (attention_mask.is_meta or not bool(attention_mask.all())):
+        if attention_mask is not None and not _whole(attention_mask):
             mask = masks.padding(attention_mask)
         return mask if self.relative is None else LayerMasks(self.relative(index()), mask)
+
+
+def _whole(attention_mask: Int[Tensor, "B T"]) -> bool:
+    """Whether there is no padding; on the meta device, where sizes alone are counted, there is none."""
+    return attention_mask.is_meta or bool(attention_mask.all())

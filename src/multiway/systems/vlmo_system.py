@@ -14,6 +14,7 @@ from multiway.batch import Batch
 from multiway.core.embed import resize_positions
 from multiway.core.gather import Gradient, gather, gather_ragged, rank, world_size
 from multiway.core.init import init_bert
+from multiway.core.pooling import pooled_positions
 from multiway.core.relative import Grid, joint_rows, resize_table
 from multiway.errors import UserError
 from multiway.objectives import contrastive
@@ -84,6 +85,13 @@ class Multiway(System):
         """The vector of a pair: its first token's, [CLS]."""
         return torch.tanh(self.pooler(hidden[:, 0]))
 
+    def read(
+        self, ids: Int[Tensor, "P T"], mask: Int[Tensor, "P T"], pictures: Float[Tensor, "P N D"]
+    ) -> Float[Tensor, "P D"]:
+        """The vectors of texts and embedded pictures that are read together."""
+        text, first = self.transformer.embed_text(ids), pooled_positions(mask, "cls")
+        return self.pooled(self.transformer.pair(text, mask, pictures, read=first))
+
     def contrast(
         self,
         image: Float[Tensor, "B D"],
@@ -126,7 +134,8 @@ class Multiway(System):
         if not hasattr(self, "image_proj"):
             return super().image_context(image)
         embedded = self.transformer.embed_image(image)
-        (hidden,) = self.transformer.image(embedded)
+        first = pooled_positions(torch.ones(embedded.shape[:2], device=image.device), "cls")
+        (hidden,) = self.transformer.image(embedded, read=first)
         feature = F.normalize(self.image_proj(hidden[:, 0]), dim=-1)
         return feature, Tokens(embedded) if self.has_itm else None
 
@@ -135,7 +144,8 @@ class Multiway(System):
     ) -> tuple[Float[Tensor, "B D"], Int[Tensor, "B T"]]:
         if not hasattr(self, "text_proj"):
             return super().text_context(input_ids, attention_mask)
-        (hidden,) = self.transformer.text(self.transformer.embed_text(input_ids), attention_mask)
+        embedded, first = self.transformer.embed_text(input_ids), pooled_positions(attention_mask, "cls")
+        (hidden,) = self.transformer.text(embedded, attention_mask, read=first)
         return F.normalize(self.text_proj(hidden[:, 0]), dim=-1), input_ids
 
     def match_pairs(
@@ -143,8 +153,7 @@ class Multiway(System):
     ) -> Float[Tensor, "P 2"]:
         if self.itm_head is None:
             return super().match_pairs(context, hidden, attention_mask)
-        text = self.transformer.embed_text(hidden)
-        return self.itm_head(self.pooled(self.transformer.pair(text, attention_mask, context.copied())))
+        return self.itm_head(self.read(hidden, attention_mask, context.copied()))
 
     # --- training
 
