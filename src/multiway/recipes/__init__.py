@@ -17,6 +17,7 @@ RECIPES: dict[str, str] = {
         "albef_emoji_full",
         "albef_emoji_scratch",
         "albef_photos",
+        "beit_base",
         "blip_base",
         "blip_captioner",
         "blip_emoji",
@@ -24,8 +25,10 @@ RECIPES: dict[str, str] = {
         "blip_photos",
         "clip_base",
         "clip_emoji",
+        "vqkd_base",
+        "vqkd_emoji",
     )
-}
+} | {name: f"multiway.recipes.beit:{name}" for name in ("beit2_base", "beit2_emoji")}
 
 
 def list_recipes() -> list[str]:

@@ -227,6 +227,13 @@ class BEiT(System):
             )
         return tokenizer.visual_tokens(pixels(image, self.image_mean, self.image_std))
 
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        if task != "classify":
+            return super().fine_tuning(task, labels)
+        from multiway.systems.beit_heads import ClassifierConfig
+
+        return ClassifierConfig.of(self.config, labels)
+
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Not class token and positions either; mask token and relative positions do (`no_weight_decay`)."""
         return super().decays(name, parameter) and not name.endswith(("cls_token", ".positions"))

@@ -86,15 +86,18 @@ class Classifier(System):
         return {"loss": loss, "classification": loss}
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """From a pre-trained model: its shared table goes to every layer, its last norm is left out.
+        """From a pre-trained model: the tower without its last norm, a shared table given to every layer.
 
         Source: run_class_finetuning.py.
         """
+        if "mask_token" in tensors:
+            left = ("image_tower.norm.", "head.", "aggregation.", "mask_token")
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(left)}
         shared = tensors.get("image_tower.relative.0.table")
         if shared is not None and self.config.image.relative_bias == "layers":
             names = [f"image_tower.relative.{i}.table" for i in range(self.config.image.depth)]
             tensors = {name: shared for name in names} | tensors
-        return {name: tensor for name, tensor in tensors.items() if not name.startswith("image_tower.norm.")}
+        return tensors
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> ClassifierConfig:
         if task != "classify":

@@ -52,7 +52,7 @@ class ImageTower(nn.Module, ABC):
         """
         return self.prefix(batch.need("image")) if batch.image_prefix is None else batch.image_prefix
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
         return self.rest(self.prefix(image))
 
     def train(self, mode: bool = True) -> ImageTower:

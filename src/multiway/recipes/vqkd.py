@@ -1,0 +1,74 @@
+"""VQ-KD's recipes: the official tokenizer, and a small one of the bundled drawings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from multiway.data.augment import Augment
+from multiway.data.dataset import DataConfig, Source
+from multiway.recipes.albef import MILD
+from multiway.systems.vqkd import VQKDConfig, vqkd_vit
+from multiway.train.run import Init, Run, TrainConfig
+
+#: Steps of an epoch of ImageNet-1k at VQ-KD's batch of 512.
+EPOCH = 1_281_167 // 512
+
+
+def vqkd_base() -> Run:
+    """`vqkd_encoder_base_decoder_3x768x12_clip` (BEiT v2, section 3.1; TOKENIZER.md).
+
+    Give --data.train.0.path SHARDS and --init.teacher a CLIP ViT-B/16.
+    """
+    augment = Augment(crop_scale=(0.08, 1.0), rand_n=0)
+    return Run(
+        name="vqkd_base",
+        system=VQKDConfig(),
+        data=DataConfig(train=(Source(path="shards"),), image_size=224, augment=augment, workers=8),
+        train=TrainConfig(
+            epochs=100,
+            batch_size=512,
+            lr=2e-4,  # 5e-5 for each 128 of the batch
+            min_lr=1e-5,
+            warmup_lr=0.0,
+            warmup_steps=10 * EPOCH,
+            betas=(0.9, 0.99),
+            weight_decay=1e-4,
+            precision="bf16",
+        ),
+        init=Init(teacher="runs/clip_base/model"),
+    )
+
+
+def vqkd_emoji() -> Run:
+    """512 visual tokens of the bundled drawings, taught by EfficientNet-Lite0; minutes on two cores.
+
+    8 x 8 patches of 8 pixels; the teacher sees the drawings at 128 pixels, on a grid of 4 x 4 that is
+    interpolated. The codebook follows four times as fast as officially, as a run has so few steps.
+    """
+    image = vqkd_vit(image_size=64, patch_size=8, width=192, depth=3, heads=3, hidden=768)
+    system = VQKDConfig(
+        image=image,
+        decoder_layers=1,
+        codes=512,
+        code_width=16,
+        decay=0.96,
+        target_width=1280,
+        teacher_size=128,
+    )
+    augment = replace(MILD, crop_scale=(0.5, 1.0))
+    return Run(
+        name="vqkd_emoji",
+        system=system,
+        data=DataConfig(train=(Source(path="emoji", split="train"),), image_size=64, augment=augment),
+        train=TrainConfig(
+            steps=400,
+            batch_size=64,
+            lr=1e-3,
+            min_lr=1e-5,
+            warmup_lr=0.0,
+            warmup_steps=40,
+            betas=(0.9, 0.99),
+            weight_decay=1e-4,
+        ),
+        init=Init(teacher="efficientnet_lite0"),
+    )
