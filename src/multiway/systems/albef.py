@@ -36,7 +36,6 @@ from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
 from multiway.systems.bert import BertConfig
 from multiway.systems.encoders import Encoders
-from multiway.systems.image_tower import ImageTower
 from multiway.systems.masking import mask_words
 from multiway.systems.momentum import Aligned, MomentumSystem
 from multiway.systems.momentum_state import MomentumConfig, MomentumState
@@ -119,10 +118,6 @@ class ALBEF(MomentumSystem[Encoders]):
         self.itm_head = nn.Linear(config.text.width, 2)
         self.temperature = nn.Parameter(torch.tensor(config.temperature))
         self.image_size, self.image_mean, self.image_std = tower.image_size, tower.image_mean, tower.image_std
-
-    @property
-    def image_tower(self) -> ImageTower:
-        return self.encoders.image_tower
 
     # --- the figure
 

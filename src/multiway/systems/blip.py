@@ -34,7 +34,6 @@ from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
 from multiway.systems.blip_config import BLIPConfig, NLVRConfig
 from multiway.systems.captioning import Captioning
-from multiway.systems.image_tower import ImageTower
 from multiway.systems.med import Decoder, MEDEncoders, shift
 from multiway.systems.momentum import Aligned, MomentumSystem, Similarities
 from multiway.systems.momentum_state import MomentumState
@@ -93,17 +92,11 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
             "interaction": ("decoder.", "itm_head.", *cross),
         }
 
-    @property
-    def image_tower(self) -> ImageTower:
-        return self.encoders.image_tower
-
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
         if task != "nlvr2":
             return super().fine_tuning(task, labels)
         own = self.config
-        return NLVRConfig(
-            image=own.image, text=own.text, tokenizer=own.tokenizer, null_token=own.null_token
-        )
+        return NLVRConfig(image=own.image, text=own.text, tokenizer=own.tokenizer, null_token=own.null_token)
 
     # --- the figure
 

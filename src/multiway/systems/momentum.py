@@ -17,6 +17,7 @@ from multiway.core.momentum import ema_update
 from multiway.objectives import contrastive, matching
 from multiway.systems.base import System
 from multiway.systems.encoders import Unimodal
+from multiway.systems.image_tower import ImageTower
 from multiway.systems.momentum_state import E, MomentumState
 
 
@@ -48,6 +49,10 @@ class MomentumSystem(System, Generic[E]):
 
     encoders: E
     temperature: nn.Parameter
+
+    @property
+    def image_tower(self) -> ImageTower:
+        return self.encoders.image_tower
 
     def init_state(self, *, steps_per_epoch: int = 1) -> MomentumState[E]:
         config = self.config
