@@ -104,18 +104,12 @@ class Work:
         """A row a picture: its texts with their scores, or why there are none."""
         rows, good, pictures = [], [], []
         for number in numbers:
-            row: dict[str, Any] = {"row": number, "key": shard.key(number)}
+            row, picture = _opened(job, shard, number)
             rows.append(row)
-            if number in job.skip:
-                row["skipped"] = job.skip[number]
-                continue
-            try:
-                pictures.append(decode(shard.image(number), min_side=LARGEST_SIDE))
-            except BadSample as bad:
-                row["bad"] = str(bad)
-                continue
-            good.append(row)
-            row["web"] = _web_texts(shard, number, row)
+            if picture is not None:
+                row["web"] = _web_texts(shard, number, row)
+                good.append(row)
+                pictures.append(picture)
         if not good:
             return rows
         stem = os.path.basename(job.path).rpartition(".")[0]
@@ -173,6 +167,19 @@ def head(job: Job, shard: Shards) -> dict[str, Any]:
     return {"shard": os.path.basename(job.path), "index": shard.fingerprint(), "skipped": skipped}
 
 
+def _opened(job: Job, shard: Shards, number: int) -> tuple[dict[str, Any], Image.Image | None]:
+    """A picture's row, and the picture; None where it is left out or bad, and the row says why."""
+    row: dict[str, Any] = {"row": number, "key": shard.key(number)}
+    if number in job.skip:
+        row["skipped"] = job.skip[number]
+        return row, None
+    try:
+        return row, decode(shard.image(number), min_side=LARGEST_SIDE)
+    except BadSample as bad:
+        row["bad"] = str(bad)
+        return row, None
+
+
 def _web_texts(shard: Shards, number: int, row: dict[str, Any]) -> list[str]:
     """Each different text once."""
     try:
@@ -185,17 +192,10 @@ def _web_texts(shard: Shards, number: int, row: dict[str, Any]) -> list[str]:
 def _human_rows(job: Job, shard: Shards) -> list[dict[str, Any]]:
     rows = []
     for number in range(len(shard)):
-        row: dict[str, Any] = {"row": number, "key": shard.key(number)}
+        row, picture = _opened(job, shard, number)
         rows.append(row)
-        if number in job.skip:
-            row["skipped"] = job.skip[number]
-            continue
-        try:
-            decode(shard.image(number), min_side=LARGEST_SIDE)
-        except BadSample as bad:
-            row["bad"] = str(bad)
-            continue
-        row["human"] = [[text, None] for text in _web_texts(shard, number, row)]
+        if picture is not None:
+            row["human"] = [[text, None] for text in _web_texts(shard, number, row)]
     return rows
 
 
