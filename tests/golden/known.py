@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import albef
+import albef_conversion
 import albef_nlvr
 import albef_setup
 import beit
@@ -36,7 +37,7 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "albef/retrieval_eval": (albef.retrieval_eval, default_rule),
     "albef/schedule": (albef_setup.schedule, albef_setup.schedule_rule),
     "albef/tokenize_real_vocab": (albef_setup.tokenize, default_rule),
-    "albef/checkpoint_conversion": (albef_setup.checkpoint_conversion, default_rule),
+    "albef/checkpoint_conversion": (albef_conversion.checkpoint_conversion, default_rule),
     "albef/nlvr": (albef_nlvr.nlvr, default_rule),
     "albef/nlvr_pretrain": (albef_nlvr.nlvr_pretrain, default_rule),
     "beit/mim": (beit.mim, beit.rule),
