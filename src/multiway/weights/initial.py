@@ -66,7 +66,8 @@ def load_image_tower(tower: nn.Module, name: str) -> Report:
         layout = Layout(tuple(timm_vit("", "", tower.config)))
         ours, missing, unexpected = to_ours(layout, tensors)
         resized = []
-        if "positions" in ours and ours["positions"].shape != tower.positions.shape:
+        own = tower.positions
+        if own is not None and "positions" in ours and ours["positions"].shape != own.shape:
             ours["positions"] = resize_positions(ours["positions"], tower.config.grid)
             resized.append("positions")
     else:
