@@ -94,8 +94,8 @@ def test_classes_by_colour(tmp_path):
     assert found["majority"] == pytest.approx(100 / 3)
     assert found["shuffled"]["top1"] < 70
     rows = predict(Looks(False), data, numbers=[0, 4, 8], pictures=[4, 8, 0])
-    assert rows.logits.argmax(1).tolist() == [1, 2, 0]
-    assert rows.labels.tolist() == [0, 1, 2]
+    assert rows.logits.argmax(1).tolist() == [1, 0, 2]  # folders are in order: b, g, r
+    assert rows.labels.tolist() == [2, 1, 0]
 
 
 def test_a_model_learns_goes_on_where_it_was_and_is_loaded_again(albef, tmp_path, monkeypatch):

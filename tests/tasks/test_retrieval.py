@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from multiway.errors import UserError
+from multiway.systems.base import System
 from multiway.tasks import two_stage
 from multiway.tasks.retrieval import evaluate, measure, score_matrices
 
@@ -52,6 +54,35 @@ def expected(model, samples, mode, k):
             block |= {f"{side}_r{n}": 100 * np.mean(r <= n) for n in (1, 5, 10)}
             block[f"{side}_median_rank"] = np.median(r)
     return {"n_images": len(captions), "n_texts": len(texts), "k": k, **blocks}
+
+
+def test_the_control_is_another_pictures_texts(listed):
+    """A model that tells pictures apart by their colour finds every text, and none that was dealt out."""
+
+    class Colours(System):
+        def __init__(self):
+            super().__init__()
+            self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+        def prepare(self, images):
+            grey = torch.tensor([image.getpixel((0, 0)) for image in images])
+            return grey.float()[:, :, None, None]
+
+        def image_context(self, image):
+            return torch.nn.functional.one_hot(image[:, 0, 0, 0].long(), 16).float(), None
+
+        def tokenize(self, texts):
+            ids = torch.tensor([[int(text)] for text in texts])
+            return ids, torch.ones_like(ids)
+
+        def text_context(self, ids, mask):
+            return torch.nn.functional.one_hot(ids[:, 0], 16).float(), ids
+
+    samples = listed([[str(i)] for i in range(12)])
+    samples.images = [Image.new("RGB", (4, 4), (i, i, i)) for i in range(12)]
+    found = measure(Colours(), samples)
+    assert found.result["itc"]["tr_r1"] == found.result["itc"]["ir_r1"] == 100.0
+    assert found.shuffled["tr_r1"] == found.shuffled["ir_r1"] == 0.0
 
 
 @pytest.mark.parametrize("mode", ["first", "all"])

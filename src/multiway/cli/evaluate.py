@@ -31,7 +31,7 @@ def retrieval(argv: Sequence[str]) -> None:
         "Recall in percent and median rank of the texts of pictures (tr) and the pictures of texts (ir): by "
         "contrast (itc), and with the K best re-ranked by the matching head (itm). Equal texts are one text "
         "with several pictures; a query is right at k if any of its positives is among the first k; ties "
-        "count against the model.",
+        "count against the model. shuffled: by contrast, each picture's texts given to another one.",
     )
     parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
     add_source(parser, "--data")
@@ -56,9 +56,9 @@ def retrieval(argv: Sequence[str]) -> None:
         print(json.dumps(found.result))
         return
     print(found.sentence())
-    for stage in ("itc", "itm"):
-        if (values := found.result[stage]) is not None:
-            print(f"{stage}   {_line(values, 'tr')}   {_line(values, 'ir')}")
+    for stage, values in (*((s, found.result[s]) for s in ("itc", "itm")), ("shuffled", found.shuffled)):
+        if values is not None:
+            print(f"{stage:<8}  {_line(values, 'tr')}   {_line(values, 'ir')}")
 
 
 def _line(values: dict[str, float], way: str) -> str:

@@ -2,20 +2,15 @@
 
 A strip holds towers (each box one tower of one to four blocks) or scattered items (circles, squares and
 triangles of three sizes). The colours, sizes and places are those of the real pictures, so what is learned
-here can be tried there. Every sentence comes with a strip of which it is true and one of which it is false.
-All is a pure function of (seed, index). `box_text.py` has the sentences.
+here can be tried there. `box_text.py` has the sentences; `box_pairs.py` deals out strips with sentences.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 
 from PIL import Image, ImageDraw
-
-from multiway.errors import UserError
 
 COLOURS = {"black": (0, 0, 0), "blue": (0, 153, 255), "yellow": (255, 255, 0)}
 SHAPES = ("circle", "square", "triangle")
@@ -139,59 +134,3 @@ def on_two_pictures(boxes: list[Image.Image]) -> tuple[Image.Image, Image.Image]
     first.paste(boxes[1], (side, 0))
     second.paste(boxes[2], (0, 0))
     return first, second
-
-
-class DrawnBoxes:
-    """`n` strips with sentences as a source of two pictures: drawn when they are asked for."""
-
-    def __init__(self, n: int, seed: int = 0):
-        self.n, self.seed = n, seed
-        self.problems: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return self.n
-
-    def key(self, i: int) -> str:
-        return f"boxes_{self.seed}_{i:08d}"
-
-    def sentence(self, i: int) -> str:
-        return make_claimed(self.seed, i)[1]
-
-    def label(self, i: int) -> int:
-        return int(make_claimed(self.seed, i)[2])
-
-    def pictures(self, i: int) -> tuple[Image.Image, Image.Image]:
-        strip, *_ = make_claimed(self.seed, i)
-        return on_two_pictures([draw_box(box) for box in strip.boxes])
-
-
-@lru_cache(maxsize=1024)
-def make_claimed(seed: int, index: int) -> tuple[Strip, str, bool]:
-    """Strip `index` of the world `seed`, a sentence, and whether it is true of the strip.
-
-    Strips 2k and 2k + 1 have the same sentence, true of one of them: the sentence alone says nothing.
-    """
-    from multiway.data.box_text import make_claim  # it speaks of strips
-
-    draw = random.Random(f"{seed} {index // 2}")  # several times faster here than numpy's
-    towers, wanted = bool(draw.random() < 0.5), bool((index % 2) == (draw.random() < 0.5))
-    while True:
-        claim = make_claim(draw, towers=towers)
-        found: dict[bool, Strip] = {}
-        for _ in range(100):
-            strip = make_strip(draw, towers=towers)
-            found.setdefault(claim.holds(strip), strip)
-            if len(found) == 2:
-                return found[wanted], claim.sentence, wanted
-
-
-def parse(path: str) -> DrawnBoxes:
-    """`boxes:N` or `boxes:N:SEED`.
-
-    Raises:
-        UserError: no such numbers.
-    """
-    numbers = path.split(":")[1:]
-    if len(numbers) not in (1, 2) or not all(number.isdigit() for number in numbers) or int(numbers[0]) == 0:
-        raise UserError(f"{path} names no drawn boxes: write boxes:N or boxes:N:SEED, as in boxes:1000.")
-    return DrawnBoxes(*(int(number) for number in numbers))

@@ -52,6 +52,8 @@ def open_labelled(source: _Described) -> Listed:
         raise UserError(f"{source.path} has no splits: leave `split` out, or name the file of the split.")
     path = Path(source.path)
     if "://" not in source.path:
+        if not path.exists() and not set("*?[{") & set(source.path):
+            raise UserError(f"There is no file or folder {path}: check the path.")
         if path.is_dir() and not any(name.endswith(".tar") for name in os.listdir(path)):
             table = find_table(path)
             if table is None:
@@ -121,8 +123,6 @@ def _emoji(source: _Described) -> Listed:
 
 def _by_folder(root: Path) -> Listed:
     """`root/class/picture`, the layout of torchvision's ImageFolder."""
-    if not root.is_dir():
-        raise UserError(f"There is no file or folder {root}: check the path.")
     files = sorted(
         file
         for file in root.glob("*/**/*")

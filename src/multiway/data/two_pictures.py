@@ -18,7 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from multiway.data import boxes, scenes
+from multiway.data import box_pairs, boxes, scenes
 from multiway.data.augment import EvalTransform, TrainTransform
 from multiway.data.images import decode, read_file
 from multiway.data.labelled import LabelledSource
@@ -106,7 +106,7 @@ def _open(source: LabelledSource) -> Store:
     if path.startswith("scenes:"):
         return DrawnPairs(scenes.parse(path))
     if path.startswith("boxes:"):
-        return boxes.parse(path)
+        return box_pairs.parse(path)
     if "://" not in path and Path(path).suffix.lower() in TABLES:
         return ListedPairs(Path(path), source.images, source.label)
     return Strips(Shards(expand(path)), path)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from multiway.errors import UserError
 from multiway.metrics import captions as metrics
+from multiway.metrics.controls import other
 from multiway.systems.base import System
 from multiway.tasks.caption_many import DEFAULTS, Captioned, Options, caption_pictures
 from multiway.tasks.retrieval import Samples
@@ -119,14 +120,6 @@ def compare(
         **metrics.summary(captions, references, cut=cut),
         "shuffled": metrics.summary(dealt, references, cut=cut),
     }
-
-
-def other(count: int, seed: int = 0) -> Int[np.ndarray, " N"]:
-    """For each of `count` pictures another one, drawn: a single cycle through all of them."""
-    order = np.random.default_rng(seed).permutation(count)
-    found = np.empty(count, np.int64)
-    found[order] = np.roll(order, 1)
-    return found
 
 
 def nearest(

@@ -17,6 +17,7 @@ from multiway.data.augment import eval_transform
 from multiway.data.sample import BadSample
 from multiway.data.two_pictures import PairTransform, PicturePairs
 from multiway.errors import UserError
+from multiway.metrics.controls import other
 from multiway.systems.base import System
 from multiway.tasks.two_stage import Progress, evaluating, silent
 
@@ -136,8 +137,6 @@ def own_and_shuffled(
     model: System, data: Labelled, *, batch_size: int = 32, progress: Progress = silent
 ) -> tuple[Predictions, Predictions, float]:
     """Predictions with each sample's own picture, with another sample's, and the seconds of the former."""
-    from multiway.tasks.caption import other
-
     began = time.perf_counter()
     own = predict(model, data, batch_size=batch_size, progress=progress)
     seconds = time.perf_counter() - began

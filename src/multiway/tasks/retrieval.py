@@ -22,6 +22,7 @@ from torch import Tensor
 from multiway.data.sample import BadSample, Sample
 from multiway.errors import UserError
 from multiway.metrics import retrieval as metrics
+from multiway.metrics.controls import other
 from multiway.systems.base import System
 from multiway.tasks.two_stage import (
     Pictures,
@@ -48,12 +49,15 @@ class Measurement:
 
     Attributes:
         result: what `evaluate` returns.
+        shuffled: ITC's figures when each picture's texts are given to another picture: what knows of no
+            picture scores so.
         pairs: pairs that the ITM head scored, each once.
         seconds: that this took.
         skipped: reason -> number of samples that could not be used.
     """
 
     result: dict
+    shuffled: dict = field(default_factory=dict)
     pairs: int = 0
     seconds: float = 0.0
     skipped: dict[str, int] = field(default_factory=dict)
@@ -118,23 +122,49 @@ def measure(
         ]
         image, text = np.array(pairs, np.int64).T
         encoded = encode_texts(model, *model.tokenize(list(number)), batch_size=batch_size, progress=progress)
-        tr = metrics.Positives.from_pairs(image, text, len(captions))
-        ir = metrics.Positives.from_pairs(text, image, len(number))
-        tr_ranks, tr_candidates = metrics.rank_by_similarity(pictures.features, encoded.features, tr, k=k)
-        ir_ranks, ir_candidates = metrics.rank_by_similarity(encoded.features, pictures.features, ir, k=k)
+        positives = _positives(image, text)
+        ranks, candidates = _shortlist(pictures, encoded, positives, k)
+        dealt, _ = _shortlist(pictures, encoded, _positives(other(len(captions))[image], text), k)
         result = {"n_images": len(captions), "n_texts": len(number), "k": k}
-        result |= {"itc": metrics.summary(tr_ranks, "tr") | metrics.summary(ir_ranks, "ir"), "itm": None}
+        result |= {"itc": _summary(*ranks), "itm": None}
         if not model.has_itm:
-            return Measurement(result=result, skipped=skipped)
+            return Measurement(result=result, shuffled=_summary(*dealt), skipped=skipped)
         start = time.perf_counter()
         tr_scores, ir_scores, scored = score_candidates(
-            model, pictures, encoded, tr_candidates, ir_candidates, progress=progress
+            model, pictures, encoded, *candidates, progress=progress
         )
         seconds = time.perf_counter() - start
-    tr_ranks = metrics.rerank(tr_ranks, tr_candidates, tr_scores, tr)
-    ir_ranks = metrics.rerank(ir_ranks, ir_candidates, ir_scores, ir)
-    result["itm"] = metrics.summary(tr_ranks, "tr") | metrics.summary(ir_ranks, "ir")
-    return Measurement(result=result, pairs=scored, seconds=seconds, skipped=skipped)
+    both = zip(ranks, candidates, (tr_scores, ir_scores), positives, strict=True)
+    result["itm"] = _summary(*(metrics.rerank(*way) for way in both))
+    shuffled = _summary(*dealt)
+    return Measurement(result=result, shuffled=shuffled, pairs=scored, seconds=seconds, skipped=skipped)
+
+
+def _positives(
+    image: Int[np.ndarray, " P"], text: Int[np.ndarray, " P"]
+) -> tuple[metrics.Positives, metrics.Positives]:
+    """Of pictures and of texts, from the pairs that belong together."""
+    images, texts = int(image.max()) + 1, int(text.max()) + 1
+    return (
+        metrics.Positives.from_pairs(image, text, images),
+        metrics.Positives.from_pairs(text, image, texts),
+    )
+
+
+def _shortlist(
+    pictures: Pictures, texts: Texts, positives: tuple[metrics.Positives, metrics.Positives], k: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Ranks of the best positives by ITC, and the k best candidates: of pictures, of texts."""
+    sides = (pictures.features, texts.features), (texts.features, pictures.features)
+    found = [
+        metrics.rank_by_similarity(*features, own, k=k)
+        for features, own in zip(sides, positives, strict=True)
+    ]
+    return [ranks for ranks, _ in found], [candidates for _, candidates in found]
+
+
+def _summary(tr_ranks: np.ndarray, ir_ranks: np.ndarray) -> dict[str, float]:
+    return metrics.summary(tr_ranks, "tr") | metrics.summary(ir_ranks, "ir")
 
 
 def score_candidates(

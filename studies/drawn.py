@@ -1,0 +1,234 @@
+"""The drawn world of the studies of VLMo and BEiT-3: data, words, visual tokens, how models are measured.
+
+Everything is at 80 pixels, so that a cell of a scene is a patch of 16.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+
+from multiway import weights
+from multiway.data import scenes
+from multiway.data.augment import Augment
+from multiway.data.dataset import DataConfig, Dataset, Source
+from multiway.data.labelled import LabelledSource, TaskData
+from multiway.data.scene_shards import write_shards as write_scenes
+from multiway.data.scene_text import make_picture_pair
+from multiway.data.shards import write_shards
+from multiway.data.two_pictures import PicturePairs
+from multiway.systems.base import System
+from multiway.tasks import nlvr2, retrieval
+from multiway.text import TokenizerConfig
+from multiway.text.wordpiece import SPECIAL
+from multiway.train.loop import train
+from multiway.train.parallel import Ranks
+from multiway.train.run import Run, TrainConfig
+
+SIDE, PATCH = 80, 16
+PLAIN = Augment(crop_scale=None, flip=0.0, rand_n=0)  # left and right, colour and count must stay true
+TEST_SEED = 77
+METRICS = {
+    "retrieval": "mean R@1 of texts and of pictures, 500 new scenes, by ITC (re-ranked where there is ITM)",
+    "reasoning": "accuracy on 1,000 new pairs of pictures, half of them true, after fine-tuning",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is drawn: pairs to pre-train on, pairs of pictures to fine-tune on, and test samples."""
+
+    pairs: int = 6000
+    reasoning: int = 12000
+    test: int = 500
+    test_reasoning: int = 1000
+
+
+@dataclass(frozen=True)
+class World:
+    """Folders of drawn data, written when they are asked for."""
+
+    folder: Path
+    sizes: Sizes
+
+    def prepare(self, seeds: tuple[int, ...]) -> None:
+        """Write all of it, before several processes read it."""
+        for seed in seeds:
+            self.pairs(seed), self.pictures(seed), self.reasoning(seed)
+        self.tests()
+        self.vocabulary()
+
+    def pairs(self, seed: int) -> str:
+        """Scenes with their captions."""
+        return self._scenes(f"pairs-{seed}", self.sizes.pairs, 300 + seed)
+
+    def pictures(self, seed: int) -> str:
+        """Other scenes, whose captions nobody reads."""
+        return self._scenes(f"pictures-{seed}", self.sizes.pairs, 400 + seed)
+
+    def texts(self, seed: int) -> str:
+        """Captions of yet other scenes, whose pictures nobody draws."""
+        return f"scenes:{self.sizes.pairs}:{500 + seed}"
+
+    def reasoning(self, seed: int) -> str:
+        """Two pictures beside each other, a sentence, and whether it is true."""
+        return self._two(f"reasoning-{seed}", self.sizes.reasoning, 600 + seed)
+
+    def tests(self) -> tuple[str, str]:
+        """New scenes with captions, and new pairs of pictures."""
+        two = self._two("test-reasoning", self.sizes.test_reasoning, TEST_SEED)
+        return self._scenes("test", self.sizes.test, TEST_SEED), two
+
+    def vocabulary(self) -> Path:
+        """vocab.txt of every word that a caption or a sentence can have."""
+        path = self.folder / "vocab.txt"
+        if not path.exists():
+            words = {word for i in range(2000) for word in scenes.make_scene(1, i).caption.split()}
+            words |= {word for i in range(4000) for word in make_picture_pair(1, i).sentence.split()}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join([*SPECIAL, *sorted(words)]) + "\n")
+        return path
+
+    def _scenes(self, name: str, count: int, seed: int) -> str:
+        folder = self.folder / name
+        _once(folder, lambda: write_scenes(folder, count, seed=seed, image_size=SIDE, shard_size=2000))
+        return str(folder)
+
+    def _two(self, name: str, count: int, seed: int) -> str:
+        folder = self.folder / name
+
+        def samples() -> Iterator[dict[str, Any]]:
+            for i in range(count):
+                pair, png = make_picture_pair(seed, i), io.BytesIO()
+                both = Image.new("RGB", (2 * SIDE, SIDE))
+                both.paste(scenes.draw_scene(pair.left, SIDE), (0, 0))
+                both.paste(scenes.draw_scene(pair.right, SIDE), (SIDE, 0))
+                both.save(png, "PNG")
+                row = {"png": png.getvalue(), "txt": pair.sentence, "cls": str(int(pair.label))}
+                yield {"__key__": f"{i:08d}", **row}
+
+        _once(folder, lambda: write_shards(folder, samples(), shard_size=2000))
+        return str(folder)
+
+
+def _once(folder: Path, write: Callable[[], object]) -> None:
+    """Write a folder's tars if they are not all there: a killed run had not marked them."""
+    mark = folder / "whole"
+    if not mark.exists():
+        write()
+        mark.touch()
+
+
+def tokenizer(world: World) -> TokenizerConfig:
+    """Every word whole, [SEP] at the end."""
+    return TokenizerConfig(vocab=str(world.vocabulary()), cleaning="none", add_sep=True, max_length=24)
+
+
+def words(world: World) -> int:
+    """Rows of the word table."""
+    return len(world.vocabulary().read_text().splitlines())
+
+
+class PatchCodes(nn.Module):
+    """Visual tokens without any training: the nearest of some patches' colours, found by k-means.
+
+    It knows no label and no other picture's pre-training, so that a stage of pictures adds pictures alone.
+    """
+
+    def __init__(self, pictures: str, codes: int = 128, seed: int = 0):
+        super().__init__()
+        self.image_size, self.codes = SIDE, codes
+        data = Dataset(Source(path=pictures))
+        rows = [
+            _patches(_pixels(data.image(i))[None])[0] for i in range(0, len(data), max(len(data) // 400, 1))
+        ]
+        patches = torch.cat(rows)
+        drawn = patches[(patches - patches[:, :1]).abs().amax(1) > 0.05]  # one code is enough for white
+        g = torch.Generator().manual_seed(seed)
+        centres = drawn[torch.randperm(len(drawn), generator=g)[: codes - 1]]
+        for _ in range(10):
+            nearest = torch.cdist(drawn, centres).argmin(1)
+            sums = torch.zeros_like(centres).index_add_(0, nearest, drawn)
+            counts = nearest.bincount(minlength=len(centres))[:, None]
+            centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+        self.register_buffer("centres", torch.cat([torch.ones(1, centres.shape[1]), centres]))
+
+    def visual_tokens(self, image: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B N"]:
+        """The token of each patch, row by row; pictures are in 0..1."""
+        patches = _patches(image)
+        return torch.cdist(patches.flatten(0, 1), self.centres).argmin(1).view(patches.shape[:2])
+
+
+def _pixels(image: Image.Image) -> Float[Tensor, "3 H W"]:
+    return (
+        torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3).permute(2, 0, 1)
+        / 255
+    )
+
+
+def _patches(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N P"]:
+    return rearrange(image, "b c (h p) (w q) -> b (h w) (p q c)", p=PATCH, q=PATCH)
+
+
+def training(steps: int, seed: int, lr: float, **changes: Any) -> TrainConfig:
+    """AdamW with a cosine."""
+    options: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": 64,
+        "lr": lr,
+        "min_lr": lr / 50,
+        "warmup_lr": lr / 50,
+        "warmup_steps": steps // 10,
+        "betas": (0.9, 0.98),
+        "weight_decay": 0.05,
+        "clip_grad": 1.0,
+        "seed": seed,
+        "save_every": 200,
+        "keep_last": 1,
+        "device": "cpu",
+    }
+    return TrainConfig(**(options | changes))
+
+
+def data(source: str, seed: int) -> DataConfig:
+    """Pictures, texts or pairs; equal texts are positives of each other."""
+    return DataConfig(
+        train=(Source(path=source),), image_size=SIDE, augment=PLAIN, merge_equal_texts=True, seed=seed
+    )
+
+
+def two_pictures(source: str, seed: int) -> TaskData:
+    """Pairs of pictures to fine-tune on."""
+    return TaskData(train=(LabelledSource(path=source),), augment=PLAIN, seed=seed)
+
+
+def trained(run: Run, out: Path, make: Callable[[Run, Ranks], tuple[System, Any]]) -> dict[str, float]:
+    """Train a stage unless it was finished; returns its steps and seconds."""
+    spent = out / "spent.json"
+    if not spent.exists():
+        began = time.monotonic()
+        train(run, out, make=make, save=weights.save)
+        spent.write_text(
+            json.dumps({"steps": run.train.steps, "seconds": round(time.monotonic() - began, 1)})
+        )
+    return json.loads(spent.read_text())
+
+
+def measured(dual: System, judge: System, world: World) -> dict[str, float]:
+    """Both metrics: `dual` for retrieval, `judge` for two pictures."""
+    pairs, two = world.tests()
+    found = retrieval.evaluate(dual, Dataset(Source(path=pairs)), k=16, batch_size=64)
+    best = found["itm"] or found["itc"]
+    accuracy = nlvr2.evaluate(judge, PicturePairs(LabelledSource(path=two)), batch_size=64)["accuracy"]
+    return {"retrieval": round((best["tr_r1"] + best["ir_r1"]) / 2, 2), "reasoning": round(accuracy, 2)}
