@@ -81,7 +81,7 @@ class BEiT3(MultiwaySystem):
 
     config: BEiT3Config
 
-    def __init__(self, config: BEiT3Config):
+    def __init__(self, config: BEiT3Config, image_tower: nn.Module | None = None):
         super().__init__(config)
         self.mlm_head = nn.Linear(config.width, config.text.vocab_size)
         self.mim_head = nn.Linear(config.width, config.codes)
@@ -107,7 +107,7 @@ class BEiT3(MultiwaySystem):
         down, across = self.config.image.grid
         if found != down * across:
             raise UserError(
-                f"{kind} gives {found} codes a picture, and the model has {down} x {across} patches: make them "
+                f"{kind} gives {found} codes a picture, the model has {down} x {across} patches: make them "
                 "equal"
             )
         self._tokenizer = (frozen(model),)

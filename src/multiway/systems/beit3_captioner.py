@@ -55,7 +55,7 @@ class Captioner(MultiwaySystem, Captioning):
 
     config: CaptionerConfig
 
-    def __init__(self, config: CaptionerConfig):
+    def __init__(self, config: CaptionerConfig, image_tower: nn.Module | None = None):
         super().__init__(config)
         self.mlm_head = nn.Linear(config.width, config.text.vocab_size)
         self.begin_heads(self.mlm_head)

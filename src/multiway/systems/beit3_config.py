@@ -66,7 +66,7 @@ class NetworkConfig:
                 f"texts may have {self.tokenizer.max_length} tokens, but there are positions for {room}: "
                 "lower tokenizer.max_length or raise text.positions"
             )
-        if not 0 <= self.joint_layers <= self.depth:
+        if self.form == "paper" and not 0 <= self.joint_layers <= self.depth:
             raise UserError(
                 f"joint_layers is {self.joint_layers}: give 0 to the {self.depth} layers there are"
             )

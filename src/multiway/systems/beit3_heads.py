@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
@@ -34,7 +34,7 @@ class Retrieval(MultiwaySystem):
 
     config: RetrievalConfig
 
-    def __init__(self, config: RetrievalConfig):
+    def __init__(self, config: RetrievalConfig, image_tower: nn.Module | None = None):
         super().__init__(config)
         self.image_head = nn.Linear(config.width, config.width, bias=False)
         self.text_head = nn.Linear(config.width, config.width, bias=False)
@@ -43,17 +43,14 @@ class Retrieval(MultiwaySystem):
 
     def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B D"], None]:
         """Normalised features; the last layer computes the class token alone."""
-        grid, size = image.shape[-2:], self.config.image.patch_size
-        tokens = 1 + (grid[0] // size) * (grid[1] // size)
-        first = self.network(image, read=_first(len(image), tokens, image.device))[:, 0]
+        first = self.network(image, read=self.only([0], len(image), self.tokens(image)))[:, 0]
         return F.normalize(self.image_head(first), dim=-1), None
 
     def text_context(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B D"], Tensor]:
         """Normalised features, and the ids."""
-        read = _first(len(input_ids), input_ids.shape[1], input_ids.device)
-        first = self.network(None, input_ids, attention_mask, read=read)[:, 0]
+        first = self.network(None, input_ids, attention_mask, read=self.only([0], *input_ids.shape))[:, 0]
         return F.normalize(self.text_head(first), dim=-1), input_ids
 
     def losses(
@@ -88,7 +85,7 @@ class AnswerModel(MultiwaySystem):
 
     config: VQAConfig
 
-    def __init__(self, config: VQAConfig):
+    def __init__(self, config: VQAConfig, image_tower: nn.Module | None = None):
         super().__init__(config, last_norm=False)
         width = config.width
         self.pooler = nn.ModuleDict({"norm": nn.LayerNorm(width), "dense": nn.Linear(width, width)})
@@ -102,7 +99,7 @@ class AnswerModel(MultiwaySystem):
 
     def pooled(self, batch: Batch) -> Float[Tensor, "B D"]:
         """What the picture's class token has become."""
-        first = self.fuse(batch.need("image"), *batch.text())[:, 0]
+        first = self.fuse(batch.need("image"), *batch.text(), read=[0])[:, 0]
         return torch.tanh(self.pooler["dense"](self.pooler["norm"](first)))
 
     def predict(self, batch: Batch) -> Float[Tensor, "B C"]:
@@ -156,17 +153,18 @@ class PairModel(MultiwaySystem):
 
     config: NLVR2Config
 
-    def __init__(self, config: NLVR2Config):
+    def __init__(self, config: NLVR2Config, image_tower: nn.Module | None = None):
         super().__init__(config)
         self.head = TwoLayers(4 * config.width, 2 * config.width, config.classes)
         self.begin_heads(self.head, scale=0.001)
 
-    def represented(self, batch: Batch) -> Float[Tensor, "B 4*D"]:
-        """Class token and first word with the first picture, and with the second."""
+    def represented(self, batch: Batch) -> Float[Tensor, "B E"]:
+        """Class token and first word with the first picture, and with the second: E = 4 D."""
         image, (ids, mask) = batch.need("image"), batch.text()
         pictures = image.transpose(0, 1).flatten(0, 1)  # all first ones, then all second ones
-        hidden = self.fuse(pictures, ids.repeat(2, 1), mask.repeat(2, 1))
-        both = torch.cat([hidden[:, 0], hidden[:, hidden.shape[1] - ids.shape[1]]], dim=1)
+        word = self.tokens(pictures)
+        hidden = self.fuse(pictures, ids.repeat(2, 1), mask.repeat(2, 1), read=[0, word])
+        both = torch.cat([hidden[:, 0], hidden[:, word]], dim=1)
         return torch.cat(both.chunk(2), dim=1)
 
     def predict(self, batch: Batch) -> Float[Tensor, "B C"]:
@@ -185,7 +183,7 @@ class Classifier(MultiwaySystem):
     has_text = False
     config: ClassifierConfig
 
-    def __init__(self, config: ClassifierConfig):
+    def __init__(self, config: ClassifierConfig, image_tower: nn.Module | None = None):
         super().__init__(config, last_norm=False)
         self.fc_norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, config.classes)
@@ -205,8 +203,3 @@ class Classifier(MultiwaySystem):
         smoothing = self.config.label_smoothing
         loss = F.cross_entropy(self.predict(batch), batch.need("labels"), label_smoothing=smoothing)
         return {"loss": loss, "classify": loss}
-
-
-def _first(rows: int, length: int, device: torch.device) -> Bool[Tensor, "B S"]:
-    """Only the first token of each row is read."""
-    return (torch.arange(length, device=device) == 0).expand(rows, -1)

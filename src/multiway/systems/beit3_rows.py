@@ -37,10 +37,13 @@ class Rows:
         """Which rows have a text."""
         return self.real.any(1)
 
-    def mask(self, *, causal: bool) -> Bool[Tensor, "B 1 S S"]:
-        """Every token sees its row; with `causal` pictures see no text, and words what came before them."""
+    def mask(self, *, causal: bool) -> Bool[Tensor, "B 1 Q S"]:
+        """Every token sees its row (Q is 1).
+
+        With `causal` pictures see no text, and words see the picture and the words before them (Q is S).
+        """
         pictures = self.image[:, None].expand(-1, self.prefix)
-        mask = masks.padding(torch.cat([pictures, self.real], dim=1))
+        mask = torch.cat([pictures, self.real], dim=1)[:, None, None, :]
         if not causal:
             return mask
         seen = masks.causal(self.prefix + self.real.shape[1], mask.device)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.core.init import init_beit
@@ -29,7 +29,7 @@ EMBEDDINGS = ("words", "text_positions", "patches", "cls_token", "mask_token", "
 
 
 class MultiwaySystem(System):
-    """A system around one `MultiwayNetwork`.
+    """A system around one `MultiwayNetwork`; an `image_tower`, as all networks are built with, is not taken.
 
     Args:
         last_norm: whether the network ends with a norm.
@@ -62,9 +62,28 @@ class MultiwaySystem(System):
         image: Float[Tensor, "B 3 H W"],
         input_ids: Int[Tensor, "B T"],
         attention_mask: Int[Tensor, "B T"],
+        read: Sequence[int] | None = None,
     ) -> Float[Tensor, "B S D"]:
-        """Hidden states of pairs: class token, patches, text."""
-        return self.network(image, input_ids, attention_mask)
+        """Hidden states of pairs: class token, patches, text.
+
+        Args:
+            read: the positions that are wanted; the last layer computes no others.
+        """
+        wanted = (
+            None if read is None else self.only(read, len(image), self.tokens(image) + input_ids.shape[1])
+        )
+        return self.network(image, input_ids, attention_mask, read=wanted)
+
+    def tokens(self, image: Float[Tensor, "B 3 H W"]) -> int:
+        """How many tokens a picture is: class token and patches."""
+        size = self.config.image.patch_size
+        return 1 + (image.shape[-2] // size) * (image.shape[-1] // size)
+
+    def only(self, positions: Sequence[int], rows: int, length: int) -> Bool[Tensor, "B S"]:
+        """True at these positions of every row."""
+        found = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
+        found[:, list(positions)] = True
+        return found
 
     def passes(
         self, image: Tensor, input_ids: Tensor, attention_mask: Tensor
