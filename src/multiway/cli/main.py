@@ -27,6 +27,9 @@ COMMANDS: dict[str, Command] = {
     "bootstrap": Command(
         "multiway.cli.bootstrap:bootstrap", "caption and filter a noisy web data set (CapFilt)"
     ),
+    "convert": Command(
+        "multiway.cli.convert:convert", "a model in another layout, or what loading it would do"
+    ),
     "systems": Command(
         "multiway.cli.systems:systems", "the systems, and where their parameters and FLOPs lie"
     ),

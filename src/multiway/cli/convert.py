@@ -1,0 +1,51 @@
+"""`multiway convert SRC OUT`: a model in another layout; with --check, what loading it would do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LAYOUTS = ("multiway", "transformers", "official")
+SHOWN = 20  # names of each kind
+
+
+def convert(argv: Sequence[str]) -> None:
+    """Write a model anew, or report on it."""
+    from multiway.cli.arguments import Parser
+    from multiway.errors import UserError
+
+    parser = Parser(
+        "multiway convert",
+        "Write a model in another layout: a folder of ours (multiway), a folder that transformers reads "
+        "(transformers: BLIP), or a checkpoint as its authors publish it (official: ALBEF, BLIP, CLIP). "
+        "With --check nothing is written: it says which tensors match, are resized, missing or unexpected.",
+    )
+    parser.add_argument("source", help="model folder, hub id or official checkpoint")
+    parser.add_argument("out", nargs="?", help="new folder, or x.pth or x.safetensors for official")
+    parser.add_argument("--to", choices=LAYOUTS, default="multiway", help="the layout that is written")
+    parser.add_argument("--image-size", type=int, help="pixels; a ViT's positions are resized to it")
+    parser.add_argument("--check", action="store_true", help="report and write nothing")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    args = parser.parse(argv)
+    if not args.check and args.out is None:
+        raise UserError("where to? name the new folder or file, or give --check")
+
+    import json
+    from dataclasses import asdict
+
+    from multiway.weights.convert import convert, examine
+
+    if args.check:
+        system, report = examine(args.source, image_size=args.image_size)
+        if args.json:
+            print(json.dumps({"system": system, **asdict(report)}))
+            return
+        for kind, names in asdict(report).items():
+            print(f"{kind:<10} {len(names):>5}")
+            for name in names[:SHOWN] if kind != "matched" else ():
+                print(f"  {name}")
+            if kind != "matched" and len(names) > SHOWN:
+                print(f"  ... and {len(names) - SHOWN} more (--json has all)")
+        print(f"{args.source} is a {system}; nothing was written")
+        return
+    out = convert(args.source, args.out, to=args.to, image_size=args.image_size)
+    print(f"{args.to} layout in {out}")

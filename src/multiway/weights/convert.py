@@ -1,0 +1,159 @@
+"""From one layout to another: a folder of ours, a folder of transformers, an official checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from multiway.errors import UserError
+from multiway.systems.base import System
+from multiway.weights import albef, blip, clip, hf_blip, official
+from multiway.weights.aside import replacing, standing
+from multiway.weights.folder import load, save
+from multiway.weights.hub import fetch
+from multiway.weights.keymap import Layout, Report, to_ours, to_theirs
+
+BLIP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the second is an older transformers'
+
+To = Literal["multiway", "transformers", "official"]
+
+
+def examine(source: str | Path, *, image_size: int | None = None) -> tuple[str, Report]:
+    """What loading `source` would do, without building the model's weights, and the system that it holds.
+
+    Args:
+        image_size: pixels of the pictures that a ViT shall take: its positions are then resized.
+
+    Raises:
+        UserError: nothing is there, it can't be read, or its layout is unknown.
+    """
+    path = Path(source)
+    if not path.is_file():
+        folder = standing(path)
+        folder = folder if folder.is_dir() else fetch(path.as_posix())
+        path = next((folder / name for name in BLIP_WEIGHTS if _is_blip(folder / name)), folder)
+    if not path.is_file():  # such a folder fits its own config, or `load` says why not
+        model = load(path, image_size=image_size)
+        return model.config.system, Report(tuple(model.state_dict()), (), (), ())
+    tensors = official.read_tensors(path)
+    if _is_blip(path):
+        config = hf_blip.config_of(tensors, json.loads((path.parent / "config.json").read_text()))
+        ours, missing, unexpected = to_ours(hf_blip.layout(config), tensors)
+        return config.system, Report(tuple(ours), (), tuple(missing), tuple(unexpected))
+    config, _ = official.recognise(tensors, path)
+    if image_size is not None and hasattr(config.image, "image_size"):
+        config = replace(config, image=replace(config.image, image_size=image_size))
+    return config.system, official.check(path, config)
+
+
+def _is_blip(weights: Path) -> bool:
+    """Whether a file holds the weights of a BLIP of transformers, by the config.json beside it."""
+    if not weights.is_file() or not official.is_transformers(weights.parent):
+        return False
+    return json.loads((weights.parent / "config.json").read_text())["model_type"] == "blip"
+
+
+def convert(
+    source: str | Path, out: str | Path, *, to: To = "multiway", image_size: int | None = None
+) -> Path:
+    """Write the model at `source` in another layout; returns `out`.
+
+    Args:
+        out: a folder; for `official` a .pth or .safetensors file. Momentum models and queues, which a model
+            folder has not, are left out of it.
+
+    Raises:
+        UserError: `source` is no model, `out` is there already, or the layout does not hold such a model.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UserError(f"{out} exists already: name a new place, or remove it first")
+    if to == "official" and out.suffix not in (".pth", ".safetensors"):
+        raise UserError(f"{out} is no name of a checkpoint: name it x.pth or x.safetensors")
+    model = load(source, image_size=image_size)
+    if to == "official":
+        _write_checkpoint(out, to_theirs(official_layout(model), model.state_dict()))
+    elif to == "transformers":
+        write_transformers(model, out)
+    else:
+        save(model, out)
+    return out
+
+
+def official_layout(model: System) -> Layout:
+    """The official layout of a model's network, of the weights alone.
+
+    Raises:
+        UserError: none is written for this system.
+    """
+    name, config = model.config.system, model.config
+    if name.startswith("blip"):
+        return blip.layout_of(config, ())
+    layouts = {"albef": albef.layout, "clip": clip.open_clip_layout}
+    if name not in layouts:
+        raise UserError(f"no official layout is written for {name}: there are {', '.join(layouts)}, blip")
+    return layouts[name](config)
+
+
+def write_transformers(model: System, out: Path) -> None:
+    """A folder that transformers' `from_pretrained` reads, model and processor.
+
+    Raises:
+        UserError: no class of transformers holds the model.
+    """
+    tensors, values = hf_blip.to_transformers(model)
+    tied = {name for entry in hf_blip.layout(model.config).entries for name in entry.also}
+    mean, std = model.image_mean, model.image_std
+    side = model.image_size if isinstance(model.image_size, int) else max(model.image_size)
+    looks: dict[str, Any] = {
+        "image_processor_type": "BlipImageProcessor",
+        "processor_class": "BlipProcessor",
+        "size": {"height": side, "width": side},
+        "resample": 3,
+        "do_resize": True,
+        "do_convert_rgb": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+    words = {
+        "tokenizer_class": "BertTokenizer",
+        "processor_class": "BlipProcessor",
+        "do_lower_case": True,
+        "model_max_length": model.config.text.positions,
+        "bos_token": "[DEC]",
+        "additional_special_tokens": ["[ENC]"],
+    }
+    with replacing(out) as aside:
+        _json(aside / "config.json", values)
+        _json(aside / "preprocessor_config.json", looks)
+        kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in tied}
+        save_file(kept, aside / "model.safetensors", metadata={"format": "pt"})
+        if model.tokenizer is not None:
+            model.tokenizer.save(aside)
+            (aside / "tokenizer.json").unlink()  # without the special tokens that transformers looks for
+            _json(aside / "tokenizer_config.json", words)
+
+
+def _write_checkpoint(out: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Aside, then renamed; tied tensors stand under all their names, as officially."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.part")
+    if out.suffix == ".safetensors":
+        save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, aside)
+    else:
+        torch.save({"model": dict(tensors)}, aside)
+    aside.replace(out)
+
+
+def _json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")
