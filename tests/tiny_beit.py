@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.data.patch_masks import BlockMask
-from multiway.systems.beit import BEiT, BEiTConfig, beit_vit
+from multiway.systems.beit import BEiT
+from multiway.systems.beit_config import BEiTConfig, beit_vit
 from multiway.systems.dvae import DVAEConfig
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.vit import ViTConfig

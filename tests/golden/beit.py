@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.data.patch_masks import BlockMask, block_mask
 from multiway.systems.base import System
-from multiway.systems.beit import BEiT, BEiTConfig, Draws, beit_vit
-from multiway.systems.beit_heads import Classifier, ClassifierConfig, classifier_vit
+from multiway.systems.beit import BEiT, Draws
+from multiway.systems.beit_config import BEiTConfig, ClassifierConfig, beit_vit, classifier_vit
+from multiway.systems.beit_heads import Classifier
 from multiway.systems.dvae import DVAE, DVAEConfig, mapped
 from multiway.systems.vit import ViTConfig
 from multiway.train.optim import build_optimizer
 from multiway.train.run import TrainConfig
 from multiway.weights import beit as layouts
-from multiway.weights import dvae
+from multiway.weights import dvae, hf_beit
 from multiway.weights.keymap import Entry, Layout
 
 
@@ -123,7 +124,7 @@ def hf(case: Case) -> dict[str, Any]:
         absolute_positions=sizes["use_absolute_position_embeddings"],
     )
     config = BEiTConfig(image=image, codes=sizes["vocab_size"])
-    model, layout = BEiT(config), layouts.transformers_layout(config)
+    model, layout = BEiT(config), hf_beit.layout(config)
     model.image_tower.norm = nn.Sequential(
         nn.LayerNorm(image.width, eps=image.eps), nn.LayerNorm(image.width, eps=image.eps)
     )

@@ -15,7 +15,8 @@ import multiway
 from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems.beit import BEiT, Draws
-from multiway.systems.beit_heads import Classifier, ClassifierConfig
+from multiway.systems.beit_config import ClassifierConfig
+from multiway.systems.beit_heads import Classifier
 from multiway.train.optim import build_optimizer
 from multiway.train.run import TrainConfig
 

@@ -106,9 +106,35 @@ def test_micro_batches_move_the_codebook_as_the_whole_batch() -> None:
     tiny.assert_same(snapshot(two), snapshot(one))
 
 
+def test_until_the_codebook_starts_patches_pass_as_they_are() -> None:
+    model = tiny_beit.vqkd(tiny_beit.vqkd_config(start_after=2), started=False)
+    batch, state, given = tiny_beit.pictures(), model.init_state(), Draws(target=target())
+    for step in range(3):
+        out = model.losses(batch, state, given, torch.Generator().manual_seed(0))
+        assert ("enqueue/start" in out) == (step == 2)
+        if step < 2:
+            passed = model.decode(F.normalize(model.encode(batch.image), dim=-1))
+            torch.testing.assert_close(out["loss"], 1 - F.cosine_similarity(passed, given.target, -1).mean())
+            assert not model.quantizer.started
+            with pytest.raises(UserError, match="no codebook yet"):
+                model.visual_tokens(torch.rand(1, 3, *tiny_beit.SIZE))
+        model.advance(state, [out])
+    assert model.quantizer.started
+    assert "enqueue/start" not in model.losses(batch, state, given)
+
+
+def test_centred_features_have_no_mean() -> None:
+    model = tiny_beit.vqkd(tiny_beit.vqkd_config(centre=True))
+    plain = tiny_beit.vqkd()
+    batch, state, features = tiny_beit.pictures(), model.init_state(), target() + 3
+    ours = model.losses(batch, state, Draws(target=features))
+    theirs = plain.losses(batch, state, Draws(target=features - features.mean((0, 1))))
+    torch.testing.assert_close(ours["loss"], theirs["loss"])
+
+
 def two_steps(batch: Batch, features: torch.Tensor, started: bool) -> dict:
     """The codebook after two steps whose start, if there is one, is from the first rows."""
-    model = tiny_beit.vqkd(started=started)
+    model = tiny_beit.vqkd(tiny_beit.vqkd_config(centre=True), started=started)
     state, first = model.init_state(), torch.arange(K) * 3
     for _ in range(2):
         model.advance(state, [model.losses(batch, state, Draws(target=features, first=first))])

@@ -8,7 +8,7 @@ from multiway.data.augment import Augment
 from multiway.data.dataset import DataConfig, Source
 from multiway.data.patch_masks import BlockMask
 from multiway.recipes.albef import MILD
-from multiway.systems.beit import BEiTConfig, beit_vit
+from multiway.systems.beit_config import BEiTConfig, beit_vit
 from multiway.train.run import Init, Run, TrainConfig
 
 #: Steps of an epoch of ImageNet-1k at the official batch of 2048.

@@ -93,7 +93,7 @@ def _blip_head(config: str, network: str) -> Entry:
 
 
 def _beit_config() -> type:
-    from multiway.systems.beit import BEiTConfig
+    from multiway.systems.beit_config import BEiTConfig
 
     return BEiTConfig
 
@@ -105,7 +105,7 @@ def _beit() -> type:
 
 
 def _beit_classifier_config() -> type:
-    from multiway.systems.beit_heads import ClassifierConfig
+    from multiway.systems.beit_config import ClassifierConfig
 
     return ClassifierConfig
 

@@ -19,8 +19,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,51 +30,14 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.gather import mean_over_ranks
 from multiway.core.init import init_beit, rescale_residual
-from multiway.data.patch_masks import BlockMask, block_masks
+from multiway.data.patch_masks import block_masks
 from multiway.errors import UserError
 from multiway.objectives import masked_image
 from multiway.systems.base import System
 from multiway.systems.beit_aggregation import Aggregation
-from multiway.systems.teacher import VisualTokenizer, frozen, pair, pixels
-from multiway.systems.vit import VisionTransformer, ViTConfig
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def beit_vit(**sizes: Any) -> ViTConfig:
-    """BEiT's ViT-B/16 at 224 pixels: one table of relative positions for all layers; `sizes` overrides."""
-    config = ViTConfig(
-        image_size=224,
-        key_bias=False,
-        layer_scale=0.1,
-        absolute_positions=False,
-        relative_bias="shared",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
-    return replace(config, **sizes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BEiTConfig:
-    """BEiT; the defaults are `beit_base_patch16_224_8k_vocab`.
-
-    Attributes:
-        codes: how many visual tokens there are. mask: which patches are masked.
-        early_layer: after it BEiT v2's aggregation reads the patches (9 of 12, 21 of 24); None: no such.
-        aggregation_layers: how many it has. shared_head: whether norm and head are shared with it.
-        normalisation: means over this rank's masked patches (official), or over those of all ranks.
-    """
-
-    system: Literal["beit"] = "beit"
-    image: ViTConfig = field(default_factory=beit_vit)
-    codes: int = 8192
-    mask: BlockMask = field(default_factory=BlockMask)
-    early_layer: int | None = None
-    aggregation_layers: int = 2
-    shared_head: bool = True
-    normalisation: Literal["local", "global"] = "local"
+from multiway.systems.beit_config import BEiTConfig, ClassifierConfig
+from multiway.systems.teacher import pixels, tokenizer_of
+from multiway.systems.vit import VisionTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,21 +110,8 @@ class BEiT(System):
         Raises:
             UserError: it is none, or has other tokens than the head, or not one for each patch.
         """
-        kind = type(model).__name__
-        if not isinstance(model, VisualTokenizer):
-            raise UserError(f"{kind} gives no visual tokens: take a VQ-KD or a dVAE")
-        if model.codes != self.config.codes:
-            raise UserError(
-                f"{kind} has {model.codes} tokens: set system.codes, now {self.config.codes}, to it"
-            )
-        with torch.no_grad():
-            found = model.visual_tokens(torch.zeros(1, 3, *pair(self.image_size))).shape[1]
-        patches = self.config.image.grid[0] * self.config.image.grid[1]
-        if found != patches:
-            raise UserError(
-                f"{kind} gives {found} tokens a picture, system.image has {patches} patches: make them equal"
-            )
-        self._tokenizer = (frozen(model),)
+        grid = self.config.image.grid
+        self._tokenizer = (tokenizer_of(model, self.config.codes, self.image_size, grid),)
 
     def init_state(self, *, steps_per_epoch: int = 1) -> State:
         return State(self._tokenizer[0] if self._tokenizer else None)
@@ -230,8 +180,6 @@ class BEiT(System):
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
         if task != "classify":
             return super().fine_tuning(task, labels)
-        from multiway.systems.beit_heads import ClassifierConfig
-
         return ClassifierConfig.of(self.config, labels)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:

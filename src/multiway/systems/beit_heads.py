@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -13,40 +12,11 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.init import rescale_residual
 from multiway.systems.base import System
-from multiway.systems.beit import BEiTConfig, beit_vit
-from multiway.systems.vit import VisionTransformer, ViTConfig
+from multiway.systems.beit_config import ClassifierConfig
+from multiway.systems.vit import VisionTransformer
 
 #: The head starts so much smaller than BERT's 0.02 (`init_scale`).
 HEAD_SCALE = 0.001
-
-
-def classifier_vit(image: ViTConfig | None = None) -> ViTConfig:
-    """A pre-trained tower's config for fine-tuning: a table of relative positions a layer, mean pooling."""
-    image = image or beit_vit()
-    tables = "none" if image.relative_bias == "none" else "layers"
-    return replace(image, relative_bias=tables, pool="mean")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
-    """BEiT's classifier; the defaults are `beit_base_patch16_224` with mean pooling.
-
-    Attributes:
-        labels: names of the classes, row by row of the head.
-        smoothing: share of the target that is spread over all classes (officially 0.1 without mixup).
-        decay_relative: whether tables of relative positions decay (`disable_weight_decay_on_rel_pos_bias`).
-    """
-
-    system: Literal["beit_classify"] = "beit_classify"
-    image: ViTConfig = field(default_factory=classifier_vit)
-    labels: tuple[str, ...] = ()
-    smoothing: float = 0.0
-    decay_relative: bool = True
-
-    @classmethod
-    def of(cls, config: BEiTConfig, labels: tuple[str, ...]) -> ClassifierConfig:
-        """For a pre-trained model of this config."""
-        return cls(image=classifier_vit(config.image), labels=labels)
 
 
 class Classifier(System):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,27 @@ def pair(size: Size) -> tuple[int, int]:
 def frozen(module: M) -> M:
     """The module in eval mode, never trained."""
     return module.eval().requires_grad_(False)
+
+
+def tokenizer_of(model: nn.Module, codes: int, image_size: Size, grid: tuple[int, int]) -> nn.Module:
+    """`model` as the frozen tokenizer of a system with a head for `codes` tokens and `grid` patches.
+
+    Raises:
+        UserError: it is no tokenizer, or has other tokens than the head, or not one for each patch.
+    """
+    kind, given = type(model).__name__, cast(Any, model)
+    if not isinstance(given, VisualTokenizer):
+        raise UserError(f"{kind} gives no visual tokens: take a VQ-KD or a dVAE")
+    if given.codes != codes:
+        raise UserError(f"{kind} has {given.codes} tokens: set system.codes, now {codes}, to it")
+    with torch.no_grad():
+        found = given.visual_tokens(torch.zeros(1, 3, *pair(image_size))).shape[1]
+    if found != grid[0] * grid[1]:
+        raise UserError(
+            f"{kind} gives {found} tokens a picture, and the model has {grid[0]} x {grid[1]} patches: make "
+            "them equal"
+        )
+    return frozen(model)
 
 
 def pixels(

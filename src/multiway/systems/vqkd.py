@@ -26,11 +26,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
+from multiway.core.gather import mean_over_ranks
 from multiway.core.init import rescale_residual
 from multiway.errors import UserError
 from multiway.objectives import masked_image
@@ -56,6 +58,10 @@ class VQKDConfig:
         codes: K, and their width C. decay: of the codebook. beta: weight of the commitment loss.
         kmeans_iterations: of the codebook's start.
         target_width: width of the teacher's features. teacher_size: pixels that the teacher sees.
+        centre: take their mean over the batch from the features. Officially not; but where all of them point
+            the same way, as after a ReLU, the mean is nearly all there is to learn for a long time.
+        start_after: steps until the codebook starts, in which patches pass as they are. Officially none; but
+            k-means of an encoder that tells nothing apart yet finds codes that soon no patch takes any more.
     """
 
     system: Literal["vqkd"] = "vqkd"
@@ -68,6 +74,8 @@ class VQKDConfig:
     kmeans_iterations: int = 10
     target_width: int = 512
     teacher_size: Size = 224
+    centre: bool = False
+    start_after: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +92,14 @@ class Draws:
 
 
 class State(nn.Module):
-    """The teacher, which is no part of the tokenizer."""
+    """The teacher, which is no part of the tokenizer, and how many steps were taken."""
+
+    step: Tensor
 
     def __init__(self, teacher: Teacher | None):
         super().__init__()
         self.teacher = teacher
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
 
 class VQKD(System):
@@ -157,7 +168,15 @@ class VQKD(System):
 
     @torch.no_grad()
     def visual_tokens(self, image: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B N"]:
-        """The token of each patch of pictures in 0..1, which are brought to this one's size."""
+        """The token of each patch of pictures in 0..1, which are brought to this one's size.
+
+        Raises:
+            UserError: there are no codes yet.
+        """
+        if not self.quantizer.started:
+            raise UserError(
+                "this VQ-KD has no codebook yet: train it for longer than system.start_after steps"
+            )
         image = normalised(sized(image, self.image_size), self.image_mean, self.image_std)
         return self.quantizer.tokens(self.encode(image))
 
@@ -170,17 +189,16 @@ class VQKD(System):
     ) -> dict[str, Tensor]:
         """`reconstruction` and `commitment`; `usage` and `perplexity` of the codes, in this batch."""
         draws, image = draws or Draws(), batch.need("image")
-
-        # The teacher's features of the same picture.
-        target = draws.target
-        if target is None:
-            if state.teacher is None:
-                raise UserError("VQ-KD needs a teacher: give --init.teacher a model, or call learn_from")
-            seen = pixels(image, self.image_mean, self.image_std)
-            target = state.teacher(seen, self.config.image.grid)
+        target = self.target(image, state) if draws.target is None else draws.target
+        if self.config.centre:
+            target = target - mean_over_ranks(target.mean((0, 1)))
 
         # Encoder, nearest codes, decoder.
         z = self.encode(image)
+        if self.config.start_after and state.step < self.config.start_after:
+            passed = self.decode(F.normalize(z, dim=-1))
+            loss = masked_image.cosine_reconstruction(passed.float(), target.float())
+            return {"loss": loss, "reconstruction": loss}
         found = self.quantizer(z.flatten(0, 1), first=draws.first, generator=generator)
         codes = masked_image.straight_through(found.z, found.codes).view_as(z)
         reconstruction = masked_image.cosine_reconstruction(self.decode(codes).float(), target.float())
@@ -198,11 +216,25 @@ class VQKD(System):
             **enqueue,
         }
 
+    @torch.no_grad()
+    def target(self, image: Float[Tensor, "B 3 H W"], state: State) -> Float[Tensor, "B N E"]:
+        """The teacher's features of the same normalised pictures.
+
+        Raises:
+            UserError: there is no teacher.
+        """
+        if state.teacher is None:
+            raise UserError("VQ-KD needs a teacher: give --init.teacher a model, or call learn_from")
+        return state.teacher(pixels(image, self.image_mean, self.image_std), self.config.image.grid)
+
     def advance(self, state: State, outputs: Sequence[dict[str, Tensor]]) -> None:
         """The codebook moves once, by the patches of all micro-batches and ranks.
 
-        On the first step it starts: by the first micro-batch alone, as the others began another codebook.
+        On its first step it starts: by the first micro-batch alone, as the others began another codebook.
         """
+        state.step += 1
+        if "enqueue/counts" not in outputs[0]:
+            return
         start = outputs[0].get("enqueue/start")
         counted = outputs if start is None else outputs[:1]
         counts = torch.stack([output["enqueue/counts"] for output in counted]).sum(0)

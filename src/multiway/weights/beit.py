@@ -1,18 +1,19 @@
-"""BEiT's official layouts (pre-training, BEiT v2's with aggregation, fine-tuning) and transformers'."""
+"""BEiT's official layouts: pre-training, BEiT v2's with aggregation, fine-tuning."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
 from multiway.core.relative import image_index
-from multiway.systems.beit import BEiTConfig, beit_vit
-from multiway.systems.beit_heads import ClassifierConfig
+from multiway.systems.beit_config import BEiTConfig, ClassifierConfig, beit_vit
 from multiway.systems.vit import ViTConfig
-from multiway.weights.keymap import STACK, Entry, Layout, linear, pairs
+from multiway.weights.keymap import Entry, Layout, linear, pairs
 
+HALF = (0.5, 0.5, 0.5)
 TABLE = "relative_position_bias_table"
 INDEX = "relative_position_index"
 
@@ -96,58 +97,24 @@ def indices(theirs: str, config: ViTConfig) -> dict[str, Tensor]:
     return {}
 
 
-def transformers_layout(config: BEiTConfig) -> Layout:
-    """Keys of transformers' `BeitForMaskedImageModeling` with mean pooling, which leaves one last norm."""
-    image, prefix = config.image, "beit.embeddings."
-    entries = [
-        Entry("mask_token", (f"{prefix}mask_token",)),
-        Entry("image_tower.cls_token", (f"{prefix}cls_token",)),
-        *linear("image_tower.patches.proj", f"{prefix}patch_embeddings.projection"),
-        *linear("image_tower.norm", "layernorm"),
-        *linear("head", "lm_head"),
-    ]
-    if image.absolute_positions:
-        entries.append(Entry("image_tower.positions", (f"{prefix}position_embeddings",)))
-    if image.relative_bias == "shared":
-        shared = f"beit.encoder.relative_position_bias.{TABLE}"
-        entries.append(Entry("image_tower.relative.0.table", (shared,)))
-    for i in range(image.depth):
-        ours, theirs = f"image_tower.blocks.{i}.", f"beit.encoder.layer.{i}."
-        attention = f"{theirs}attention.attention."
-        names = [
-            ("norm1", "layernorm_before"),
-            ("norm2.all", "layernorm_after"),
-            ("attention.out", "attention.output.dense"),
-            ("ffn.all.fc1", "intermediate.dense"),
-            ("ffn.all.fc2", "output.dense"),
-        ]
-        weights = tuple(f"{attention}{part}.weight" for part in ("query", "key", "value"))
-        entries += [
-            *pairs(ours, theirs, names),
-            Entry(f"{ours}attention.qkv.weight", weights, STACK),
-            Entry(f"{ours}attention.qkv.q_bias", (f"{attention}query.bias",)),
-            Entry(f"{ours}attention.qkv.v_bias", (f"{attention}value.bias",)),
-        ]
-        if image.layer_scale is not None:
-            entries += [Entry(f"{ours}gamma{n}", (f"{theirs}lambda_{n}",)) for n in (1, 2)]
-        if image.relative_bias == "layers":
-            own = f"{attention}relative_position_bias.{TABLE}"
-            entries.append(Entry(f"image_tower.relative.{i}.table", (own,)))
-    return Layout(tuple(entries))
-
-
 def is_beit(tensors: Mapping[str, Tensor]) -> bool:
     """Whether the keys are of a ViT of BEiT, and of nothing with texts (VLMo)."""
     return "blocks.0.attn.q_bias" in tensors and "patch_embed.proj.weight" in tensors
 
 
 def config_of(tensors: Mapping[str, Tensor]) -> BEiTConfig | ClassifierConfig:
-    """The sizes of an official checkpoint, read off its shapes; heads are 64 wide, as in all of them."""
+    """The sizes of an official checkpoint, read off its shapes.
+
+    How its pictures were normalised can't be read off: BEiT's released ones take -1..1, and the one of BEiT
+    v2 that is known by its aggregation takes ImageNet's mean.
+    """
+    aggregated = _depth(tensors, "cls_pt_layers.")
     image = tower_of(tensors, "")
+    if not aggregated:
+        image = replace(image, mean=HALF, std=HALF)
     if "mask_token" not in tensors:
         classes = tensors["head.weight"].shape[0]
         return ClassifierConfig(image=image, labels=tuple(str(i) for i in range(classes)))
-    aggregated = _depth(tensors, "cls_pt_layers.")
     return BEiTConfig(
         image=image,
         codes=tensors["lm_head.weight"].shape[0],
@@ -158,8 +125,8 @@ def config_of(tensors: Mapping[str, Tensor]) -> BEiTConfig | ClassifierConfig:
     )
 
 
-def tower_of(tensors: Mapping[str, Tensor], prefix: str, **given: Sequence[float] | None) -> ViTConfig:
-    """The config of a ViT of BEiT under a prefix; `given` are fields that no shape tells."""
+def tower_of(tensors: Mapping[str, Tensor], prefix: str) -> ViTConfig:
+    """The config of a ViT of BEiT under a prefix; without tables heads are 64 wide, as in all of them."""
     patch = tensors[f"{prefix}patch_embed.proj.weight"]
     width, channels, size = patch.shape[0], patch.shape[1], patch.shape[-1]
     positions = tensors.get(f"{prefix}pos_embed")
@@ -184,7 +151,6 @@ def tower_of(tensors: Mapping[str, Tensor], prefix: str, **given: Sequence[float
         absolute_positions=positions is not None,
         relative_bias="shared" if shared is not None else "none" if table is None else "layers",
         pool="mean" if f"{prefix}fc_norm.weight" in tensors else "cls",
-        **given,
     )
 
 

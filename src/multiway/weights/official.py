@@ -17,7 +17,7 @@ from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
-from multiway.weights import albef, beit, beit3, blip, clip, dvae, hf_blip, vlmo, vqkd
+from multiway.weights import albef, beit, beit3, blip, clip, dvae, hf_beit, hf_blip, vlmo, vqkd
 from multiway.weights.keymap import Layout, Report, to_ours
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")  # of transformers; the second is what its fifth version writes
@@ -108,16 +108,16 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
 
 
 def is_transformers(folder: Path) -> bool:
-    """Whether a folder's config.json is that of a BLIP of transformers."""
+    """Whether a folder's config.json is that of a BLIP or BEiT of transformers."""
     try:
         values = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(values, dict) and values.get("model_type") == "blip"
+    return isinstance(values, dict) and values.get("model_type") in ("beit", "blip")
 
 
 def load_transformers(folder: Path, weights: Path | None = None) -> System:
-    """A BLIP of transformers from its folder: config.json, weights, and its vocabulary where there is one.
+    """A BLIP or BEiT of transformers from its folder: config.json, weights, and a vocabulary if it has one.
 
     Args:
         weights: the file of weights; None: model.safetensors, or else pytorch_model.bin.
@@ -135,6 +135,8 @@ def load_transformers(folder: Path, weights: Path | None = None) -> System:
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise UserError(f"{folder} has neither model.safetensors nor pytorch_model.bin: add one of them")
+    if values.get("model_type") == "beit":
+        return hf_beit.from_transformers(read_tensors(found), values)
     words = next((path for name in VOCABULARIES if (path := folder / name).is_file()), None)
     return hf_blip.from_transformers(read_tensors(found), values, vocab=words)
 
