@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from multiway.bootstrap.pipeline import AnswerFailed
+from multiway.bootstrap.plan import plan
 from multiway.bootstrap.report import sentences
 from multiway.bootstrap.run import bootstrap
+from multiway.bootstrap.sheet import write_report
 from multiway.cli.main import main
 from multiway.data.shards import Shards, write_shards
 
@@ -69,7 +71,13 @@ def test_a_truncated_tar_gives_what_is_whole_and_is_named(web, config, tmp_path)
     assert 10 < report["written"] < 20
     assert report["bad"] == {"truncated_tar": 1}
     assert report["bad_pictures"] == [{"shard": "00001.tar", "key": "", "reason": "truncated_tar"}]
-    assert "named: 00001.tar" in sentences(report)
+    assert "bad: truncated_tar 1 (00001.tar)" in sentences(report)
+    broken = {i: {"jpg": b"no picture"} for i in range(7)}
+    report = bootstrap(config(web(20, name="seven", replace=broken)), tmp_path / "seven", workers=1)
+    (line,) = [
+        line for line in sentences(report) if line.startswith("bad: not_an_image 7 (00000.tar/000000, ")
+    ]
+    assert line.endswith("00000.tar/000004, ... all in report.json)")
 
 
 def test_a_filter_that_raises_loses_nothing(web, config, contents, tmp_path):
@@ -153,3 +161,16 @@ def test_an_output_that_is_no_folder_or_another_runs(web, tmp_path, capsys):
     assert main(command(web(2), tmp_path / "out", "--seed", "5")) == 2
     assert "begun with another seed" in capsys.readouterr().err
     assert (tmp_path / "out" / "00000.tar").read_bytes() == tar
+
+
+def test_a_report_is_written_although_the_input_is_gone(web, config, tmp_path):
+    data, out = web(6), tmp_path / "out"
+    bootstrap(config(data), out, workers=1)
+    assert "data:image/png" in (out / "report.html").read_text()
+    jobs, _ = plan(config(data), out)
+    Path(data, "00000.tar").unlink()
+    report = write_report(out, jobs, {"value": 0.5, "from": "given"}, {"pictures": 0, "seconds": 0.0})
+    assert report["throughput"]["pictures"] == 6  # of the run that scored them
+    page = (out / "report.html").read_text()
+    assert "data:image/png" not in page
+    assert "web pictures with web texts" in page

@@ -76,9 +76,7 @@ def sentences(report: dict[str, Any]) -> list[str]:
     for what in ("bad", "skipped"):
         if report[what]:
             lines.append(f"{what}: " + ", ".join(f"{why} {n:,}" for why, n in report[what].items()))
-    if named := report["bad_pictures"]:
-        names = ", ".join(f"{row['shard']}/{row['key']}".rstrip("/") for row in named[:NAMED])
-        lines.append(f"named: {names}{', ...; all in report.json' if len(named) > NAMED else ''}")
+            lines[-1] += f" ({_names(report['bad_pictures'])})" if what == "bad" else ""
     threshold, speed = report["threshold"], report["throughput"]
     lines.append(f"threshold {threshold['value']:.4f} ({threshold['from']})")
     if speed["pictures"]:
@@ -87,3 +85,9 @@ def sentences(report: dict[str, Any]) -> list[str]:
             f"{speed['pictures_per_second']:,.1f} a second ({speed['engine']}, {speed['workers']} workers)"
         )
     return lines
+
+
+def _names(bad: Sequence[dict[str, str]]) -> str:
+    """The first few of bad pictures, as SHARD/KEY."""
+    names = [f"{row['shard']}/{row['key']}".rstrip("/") for row in bad[:NAMED]]
+    return ", ".join([*names, "... all in report.json"] if len(bad) > NAMED else names)

@@ -13,17 +13,19 @@ from typing import Any
 
 from multiway.bootstrap.pipeline import Job
 from multiway.bootstrap.report import PAPER, sentences, summed
-from multiway.bootstrap.writer import read_manifest
+from multiway.bootstrap.writer import BIN, read_manifest
 from multiway.data.images import decode
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards
+from multiway.errors import UserError
+from multiway.train.run import read_json
 
 SHOWN = 12  # pairs of each source and fate
 SIDE = 144  # pixels
 STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222
 } table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: right }
-td:first-child, th:first-child { text-align: left }
+td:first-child, th:first-child, .bad td, .bad th { text-align: left }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem }
 figure { margin: 0 } img { max-width: 100%; border: 1px solid #ddd } figcaption { font-size: 13px }
 .kept { color: #176d2f } .dropped { color: #a3271e } svg { width: 100%; height: 9rem }
@@ -33,7 +35,12 @@ figure { margin: 0 } img { max-width: 100%; border: 1px solid #ddd } figcaption 
 def write_report(
     out: Path, jobs: Sequence[Job], threshold: dict[str, Any], speed: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write `report.json` and `report.html`; returns what the former holds."""
+    """Write `report.json` and `report.html`; returns what the former holds.
+
+    A run that only selected anew keeps the throughput of the one before.
+    """
+    if not speed["pictures"] and (out / "report.json").exists():
+        speed = read_json(out / "report.json").get("throughput", speed)
     manifests = [manifest for job in jobs if (manifest := read_manifest(out, job.name)) is not None]
     report = {**summed(manifests), "threshold": threshold, "throughput": _rate(speed)}
     aside = out / ".report.json.part"
@@ -55,8 +62,10 @@ def write_sheet(out: Path, report: dict[str, Any], manifests: Sequence[dict[str,
         cells = f"{counts['kept']:,}<td>{counts['dropped']:,}<td>{counts['keep_rate']:.1%}"
         parts.append(f"<tr><td>{PAPER[origin]}<td>{cells}")
     parts.append("</table><ul>" + "".join(f"<li>{html.escape(x)}" for x in sentences(report)) + "</ul>")
+    edges = [float(edge) for bars in report["histogram"].values() for edge in bars]
     for origin, bars in report["histogram"].items():
-        parts.append(f"<h2>Scores of {PAPER[origin]}</h2>" + _bars(bars, report["threshold"]["value"]))
+        drawn = _bars(bars, report["threshold"]["value"], min(edges), max(edges) + BIN)
+        parts.append(f"<h2>Scores of {PAPER[origin]}</h2>{drawn}")
     for origin in report["texts"]:
         for kept in (True, False):
             pairs = _pairs(manifests, origin, kept)
@@ -65,7 +74,7 @@ def write_sheet(out: Path, report: dict[str, Any], manifests: Sequence[dict[str,
                 parts.append(f"<h2>{PAPER[origin]}: <span class={fate}>{fate}</span></h2><div class=pairs>")
                 parts += [*pairs, "</div>"]
     if report["bad_pictures"]:
-        parts.append("<h2>Bad pictures and texts</h2><table><tr><th>key<th>shard<th>reason")
+        parts.append("<h2>Bad pictures and texts</h2><table class=bad><tr><th>key<th>shard<th>reason")
         for row in report["bad_pictures"][:200]:
             cells = "<td>".join(html.escape(row[name]) for name in ("key", "shard", "reason"))
             parts.append(f"<tr><td>{cells}")
@@ -75,23 +84,22 @@ def write_sheet(out: Path, report: dict[str, Any], manifests: Sequence[dict[str,
     os.replace(aside, out / "report.html")
 
 
-def _bars(bars: dict[str, int], threshold: float) -> str:
-    """A histogram as SVG: texts by score, kept ones in green."""
-    edges = [float(edge) for edge in bars]
-    low, high = min(edges), max(edges) + 0.02
-    width, top = high - low, max(bars.values())
-    drawn = []
-    for edge, (label, count) in zip(edges, bars.items(), strict=True):
+def _bars(bars: dict[str, int], threshold: float, low: float, high: float) -> str:
+    """A histogram as SVG from score `low` to `high`: texts by score, kept ones in green."""
+    width, top, drawn = high - low, max(bars.values()), []
+    for label, count in bars.items():
+        edge = float(label)
         x, height = 100 * (edge - low) / width, 90 * count / top
         colour = "#2a8c4a" if edge + 1e-9 >= threshold else "#c8503c"
         drawn.append(
-            f'<rect x="{x:.2f}" y="{95 - height:.2f}" width="{1.9 / width:.2f}" height="{height:.2f}" '
+            f'<rect x="{x:.2f}" y="{95 - height:.2f}" width="{95 * BIN / width:.2f}" height="{height:.2f}" '
             f'fill="{colour}"><title>{label}: {count:,}</title></rect>'
         )
     at = min(max(100 * (threshold - low) / width, 0), 100)
     line = f'<line x1="{at:.2f}" x2="{at:.2f}" y1="0" y2="95" stroke="#222" stroke-width=".3"/>'
     picture = f'<svg viewBox="0 0 100 95" preserveAspectRatio="none">{"".join(drawn)}{line}</svg>'
-    return f"{picture}<p>{low:.2f} to {high:.2f}; the line is the threshold {threshold:.4f}.</p>"
+    about = f"scores from {low:.2f} to {high:.2f}, {BIN} a bar, {top:,} texts in the highest"
+    return f"{picture}<p>{about}; the line is the threshold {threshold:.4f}</p>"
 
 
 def _pairs(manifests: Sequence[dict[str, Any]], origin: str, kept: bool) -> list[str]:
@@ -107,17 +115,19 @@ def _pairs(manifests: Sequence[dict[str, Any]], origin: str, kept: bool) -> list
         picture = _thumbnail(path, example["row"])
         if picture:
             score = f"{example['score']:.3f} " if "score" in example else ""
-            text = html.escape(example["text"])
-            shown.append(
-                f"<figure><img src='{picture}' alt=''><figcaption>{score}{text}</figcaption></figure>"
+            text, where = (
+                html.escape(example["text"]),
+                html.escape(f"{os.path.basename(path)}/{example['key']}"),
             )
+            caption = f"<figcaption>{score}{text}</figcaption>"
+            shown.append(f'<figure title="{where}"><img src="{picture}" alt="">{caption}</figure>')
     return shown
 
 
 def _thumbnail(path: str, row: int) -> str:
     try:
         picture = decode(Shards([path], texts=False).image(row), min_side=SIDE)
-    except (BadSample, IndexError):
+    except (BadSample, IndexError, UserError):  # UserError: the tar is gone
         return ""
     picture.thumbnail((SIDE, SIDE))
     file = io.BytesIO()

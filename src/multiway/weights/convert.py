@@ -43,7 +43,7 @@ def examine(source: str | Path, *, image_size: int | None = None) -> tuple[str, 
         model = load(path, image_size=image_size)
         return model.config.system, Report(tuple(model.state_dict()), (), (), ())
     tensors = official.read_tensors(path)
-    if _is_blip(path):
+    if "vision_model.embeddings.class_embedding" in tensors:
         config = hf_blip.config_of(tensors, json.loads((path.parent / "config.json").read_text()))
         ours, missing, unexpected = to_ours(hf_blip.layout(config), tensors)
         return config.system, Report(tuple(ours), (), tuple(missing), tuple(unexpected))
