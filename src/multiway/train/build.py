@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from multiway.core.heads import WordHead
 from multiway.data.augment import train_transform
 from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.loader import Loader
@@ -45,6 +47,8 @@ def build(run: Run, ranks: Ranks) -> tuple[System, Any]:
     loader = build_loader(run, system, ranks)
     if run.init.fusion == "itc":
         _start_fusion(system, loader)
+    if run.init.head == "frequencies":
+        _start_heads(system, Dataset(run.data.train))
     return system, loader
 
 
@@ -66,6 +70,25 @@ def _start_fusion(system: System, loader: Any) -> None:
     system.train(training)
 
 
+@torch.no_grad()
+def _start_heads(system: System, dataset: Dataset) -> None:
+    """Heads for words begin with the words' shares as their biases, of a word that never comes half a count's.
+
+    Otherwise the first hundreds of steps of a small run go into learning which words there are.
+    """
+    heads = [module for module in system.modules() if isinstance(module, WordHead)]
+    if not heads or system.tokenizer is None:
+        raise UserError(
+            f"init.head is given, but {type(system).__name__} has no head for words: leave it out"
+        )
+    counts = torch.full_like(heads[0].bias, 0.5)
+    for text in _texts(dataset):
+        ids = torch.tensor(system.tokenizer.encode(text)[1:])  # no head says what a text begins with
+        counts.index_add_(0, ids, torch.ones_like(ids, dtype=counts.dtype))
+    for head in heads:
+        head.bias.copy_((counts / counts.sum()).log())
+
+
 def build_system(run: Run, say: Callable[[str], None] = print) -> System:
     """The system with its tokenizer, its towers' pretrained weights, or the weights of a whole checkpoint."""
     system = NETWORKS[run.system.system].network()(run.system)
@@ -79,10 +102,14 @@ def build_system(run: Run, say: Callable[[str], None] = print) -> System:
 
 
 def _tokenizer(run: Run) -> Tokenizer:
-    """The system's vocabulary; a `trained` one is learned from the training captions, the same each time."""
-    config = run.system.tokenizer
+    """The vocabulary; a `trained` one is the checkpoint's that the run starts from, or else learned from the
+    training captions, the same each time.
+    """
+    config, start = run.system.tokenizer, run.init.checkpoint
     if config.vocab != "trained":
         return Tokenizer.load(config)
+    if start is not None and (Path(start) / "tokenizer.json").is_file():
+        return Tokenizer.load(config, start)
     dataset = Dataset(run.data.train)
     return train_vocabulary(_texts(dataset), size=run.system.text.vocab_size, config=config)
 

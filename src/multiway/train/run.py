@@ -152,6 +152,7 @@ class Init:
         visual_tokenizer: whose tokens masked image modelling predicts: the folder of a VQ-KD or dVAE.
         text_proj: `identity` keeps the text stack's own space, where it was trained to compare sentences.
         fusion: `itc` starts cross-attention from the ITC projections (`weights.alignment.fusion_from_itc`).
+        head: `frequencies` starts a head for words as how often each comes in the training texts.
     """
 
     checkpoint: str | None = None
@@ -161,6 +162,7 @@ class Init:
     visual_tokenizer: str | None = None
     text_proj: Literal["fresh", "identity"] = "fresh"
     fusion: Literal["fresh", "itc"] = "fresh"
+    head: Literal["fresh", "frequencies"] = "fresh"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,7 @@ class Run(Generic[System, Data]):
 
     def resumed(self) -> Run[System, Data]:
         """The same run to go on with: nothing is computed for weights that a checkpoint replaces."""
-        return replace(self, init=replace(self.init, fusion="fresh"))
+        return replace(self, init=replace(self.init, fusion="fresh", head="fresh"))
 
 
 def write_run(run: Run, folder: Path) -> None:

@@ -1,0 +1,40 @@
+"""A head for words that starts from how often each word comes."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_blip
+import torch
+
+from multiway.data.dataset import Dataset, Source
+from multiway.errors import UserError
+from multiway.systems.blip import BLIP
+from multiway.systems.blip_config import blip_tokenizer
+from multiway.text import Tokenizer
+from multiway.train.build import _start_heads
+
+
+def test_a_head_starts_with_the_words_of_the_training_texts() -> None:
+    dataset = Dataset(Source(path="emoji", split="style", texts="first"))
+    model = BLIP(tiny_blip.config(text=tiny_blip.med(vocab_size=30524)))
+    model.tokenizer = tokenizer = Tokenizer.load(blip_tokenizer(25))
+    _start_heads(model, dataset)
+    share = model.decoder.head.bias.exp()
+    torch.testing.assert_close(share.sum(), torch.tensor(1.0))
+    ids = [
+        token
+        for i in range(len(dataset))
+        for text in dataset.texts(i)
+        for token in tokenizer.encode(text)[1:]
+    ]
+    total = len(ids) + 0.5 * len(share)
+    for token in {tokenizer.sep_id, ids[0], ids[7]}:
+        expected = torch.tensor((ids.count(token) + 0.5) / total)
+        torch.testing.assert_close(share[token], expected, rtol=1e-4, atol=0)
+    assert share[tokenizer.cls_id] == share.min()  # nothing is followed by what a text begins with
+
+
+def test_without_a_head_for_words_it_says_so() -> None:
+    model = BLIP(tiny_blip.config(lm_weight=0.0))
+    with pytest.raises(UserError, match="no head for words"):
+        _start_heads(model, Dataset(Source(path="emoji", split="style")))
