@@ -72,7 +72,7 @@ def _start_fusion(system: System, loader: Any) -> None:
 
 @torch.no_grad()
 def _start_heads(system: System, dataset: Dataset) -> None:
-    """Heads for words begin with the words' shares as their biases, of a word that never comes half a count's.
+    """Heads for words begin with the words' shares as biases; a word that never comes counts as half one.
 
     Otherwise the first hundreds of steps of a small run go into learning which words there are.
     """
