@@ -18,7 +18,7 @@ Pre-training was never published: what is masked and how much is the paper's; th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,7 +31,7 @@ from multiway.objectives import language, masked_image
 from multiway.systems.beit3_config import BEiT3Config
 from multiway.systems.beit3_masks import Kinds, masked_patches, masked_words
 from multiway.systems.beit3_system import MultiwaySystem
-from multiway.systems.teacher import VisualTokenizer, frozen, pair, pixels
+from multiway.systems.teacher import pixels, tokenizer_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,22 +95,8 @@ class BEiT3(MultiwaySystem):
         Raises:
             UserError: it is none, or has other codes than the head, or not one for each patch.
         """
-        kind, given = type(model).__name__, cast(Any, model)
-        if not isinstance(given, VisualTokenizer):
-            raise UserError(f"{kind} gives no visual tokens: take a VQ-KD or a dVAE")
-        if given.codes != self.config.codes:
-            raise UserError(
-                f"{kind} has {given.codes} codes: set system.codes, now {self.config.codes}, to it"
-            )
-        with torch.no_grad():
-            found = given.visual_tokens(torch.zeros(1, 3, *pair(self.image_size))).shape[1]
-        down, across = self.config.image.grid
-        if found != down * across:
-            raise UserError(
-                f"{kind} gives {found} codes a picture, the model has {down} x {across} patches: make them "
-                "equal"
-            )
-        self._tokenizer = (frozen(model),)
+        config = self.config
+        self._tokenizer = (tokenizer_of(model, config.codes, self.image_size, config.image.grid),)
 
     def init_state(self, *, steps_per_epoch: int = 1) -> State:
         return State(self._tokenizer[0] if self._tokenizer else None)
