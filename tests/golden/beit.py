@@ -209,7 +209,7 @@ def dalle(case: Case) -> dict[str, Any]:
     )
     model = DVAE(config)
     official.fill(model, dvae.layout(config), case.weights)
-    logits = model(mapped(image))
+    logits = model.logits(mapped(image))
     codes = model.visual_tokens(image).unflatten(1, tuple(logits.shape[2:]))
     return {"mapped": mapped(image), "logits": logits, "codes": codes}
 

@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from multiway.objectives import masked_image
 from multiway.systems.base import System
 from multiway.systems.beit_aggregation import Aggregation
 from multiway.systems.beit_config import BEiTConfig, ClassifierConfig
-from multiway.systems.teacher import pixels, tokenizer_of
+from multiway.systems.teacher import VisualTokenizer, pixels, tokenizer_of
 from multiway.systems.vit import VisionTransformer
 
 
@@ -175,7 +175,7 @@ class BEiT(System):
                 "masked image modelling needs visual tokens: give --init.visual-tokenizer the folder of a "
                 "VQ-KD or dVAE, or call learn_from"
             )
-        return tokenizer.visual_tokens(pixels(image, self.image_mean, self.image_std))
+        return cast(VisualTokenizer, tokenizer).visual_tokens(pixels(image, self.image_mean, self.image_std))
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
         if task != "classify":

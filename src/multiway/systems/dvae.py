@@ -80,25 +80,24 @@ class DVAE(System):
         self.stem = nn.Conv2d(3, config.width, 7, padding=3)
         inputs = [config.width, *widths[:-1]]
         self.groups = nn.ModuleList(
-            nn.ModuleList(Residual(before if i == 0 else width, width, gain) for i in range(config.blocks))
+            nn.Sequential(*(Residual(before if i == 0 else width, width, gain) for i in range(config.blocks)))
             for before, width in zip(inputs, widths, strict=True)
         )
         self.head = nn.Conv2d(widths[-1], config.codes, 1)
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K h w"]:
-        """Logits of the tokens of pictures as `mapped` makes them."""
+    def logits(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K h w"]:
+        """Scores of the tokens of pictures as `mapped` makes them."""
         x = self.stem(image)
         for i, group in enumerate(self.groups):
             if i:
                 x = F.max_pool2d(x, 2)
-            for block in group:
-                x = block(x)
+            x = group(x)
         return self.head(F.relu(x))
 
     @torch.no_grad()
     def visual_tokens(self, image: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B N"]:
         """The likeliest token of 8 x 8 pixels each, of pictures in 0..1, brought to this one's size."""
-        return self(mapped(sized(image, self.image_size))).argmax(1).flatten(1)
+        return self.logits(mapped(sized(image, self.image_size))).argmax(1).flatten(1)
 
 
 def mapped(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:

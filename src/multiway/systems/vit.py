@@ -174,7 +174,7 @@ class VisionTransformer(ImageTower):
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Hidden states after blocks `first` to `last` - 1; `maps` receives their attention maps."""
-        part, biases = self.blocks[first:last], self.biases()
+        part, biases = Stack(list(self.blocks)[first:last]), self.biases()
         part.checkpointing = self.blocks.checkpointing
         return part(x, mask=None if biases is None else biases[first:last], maps=maps)
 
