@@ -175,7 +175,7 @@ def test_what_cannot_give_codes_is_refused() -> None:
     coarse.learn_from(tiny.FakeTokenizer())
     other = tiny.FakeTokenizer()
     other.visual_tokens = lambda image: torch.zeros(1, 7, dtype=torch.long)
-    with pytest.raises(UserError, match="7 codes"):
+    with pytest.raises(UserError, match="7 tokens"):
         model.learn_from(other)
 
 

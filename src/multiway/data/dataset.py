@@ -11,13 +11,14 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
-from multiway.data import emoji, scenes
+from multiway.data import emoji, scenes, streams
 from multiway.data.annotations import read_annotations
 from multiway.data.augment import Augment
 from multiway.data.images import decode
 from multiway.data.numbered import Keyed, Numbered
 from multiway.data.sample import BadSample, Sample
 from multiway.data.shards import Shards, expand
+from multiway.data.streams import Use
 from multiway.data.tables import TABLES
 from multiway.errors import UserError
 
@@ -29,13 +30,15 @@ class Source:
     Attributes:
         path: img2dataset tars (one, a folder of them, a glob, brace ranges, an fsspec URL); a folder of
             pictures with a csv or jsonl; a csv, tsv, jsonl, COCO captions or Karpathy json; `emoji` (the
-            bundled drawings); `scenes:N` (N drawn pictures; `scenes:N:SEED`).
+            bundled drawings); `scenes:N` (N drawn pictures; `scenes:N:SEED`). Pictures alone may lie in a
+            folder or in tars without texts, texts alone in a .txt with one a line.
         images: the folder of the pictures that an annotation file names.
         split: of a Karpathy json (`train+restval`), or of the emoji protocol (train, combination, style,
             all).
         weight: how often each of its pictures is seen in an epoch; 0.5 shows half of them, another half each
             time.
         texts: the first text of each picture only, or all.
+        use: its pairs, its pictures alone, or its texts alone (masked data modelling).
     """
 
     path: str
@@ -43,6 +46,7 @@ class Source:
     split: str | None = None
     weight: float = 1.0
     texts: Literal["first", "all"] = "all"
+    use: Use = "pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +104,22 @@ class Dataset(Numbered[Source, Store]):
         super().__init__(sources, _open)
 
     def texts(self, i: int) -> list[str]:
-        """The texts of sample `i`, without decoding its picture.
+        """The texts of sample `i`, without decoding its picture; none where pictures alone are used.
 
         Raises:
             BadSample: `empty_caption`, `bad_text`, or the shard can't be read.
         """
         number, store, inside = self._place(i)
+        if self.sources[number].use == "images":
+            return []
         texts = store.texts(inside)
         if not texts:
             raise BadSample("empty_caption")
         return texts[:1] if self.sources[number].texts == "first" else texts
+
+    def use(self, i: int) -> Use:
+        """What of sample `i` is used."""
+        return self.sources[self._place(i)[0]].use
 
     def image(self, i: int) -> Image.Image:
         """The picture of sample `i`: upright, RGB, 8 bits.
@@ -151,6 +161,10 @@ def _open(source: Source) -> Store:
         return emoji.open_split(source.split or "all")
     if source.path.startswith("scenes:"):
         return scenes.parse(source.path)
+    if source.use == "texts" and source.path.endswith(".txt"):
+        return streams.open_lines(source.path)
+    if source.use == "images" and Path(source.path).suffix.lower() not in TABLES:
+        return streams.Pictures(source.path)
     if _is_listed(source.path):
         return read_annotations(source.path, images=source.images, split=source.split)
     if source.split is not None:

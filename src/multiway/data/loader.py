@@ -135,10 +135,13 @@ class Loader:
         if self._first_with is not None:
             ids = [self._first_with.get(text, number) for text, number in zip(rows.texts, ids, strict=True)]
         input_ids, attention_mask = None, None
-        if rows.texts and self.encode is not None:
+        has_text = torch.tensor(rows.has_text, dtype=torch.bool)
+        if has_text.any() and self.encode is not None:
             input_ids, attention_mask = self.encode(rows.texts)
+            attention_mask = attention_mask * has_text[:, None]
         return Batch(
             image=rows.image,
+            has_image=None if rows.image is None or all(rows.has_image) else torch.tensor(rows.has_image),
             input_ids=input_ids,
             attention_mask=attention_mask,
             ids=torch.tensor(ids, dtype=torch.int64),

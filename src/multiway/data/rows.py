@@ -14,6 +14,7 @@ from torch import Tensor
 
 from multiway.data.order import Order, keyed_generator
 from multiway.data.sample import BadSample
+from multiway.data.streams import Use
 
 MAX_TRIES = 1000  # samples in a row that may be bad before the data is given up
 
@@ -41,14 +42,26 @@ class Pairs(Protocol[Seen]):
     def following(self, i: int) -> Iterator[int]: ...
 
 
+@runtime_checkable
+class Streams(Protocol):
+    """What a dataset has besides where not all of its samples are used as pairs."""
+
+    def use(self, i: int) -> Use: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What a worker makes of a step; texts are encoded by the caller, whose tokenizer counts what it cuts."""
+    """What a worker makes of a step; texts are encoded by the caller, whose tokenizer counts what it cuts.
+
+    A row of a picture alone has an empty text, one of a text alone a picture of zeros.
+    """
 
     wanted: int
     numbers: list[int]  # the samples used, `wanted` unless the data was given up
     met: list[tuple[int, str | None]]  # the samples tried, with the reason where one was bad
     image: Tensor | None
+    has_image: list[bool]
+    has_text: list[bool]
     texts: list[str]
     labels: list[int]
     keys: list[str]
@@ -97,22 +110,31 @@ class Steps:
             numbers=numbers,
             met=met,
             image=stacked,
-            texts=texts,
+            has_image=[image is not None for image in images],
+            has_text=[text is not None for text in texts],
+            texts=[text or "" for text in texts],
             labels=labels,
             keys=keys,
             sources=sources,
         )
 
-    def _row(self, number: int, generator: np.random.Generator) -> tuple[Tensor | None, str, str]:
-        texts = self.dataset.texts(number)
-        text = texts[int(generator.integers(len(texts)))]
-        if self.transform is None:
-            return None, text, self.dataset.source(number)
-        image = self.transform(self.dataset.image(number), text, generator)
-        return image, text, self.dataset.source(number)
+    def _row(self, number: int, generator: np.random.Generator) -> tuple[Tensor | None, str | None, str]:
+        dataset = self.dataset
+        use = dataset.use(number) if isinstance(dataset, Streams) else "pairs"
+        text = None
+        if use != "images":
+            texts = dataset.texts(number)
+            text = texts[int(generator.integers(len(texts)))]
+        if self.transform is None or use == "texts":
+            return None, text, dataset.source(number)
+        image = self.transform(dataset.image(number), text or "", generator)
+        return image, text, dataset.source(number)
 
 
 def _stack(images: list[Tensor | None]) -> Tensor | None:
     """One tensor of all rows; one thread of numpy copies faster than several of torch on busy cores."""
-    arrays = [image.numpy() for image in images if image is not None]
-    return torch.from_numpy(np.stack(arrays)) if arrays else None
+    some = next((image for image in images if image is not None), None)
+    if some is None:
+        return None
+    none = np.zeros_like(some.numpy())
+    return torch.from_numpy(np.stack([none if image is None else image.numpy() for image in images]))
