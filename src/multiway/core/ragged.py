@@ -42,7 +42,7 @@ class Ragged:
         order = row.argsort(stable=True)
         place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row[order]]
         place = torch.empty_like(place).index_copy_(0, order, place)
-        length = int(count.max())
+        length = max(int(count.max()), 1)  # also where nothing is laid out
         return cls(row * length + place, batch, length)
 
     def by(self, rows: Int[Tensor, " B"], contexts: int) -> Ragged:

@@ -35,6 +35,7 @@ from multiway.core.pooling import pooled_positions
 from multiway.objectives import language, matching
 from multiway.systems.masking import mask_words
 from multiway.systems.vlmo_config import VLMoConfig
+from multiway.systems.vlmo_network import class_tokens
 from multiway.systems.vlmo_system import Contrast, Multiway
 
 
@@ -55,12 +56,12 @@ class Draws:
 
 
 class Features(NamedTuple):
-    """Normalised features of the dual encoder, and of the branches through the joint experts."""
+    """Normalised features of the dual encoder, and of the branches where there are joint experts."""
 
     image: Float[Tensor, "B D"]
     text: Float[Tensor, "B D"]
-    image_joint: Float[Tensor, "B D"]
-    text_joint: Float[Tensor, "B D"]
+    image_joint: Float[Tensor, "B D"] | None = None
+    text_joint: Float[Tensor, "B D"] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class VLMo(Multiway):
             init_bert(self.itm_head)
         if pairs:
             self.add_projections(config.logit_scale)
+        if pairs and config.joint_layers:
             self.joint_image_proj = nn.Linear(width, width, bias=False)
             self.joint_text_proj = nn.Linear(width, width, bias=False)
             self.joint_logit_scale = nn.Parameter(torch.tensor(config.logit_scale))
@@ -111,7 +113,10 @@ class VLMo(Multiway):
         draws: Draws | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """`itc` (the mean of `itc_dual` and `itc_joint`), `itm`, `mlm`; in the stage of texts `mlm` alone."""
+        """`itc` (the mean of `itc_dual` and `itc_joint`), `itm`, `mlm`; in the stage of texts `mlm` alone.
+
+        Without joint layers ITC is the dual encoder's.
+        """
         return self.figure(batch, draws, generator).losses
 
     def figure(
@@ -120,7 +125,9 @@ class VLMo(Multiway):
         """One step of objectives.py, box by box."""
         config, draws = self.config, draws or Draws()
         (ids, mask), mlm_ids, mlm_labels = batch.text(), draws.mlm_input_ids, draws.mlm_labels
-        if self.mlm_head is not None and mlm_ids is None:
+        if self.mlm_head is None:
+            mlm_ids = mlm_labels = None
+        elif mlm_ids is None:
             mlm_ids, mlm_labels = mask_words(self.tokenizer, ids, mask, config, generator, spare_sep=True)
         if config.stage == "text":
             return self.text_figure(mlm_ids, mask, mlm_labels)
@@ -129,8 +136,10 @@ class VLMo(Multiway):
         image = batch.need("image")
         features = self.features(image, ids, mask)
         dual = self.contrast(features.image, features.text, self.logit_scale, batch)
-        joint = self.contrast(features.image_joint, features.text_joint, self.joint_logit_scale, batch)
-        losses = {"itc": (dual.loss + joint.loss) / 2, "itc_dual": dual.loss, "itc_joint": joint.loss}
+        losses, joint = {"itc": dual.loss, "itc_dual": dual.loss}, None
+        if features.image_joint is not None and features.text_joint is not None:
+            joint = self.contrast(features.image_joint, features.text_joint, self.joint_logit_scale, batch)
+            losses |= {"itc": (dual.loss + joint.loss) / 2, "itc_joint": joint.loss}
         losses["loss"] = losses["itc"]
 
         # What the fusion encoder reads, in one pass: for ITM each text with its picture and with a hard
@@ -177,18 +186,15 @@ class VLMo(Multiway):
         self, image: Float[Tensor, "B 3 H W"], ids: Int[Tensor, "B T"], mask: Int[Tensor, "B T"]
     ) -> Features:
         """Each modality alone: class tokens of the dual encoder, and of the branches; projected."""
-        network = self.transformer
+        network, tops = self.transformer, ("joint",) if self.config.joint_layers else ()
         embedded, first = network.embed_image(image), pooled_positions(mask, "cls")
-        seen = pooled_positions(mask.new_ones(embedded.shape[:2]), "cls")
-        pictures, pictures_joint = network.image(embedded, ("image", "joint"), read=seen)
-        texts, texts_joint = network.text(network.embed_text(ids), mask, ("text", "joint"), read=first)
-        projected = (
-            self.image_proj(pictures[:, 0]),
-            self.text_proj(texts[:, 0]),
-            self.joint_image_proj(pictures_joint[:, 0]),
-            self.joint_text_proj(texts_joint[:, 0]),
-        )
-        return Features(*(F.normalize(x, dim=-1) for x in projected))
+        pictures = network.image(embedded, ("image", *tops), read=class_tokens(embedded))
+        texts = network.text(network.embed_text(ids), mask, ("text", *tops), read=first)
+        heads = [self.image_proj, self.text_proj]
+        if tops:
+            heads += [self.joint_image_proj, self.joint_text_proj]
+        hidden = [x for pair in zip(pictures, texts, strict=True) for x in pair]
+        return Features(*(F.normalize(head(x[:, 0]), dim=-1) for head, x in zip(heads, hidden, strict=True)))
 
     def pairs(self, sims: Contrast, draws: Draws, generator: torch.Generator | None) -> matching.Pairs:
         """Rows of the candidates that ITM is asked about; negatives that are None are drawn by `sims`."""

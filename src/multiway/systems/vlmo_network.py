@@ -234,3 +234,8 @@ class MultiwayTransformer(ImageTower):
 def _whole(attention_mask: Int[Tensor, "B T"]) -> bool:
     """Whether there is no padding; on the meta device, where sizes alone are counted, there is none."""
     return attention_mask.is_meta or bool(attention_mask.all())
+
+
+def class_tokens(x: Float[Tensor, "B N D"]) -> Bool[Tensor, "B N"]:
+    """Which tokens of embedded pictures are class tokens."""
+    return (torch.arange(x.shape[1], device=x.device) == 0).expand(x.shape[:2])

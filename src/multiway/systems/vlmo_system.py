@@ -22,7 +22,9 @@ from multiway.systems.base import System
 from multiway.systems.fused import Tokens
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.vlmo_config import MultiwayConfig, network_config
-from multiway.systems.vlmo_network import MultiwayTransformer
+from multiway.systems.vlmo_network import MultiwayTransformer, class_tokens
+
+EXPERTS = ("text", "image", "joint")
 
 #: Names that end so are not decayed; the gains of norms before an expert are (vlmo_utils.py `set_schedule`).
 UNDECAYED = ("bias", "relative.table", "norm1.weight", "text_embed.norm.weight", "head.norm.weight")
@@ -59,14 +61,19 @@ class Multiway(System):
         self.itm_head = None
         self.image_size = config.image.image_size
         self.image_mean, self.image_std = config.image.mean, config.image.std
-        experts = {e: tuple(f"transformer.blocks.{i}.{part}.{e}." for i in range(config.depth)
-                            for part in ("ffn", "norm2")) for e in ("text", "image", "joint")}  # fmt: skip
-        shared = tuple(f"transformer.blocks.{i}.{part}" for i in range(config.depth)
-                       for part in ("attention.", "norm1.", "gamma"))  # fmt: skip
-        self.parts = {
-            "vision": ("transformer.patches.", "transformer.cls_token", "image_proj.", *experts["image"]),
-            "text": ("transformer.text_embed.", "text_proj.", "mlm_", *experts["text"]),
-            "interaction": ("transformer.relative.", "pooler.", "itm_head.", *shared, *experts["joint"]),
+        self.parts = self._parts()
+
+    def _parts(self) -> dict[str, tuple[str, ...]]:
+        blocks = [f"transformer.blocks.{i}." for i in range(self.config.depth)]
+        own = {e: tuple(f"{b}{part}.{e}." for b in blocks for part in ("ffn", "norm2")) for e in EXPERTS}
+        shared = tuple(b + part for b in blocks for part in ("attention.", "norm1.", "gamma"))
+        vision = ("transformer.patches.", "transformer.cls_token", "image_proj.", "joint_image_proj.")
+        text = ("transformer.text_embed.", "text_proj.", "joint_text_proj.", "mlm_")
+        both = ("transformer.relative.", "transformer.norm.", "pooler.", "itm_head.", "classifier.")
+        return {
+            "vision": (*vision, "transformer.positions", *own["image"]),
+            "text": (*text, *own["text"]),
+            "interaction": (*both, "transformer.types.", *shared, *own["joint"]),
         }
 
     @property
@@ -134,8 +141,7 @@ class Multiway(System):
         if not hasattr(self, "image_proj"):
             return super().image_context(image)
         embedded = self.transformer.embed_image(image)
-        first = pooled_positions(torch.ones(embedded.shape[:2], device=image.device), "cls")
-        (hidden,) = self.transformer.image(embedded, read=first)
+        (hidden,) = self.transformer.image(embedded, read=class_tokens(embedded))
         feature = F.normalize(self.image_proj(hidden[:, 0]), dim=-1)
         return feature, Tokens(embedded) if self.has_itm else None
 

@@ -43,6 +43,7 @@ def layout(config: MultiwayConfig) -> Layout:
         if config.stage == "pairs":
             retrieval = True
             entries += linear("itm_head", "itm_score.fc") if config.itm_weight else []
+        if config.stage == "pairs" and config.joint_layers:
             entries += [
                 Entry("joint_logit_scale", ("logit_vl_scale",)),
                 Entry("joint_image_proj.weight", ("itc_vl_image_proj.fc.weight",)),
