@@ -5,10 +5,9 @@ Everything is at 80 pixels, so that a cell of a scene is a patch of 16.
 
 from __future__ import annotations
 
-import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from multiway.data import scenes
 from multiway.data.augment import Augment
 from multiway.data.dataset import DataConfig, Dataset, Source
 from multiway.data.labelled import LabelledSource, TaskData
+from multiway.data.pair_shards import write_scene_pairs
 from multiway.data.scene_shards import write_shards as write_scenes
 from multiway.data.scene_text import make_picture_pair
-from multiway.data.shards import write_shards
 from multiway.data.two_pictures import PicturePairs
 from multiway.systems.base import System
 from multiway.tasks import nlvr2, retrieval
@@ -107,18 +106,7 @@ class World:
 
     def _two(self, name: str, count: int, seed: int) -> str:
         folder = self.folder / name
-
-        def samples() -> Iterator[dict[str, Any]]:
-            for i in range(count):
-                pair, png = make_picture_pair(seed, i), io.BytesIO()
-                both = Image.new("RGB", (2 * SIDE, SIDE))
-                both.paste(scenes.draw_scene(pair.left, SIDE), (0, 0))
-                both.paste(scenes.draw_scene(pair.right, SIDE), (SIDE, 0))
-                both.save(png, "PNG")
-                row = {"png": png.getvalue(), "txt": pair.sentence, "cls": str(int(pair.label))}
-                yield {"__key__": f"{i:08d}", **row}
-
-        _once(folder, lambda: write_shards(folder, samples(), shard_size=2000))
+        _once(folder, lambda: write_scene_pairs(folder, count, seed=seed, image_size=SIDE))
         return str(folder)
 
 

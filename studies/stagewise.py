@@ -29,7 +29,7 @@ from drawn import METRICS, PATCH, SIDE, PatchCodes, Sizes, World
 import multiway
 from multiway.data.patch_masks import BlockMask
 from multiway.systems.base import System
-from multiway.systems.beit import BEiTConfig, beit_vit
+from multiway.systems.beit_config import BEiTConfig, beit_vit
 from multiway.systems.patches import ImageConfig
 from multiway.systems.vlmo_config import TextConfig, VLMoConfig
 from multiway.systems.vlmo_stages import frozen

@@ -36,6 +36,10 @@ RECIPES: dict[str, str] = {
         "vqkd_emoji",
     )
 } | {name: f"multiway.recipes.beit:{name}" for name in ("beit2_base", "beit2_emoji")}
+RECIPES |= {
+    name: f"multiway.recipes.scenes:{name}"
+    for name in ("albef_scenes", "beit3_scenes", "vlmo_scenes", "vqkd_scenes")
+}
 
 
 def list_recipes() -> list[str]:

@@ -130,6 +130,11 @@ def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader]:
     said = start_from_model(system, base, checkpoint)
     if ranks.first:
         print(f"{checkpoint}: {said}")
+    return system, build_loader(name, run, system, ranks)
+
+
+def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader:
+    """The training data of one rank, augmented and, where the task reads texts, tokenized for `system`."""
     config: TaskData = run.data
     samples = task_of(name).open(
         config.train, labels_of(run.system), config.augment.min_side(system.image_size)
@@ -138,8 +143,8 @@ def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader]:
     reads = isinstance(samples, PicturePairs)
     transform: Any = PairTransform(one) if reads else one
     if reads and system.tokenizer is None:
-        raise UserError(f"{checkpoint} has no tokenizer, and {name} reads texts: take another model")
-    loader = Loader(
+        raise UserError(f"{run.init.checkpoint} has no tokenizer, and {name} reads texts: take another model")
+    return Loader(
         samples,
         encode=system.tokenizer if reads else None,
         transform=transform,
@@ -151,7 +156,6 @@ def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader]:
         workers=config.workers,
         max_bad_share=config.max_bad_share,
     )
-    return system, loader
 
 
 def labels_of(config: Any) -> tuple[str, ...]:

@@ -1,0 +1,181 @@
+"""Reasoning about two pictures: ALBEF, VLMo and BEiT-3 on drawn scenes and on NLVR1's own pictures.
+
+    python scripts/reasoning.py [--systems albef vlmo beit3] [--nlvr FOLDER] [--out runs/reasoning]
+    python scripts/reasoning.py --tiny      a few steps of everything, elsewhere: does it run?
+
+For each system: its recipe on drawn scenes and captions (BEiT-3's after one of visual tokens); fine-tuning on
+drawn pairs of pictures, measured on new ones, half of whose sentences are true; then fine-tuning on drawn
+strips of boxes together with NLVR1's own train split, measured on new drawn strips and on its real val split.
+FOLDER holds NLVR1's shard folders `train` and `val`; without it that part is left out. Beside each accuracy
+stand its interval, what the more frequent answer reaches, and the same with other pairs' pictures. Writes
+docs/figures/reasoning.json after every system. A run is resumed where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import multiway
+from multiway import recipes
+from multiway.data.dataset import Source
+from multiway.data.labelled import LabelledSource
+from multiway.data.pair_shards import write_box_pairs, write_scene_pairs
+from multiway.data.scene_shards import write_shards as write_scenes
+from multiway.data.two_pictures import PicturePairs
+from multiway.recipes.scenes import SIDE, reasoning
+from multiway.tasks import finetune, nlvr2
+from multiway.tasks.pretrain import pretrain
+from multiway.train.run import Init, Run, provenance
+
+ROOT = Path(__file__).resolve().parents[1]
+SYSTEMS = ("albef", "vlmo", "beit3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Samples that are drawn, and optimizer steps."""
+
+    scenes: int = 16_000
+    pairs: int = 40_000
+    strips: int = 40_000
+    test: int = 2_000
+    scene_steps: int = 4_000
+    strip_steps: int = 3_000
+    pretrain_steps: int | None = None  # None: the recipe's own
+
+
+TINY = Sizes(scenes=300, pairs=300, strips=300, test=40, scene_steps=3, strip_steps=3, pretrain_steps=3)
+
+
+class World:
+    """Folders of drawn data, each drawn once."""
+
+    def __init__(self, folder: Path, sizes: Sizes):
+        self.folder, self.sizes = folder, sizes
+
+    def scenes(self) -> str:
+        """Scenes with captions."""
+        return self._once("scenes", lambda f: write_scenes(f, self.sizes.scenes, seed=11, image_size=SIDE))
+
+    def pairs(self, test: bool = False) -> str:
+        """Pairs of scenes."""
+        count, seed = (self.sizes.test, 22) if test else (self.sizes.pairs, 21)
+        write: Callable = lambda f: write_scene_pairs(f, count, seed=seed, image_size=SIDE)  # noqa: E731
+        return self._once(f"pairs-{seed}", write)
+
+    def strips(self, test: bool = False) -> str:
+        """Strips of boxes."""
+        count, seed = (self.sizes.test, 32) if test else (self.sizes.strips, 31)
+        return self._once(f"strips-{seed}", lambda f: write_box_pairs(f, count, seed=seed))
+
+    def _once(self, name: str, write: Callable[[Path], object]) -> str:
+        folder = self.folder / name
+        if not (folder / "whole").exists():
+            write(folder)
+            (folder / "whole").touch()
+        return str(folder)
+
+
+def trained(out: Path, train: Callable[[], Any]) -> tuple[Path, float]:
+    """The model in `out`, trained unless it is there; and the seconds that took in all."""
+    spent = out / "seconds"
+    if not (out / "model").exists():
+        began, before = time.monotonic(), float(spent.read_text()) if spent.exists() else 0.0
+        result = train()
+        spent.write_text(str(before + time.monotonic() - began))
+        if result.stopped_by is not None:
+            raise SystemExit("stopped: the same command goes on from here")
+    return out / "model", round(float(spent.read_text()), 1)
+
+
+def pretrained(name: str, world: World, out: Path) -> tuple[Path, float]:
+    """A recipe of drawn scenes; BEiT-3's needs visual tokens first."""
+    recipe: Any = recipes.get(f"{name}_scenes")()
+    run: Run = replace(recipe, data=replace(recipe.data, train=(Source(path=world.scenes()),)))
+    if world.sizes.pretrain_steps is not None:
+        steps = world.sizes.pretrain_steps
+        run = replace(
+            run, train=replace(run.train, steps=steps, warmup_steps=min(run.train.warmup_steps, steps))
+        )
+    before = 0.0
+    if name == "beit3":
+        tokens, before = pretrained("vqkd", world, out.parent / "vqkd")
+        run = replace(run, init=Init(visual_tokenizer=str(tokens)))
+    model, seconds = trained(out, lambda: pretrain(run, out))
+    return model, before + seconds
+
+
+def tuned(model: Path, sources: tuple[LabelledSource, ...], steps: int, out: Path) -> tuple[Path, float]:
+    """A model fine-tuned on pairs of pictures."""
+    data, train = reasoning(*sources, steps=steps)
+
+    def run() -> Any:
+        return finetune.finetune("nlvr2", finetune.plan("nlvr2", model, data, train=train), out)
+
+    return trained(out, run)
+
+
+def figures(model: Path, path: str) -> dict[str, Any]:
+    """Accuracy with intervals and controls."""
+    found = nlvr2.measure(multiway.load(model), PicturePairs(LabelledSource(path=path)), batch_size=64)
+    return found.result | {"pairs_per_second": round(found.result["n"] / found.seconds, 1)}
+
+
+def reason(name: str, world: World, nlvr: Path | None, work: Path) -> dict[str, Any]:
+    """All that is measured of one system."""
+    base, first = pretrained(name, world, work / f"{name}-scenes")
+    source = LabelledSource(path=world.pairs())
+    model, second = tuned(base, (source,), world.sizes.scene_steps, work / f"{name}-pairs")
+    result = {
+        "parameters": sum(p.numel() for p in multiway.load(model).parameters()),
+        "seconds": {"pretrain": first, "pairs": second},
+        "drawn_pairs": figures(model, world.pairs(test=True)),
+    }
+    print(f"{name} drawn pairs: {result['drawn_pairs']}", flush=True)
+    if nlvr is None:
+        return result
+    # NLVR1's own strips three times as often as drawn ones: there are few of them
+    sources = LabelledSource(path=world.strips()), LabelledSource(path=str(nlvr / "train"), weight=3.0)
+    model, seconds = tuned(model, sources, world.sizes.strip_steps, work / f"{name}-strips")
+    result["seconds"]["strips"] = seconds
+    result["drawn_strips"] = figures(model, world.strips(test=True))
+    result["nlvr1_val"] = figures(model, str(nlvr / "val"))
+    print(f"{name} NLVR1: {result['nlvr1_val']}", flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
+    parser.add_argument("--nlvr", type=Path, default=ROOT.parent / "shared" / "data" / "nlvr")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "reasoning")
+    parser.add_argument("--tiny", action="store_true", help="a few steps of everything, in OUT-tiny")
+    args = parser.parse_args()
+    out = args.out.with_name(args.out.name + "-tiny") if args.tiny else args.out
+    target = out / "reasoning.json" if args.tiny else ROOT / "docs" / "figures" / "reasoning.json"
+    world = World(out / "data", TINY if args.tiny else Sizes())
+    nlvr = args.nlvr if (args.nlvr / "train").is_dir() else None
+    if nlvr is None:
+        print(f"there is no {args.nlvr / 'train'}: NLVR1's pictures are left out")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(target.read_text()) if target.exists() else {"systems": {}}
+    for name in args.systems:
+        found["systems"][name] = reason(name, world, nlvr, out)
+        found["made_by"] = provenance()
+        aside = target.with_suffix(".part")
+        aside.write_text(json.dumps(found, indent=1) + "\n")
+        os.replace(aside, target)
+    print(f"written to {target}")
+
+
+if __name__ == "__main__":
+    main()

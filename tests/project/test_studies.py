@@ -1,0 +1,117 @@
+"""What the studies share: pairing by seed, intervals, verdicts; results are kept and never run twice."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+STUDIES = Path(__file__).parents[2] / "studies"
+
+
+@pytest.fixture
+def arms(monkeypatch):
+    monkeypatch.syspath_prepend(str(STUDIES))
+    yield importlib.import_module("arms")
+    for name in ("arms", "drawn", "stagewise", "experts"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def study(arms, tmp_path):
+    claim = arms.Claim(says="more is better", better="more", worse="less", paper="the paper's: 2")
+    return arms.Study(
+        name="s",
+        arms=("more", "less"),
+        claims=(claim,),
+        metrics={"score": "points"},
+        work=tmp_path / "work",
+        results=tmp_path / "results",
+    )
+
+
+def rows(more, less):
+    return [
+        {"arm": arm, "seed": seed, "metrics": {"score": value}}
+        for arm, values in (("more", more), ("less", less))
+        for seed, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "says"),
+    [
+        ([11.0, 12.0, 13.0], [1.0, 2.1, 2.9], "holds"),
+        ([1.0, 2.1, 2.9], [11.0, 12.0, 13.0], "fails"),
+        ([1.0, 9.0, 4.0], [2.0, 3.0, 5.0], "cannot tell at this size"),
+        ([9.0], [1.0], "cannot tell (one seed)"),
+    ],
+)
+def test_verdicts(arms, more, less, says):
+    assert arms.effect(rows(more, less), "more", "less", "score")["verdict"] == says
+
+
+def test_the_interval_is_students_over_paired_seeds(arms):
+    more, less = [4.0, 6.0, 9.0], [1.0, 2.0, 3.0]
+    found = arms.effect(rows(more, less), "more", "less", "score")
+    each = np.subtract(more, less)
+    half = 4.303 * each.std(ddof=1) / np.sqrt(3)
+    assert found["effect"] == pytest.approx(each.mean(), abs=1e-3)
+    assert found["interval"] == pytest.approx([each.mean() - half, each.mean() + half], abs=1e-3)
+    assert arms.effect(rows(more, []), "more", "less", "score") is None
+    only_some = arms.effect(rows(more, less[:2]), "more", "less", "score")
+    assert only_some["each"] == [3.0, 4.0]
+
+
+def test_a_result_is_kept_and_judged(arms, study):
+    calls = []
+
+    def measure(value):
+        calls.append(value)
+        return {"metrics": {"score": value}, "parameters": 3.0}
+
+    for seed in range(3):
+        arms.keep(study, "more", seed, lambda seed=seed: measure(10.0 + seed))
+        arms.keep(study, "less", seed, lambda seed=seed: measure(1.0 + 1.1 * seed))
+    arms.keep(study, "more", 0, lambda: measure(99.0))
+    assert 99.0 not in calls
+    said = arms.judge(study)
+    assert "holds" in said
+    assert "the paper's: 2" in said
+    written = json.loads((study.results / "verdicts.json").read_text())
+    assert written["claims"][0]["score"]["verdict"] == "holds"
+    assert set(json.loads((study.results / "more-s0.json").read_text())) >= {"arm", "seed", "core_seconds"}
+
+
+def test_the_arms_of_experts_are_equal_in_what_they_say(arms, tmp_path):
+    experts, drawn = importlib.import_module("experts"), importlib.import_module("drawn")
+    world = drawn.World(tmp_path, drawn.Sizes())
+    forms = {name: experts.fitted(world, *arm) for name, arm in experts.ARMS.items()}
+    count = {name: experts.parameters(world, form) for name, form in forms.items()}
+    assert count["single_params"] == pytest.approx(count["experts"], rel=0.01)
+    assert count["nojoint_params"] == pytest.approx(count["experts"], rel=0.01)
+    assert count["doubled_params"] == pytest.approx(count["nojoint_compute"], rel=0.01)
+    flops = {name: experts.mflops(experts.built(experts.beit3(world), f)) for name, f in forms.items()}
+    compute = ("experts", "single_compute", "nojoint_compute", "doubled_compute")
+    assert len({round(flops[name], 3) for name in compute}) == 1
+    named = {claim.better for claim in experts.CLAIMS} | {claim.worse for claim in experts.CLAIMS}
+    assert named == set(experts.ARMS)
+
+
+def test_visual_tokens_of_patches(arms, tmp_path):
+    import torch
+
+    drawn = importlib.import_module("drawn")
+    world = drawn.World(tmp_path, drawn.Sizes(pairs=40))
+    codes = drawn.PatchCodes(world.pairs(0), 16)
+    white = torch.ones(1, 3, drawn.SIDE, drawn.SIDE)
+    red = white.clone()
+    red[:, 1:, :16, :16] = 0
+    assert codes.visual_tokens(white).tolist() == [[0] * 25]
+    found = codes.visual_tokens(red)[0]
+    assert found[0] != 0
+    assert (found[1:] == 0).all()
