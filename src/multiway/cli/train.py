@@ -33,6 +33,9 @@ def train(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--resume", choices=("auto", "never"), default="auto", help="go on from OUT's last checkpoint"
     )
+    parser.add_argument(
+        "--stage", help="this stage of the recipe alone, as image, text or pairs of vlmo_base"
+    )
     add_device(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
 
@@ -51,6 +54,11 @@ def train(argv: Sequence[str]) -> None:
     stages = () if name is None else recipes.stages(recipes.get(name)())
     if args.base is not None:
         stages = (_read(args.base),)
+    if args.stage is not None:
+        names = [run.name for run in stages]
+        stages = tuple(run for run in stages if run.name == args.stage)
+        if not stages:
+            raise UserError(f"--stage {args.stage}: this recipe's stages are {', '.join(names)}")
     prog, resolved = f"multiway train {name or f'--from {args.base}'}", []
     generic: Any = Run
     for run in stages:  # a flag changes every stage of a recipe

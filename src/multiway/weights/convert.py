@@ -14,7 +14,7 @@ from torch import Tensor
 
 from multiway.errors import UserError
 from multiway.systems.base import System
-from multiway.weights import albef, blip, clip, hf_blip, official
+from multiway.weights import albef, blip, clip, hf_blip, official, vlmo
 from multiway.weights.aside import replacing, standing
 from multiway.weights.folder import load, save
 from multiway.weights.hub import fetch
@@ -96,9 +96,12 @@ def official_layout(model: System) -> Layout:
     name, config = model.config.system, model.config
     if name.startswith("blip"):
         return blip.layout_of(config, ())
+    if name.startswith("vlmo"):
+        return vlmo.layout(config)
     layouts = {"albef": albef.layout, "clip": clip.open_clip_layout}
     if name not in layouts:
-        raise UserError(f"no official layout is written for {name}: there are {', '.join(layouts)}, blip")
+        known = ", ".join((*layouts, "blip", "vlmo"))
+        raise UserError(f"no official layout is written for {name}: there are {known}")
     return layouts[name](config)
 
 
