@@ -8,6 +8,7 @@ import pytest
 import tiny_beit3 as tiny
 import torch
 
+from multiway.core.packed import packed
 from multiway.errors import UserError
 from multiway.generation import GenerationConfig, generate
 from multiway.systems.beit3_captioner import Captioner, Draws
@@ -147,3 +148,9 @@ def test_captions_of_pictures_as_a_user_asks_for_them() -> None:
     model.tokenizer.mask_id = None
     with pytest.raises(UserError, match="mask token"):
         model.caption(image)
+
+
+@FORMS
+def test_packed_for_many_pictures_it_writes_the_same(form) -> None:
+    model, image = captioner(form=form, caption_length=(0, 8)), torch.rand(3, 3, *tiny.PIXELS)
+    assert packed(model).generate(image).sequences == model.generate(image).sequences
