@@ -66,7 +66,7 @@ class Threshold:
         """One line."""
         p, r = self.precision, self.recall
         return (
-            f"threshold {self.value:.4f} from {self.pairs} labelled pairs: precision {p.value:.1%} "
+            f"from {self.pairs} labelled pairs: precision {p.value:.1%} "
             f"({p.low:.1%} to {p.high:.1%}), recall {r.value:.1%} ({r.low:.1%} to {r.high:.1%})"
         )
 
