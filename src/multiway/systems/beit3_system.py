@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -84,16 +84,6 @@ class MultiwaySystem(System):
         found = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
         found[:, list(positions)] = True
         return found
-
-    def passes(
-        self, image: Tensor, input_ids: Tensor, attention_mask: Tensor
-    ) -> dict[str, Callable[[], Tensor]]:
-        """What is counted as vision, text and interaction (`systems.profile`)."""
-        return {
-            "vision": lambda: self.look(image),
-            "text": lambda: self.read(input_ids, attention_mask),
-            "interaction": lambda: self.fuse(image, input_ids, attention_mask),
-        }
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:  # pyrefly: ignore[bad-override]

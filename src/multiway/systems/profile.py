@@ -44,8 +44,10 @@ def _gflops(model: System) -> dict[str, float]:
             forward()
         return counter.get_total_flops() / 1e9
 
-    if isinstance(model, MultiwaySystem):
-        return {part: count(forward) for part, forward in model.passes(image, ids, mask).items()}
+    if isinstance(model, MultiwaySystem):  # a pair goes through once: what it costs more than either alone
+        alone, read = count(lambda: model.look(image)), count(lambda: model.read(ids, mask))
+        pair = count(lambda: model.fuse(image, ids, mask))
+        return {"vision": alone, "text": read, "interaction": pair - alone - read}
     if not model.has_text:
         return {"vision": count(lambda: model.image_tower(image)), "text": 0.0, "interaction": 0.0}
     vision, text = count(lambda: model.image_context(image)), count(lambda: model.text_context(ids, mask))
