@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 
 import multiway
@@ -157,6 +159,36 @@ def test_a_killed_command_goes_on(published, photos, tmp_path):
     start([*command, "--out", str(whole)]).communicate(timeout=300)
     assert len(lines(whole)) == 60
     assert killed.read_bytes() == whole.read_bytes()
+
+
+NAME = "Salesforce/blip-image-captioning-base"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the hub, and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def test_a_hub_id_without_network_and_cache(cli, cache, photos):
+    code, out, err = cli("caption", photos, "--model", NAME)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    for words in (NAME, f"hf download {NAME} --local-dir blip-image-captioning-base", str(cache)):
+        assert words in err
+
+
+def test_a_hub_id_from_the_cache(cli, cache, published, photos):
+    place = cache / f"models--{NAME.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(published / "captioner" / "transformers", place / "snapshots" / ("0" * 40))
+    code, by_name, err = cli("caption", photos, "--model", NAME)
+    assert code == 0, err
+    assert len(by_name.splitlines()) == 7
+    assert by_name == cli("caption", photos, "--model", published / "captioner" / "official.pth")[1]
 
 
 def test_a_filter_does_not_depend_on_the_layout(cli, published, photos, tmp_path):
