@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -14,6 +15,7 @@ from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems.beit import BEiT, Draws
 from multiway.systems.beit_heads import Classifier
+from multiway.weights.convert import convert
 from multiway.weights.hf_beit import to_transformers
 
 transformers = pytest.importorskip("transformers")
@@ -71,7 +73,7 @@ def test_masked_image_modelling(positions: str, tmp_path: Path) -> None:
     torch.testing.assert_close(ours.head(hidden[:, 1:]), logits, rtol=1e-4, atol=1e-5)
     loss = ours.losses(Batch(image=image), ours.init_state(), Draws(mask=mask, tokens=tokens))["loss"]
     torch.testing.assert_close(loss, F.cross_entropy(logits[mask], tokens[mask]), rtol=1e-4, atol=1e-5)
-    same(to_transformers(ours), load_file(tmp_path / "hf" / "model.safetensors"))
+    same(to_transformers(ours)[0], load_file(tmp_path / "hf" / "model.safetensors"))
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -85,7 +87,26 @@ def test_classification(positions: str, tmp_path: Path) -> None:
     torch.testing.assert_close(ours.predict(Batch(image=image)), model(image).logits, rtol=1e-4, atol=1e-5)
     own = load_file(tmp_path / "hf" / "model.safetensors")
     del own["beit.embeddings.mask_token"]  # which nothing masks with here
-    same(to_transformers(ours), own)
+    same(to_transformers(ours)[0], own)
+
+
+@pytest.mark.parametrize("name", ["BeitForMaskedImageModeling", "BeitForImageClassification"])
+def test_transformers_reads_what_convert_writes(name: str, tmp_path: Path) -> None:
+    positions = "shared" if "Masked" in name else "layers"
+    model = theirs(name, positions)
+    ours = loaded(model, tmp_path / "hf")
+    folder = convert(multiway.save(ours, tmp_path / "ours"), tmp_path / "back", to="transformers")
+    again = getattr(transformers, name).from_pretrained(folder).eval()
+    image = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(again(image).logits, model(image).logits)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    seen = processor(Image.new("RGB", (40, 30), (255, 0, 127)), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(
+        seen, ours.prepare(Image.new("RGB", (40, 30), (255, 0, 127))), atol=1e-6, rtol=0
+    )
+    path = convert(multiway.save(ours, tmp_path / "ours"), tmp_path / "official.pth", to="official")
+    state = multiway.load(path).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in ours.state_dict().items())
 
 
 def test_other_networks_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From a teacher to a tokenizer to masked image modelling to a classifier, each from the last one's folder."""
+"""Teacher, tokenizer, masked image modelling, classifier: each starts from the folder of the one before."""
 
 from __future__ import annotations
 

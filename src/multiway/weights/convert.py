@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from multiway.errors import UserError
 from multiway.systems.base import System
-from multiway.weights import albef, blip, clip, hf_blip, official, vlmo
+from multiway.systems.beit import BEiT
+from multiway.systems.beit_heads import Classifier
+from multiway.weights import albef, beit, blip, clip, dvae, hf_beit, hf_blip, official, vlmo, vqkd
 from multiway.weights.aside import replacing, standing
 from multiway.weights.folder import load, save
 from multiway.weights.hub import fetch
@@ -98,7 +100,14 @@ def official_layout(model: System) -> Layout:
         return blip.layout_of(config, ())
     if name.startswith("vlmo"):
         return vlmo.layout(config)
-    layouts = {"albef": albef.layout, "clip": clip.open_clip_layout}
+    layouts: dict[str, Callable[[Any], Layout]] = {
+        "albef": albef.layout,
+        "beit": beit.layout,
+        "beit_classify": beit.classifier_layout,
+        "clip": clip.open_clip_layout,
+        "dvae": dvae.layout,
+        "vqkd": vqkd.layout,
+    }
     if name not in layouts:
         known = ", ".join((*layouts, "blip", "vlmo"))
         raise UserError(f"no official layout is written for {name}: there are {known}")
@@ -111,22 +120,15 @@ def write_transformers(model: System, out: Path) -> None:
     Raises:
         UserError: no class of transformers holds the model.
     """
+    if isinstance(model, BEiT | Classifier):
+        _write_beit(model, out)
+        return
     tensors, values = hf_blip.to_transformers(model)
     tied = {name for entry in hf_blip.layout(model.config).entries for name in entry.also}
-    mean, std = model.image_mean, model.image_std
-    side = model.image_size if isinstance(model.image_size, int) else max(model.image_size)
-    looks: dict[str, Any] = {
+    looks = {
         "image_processor_type": "BlipImageProcessor",
         "processor_class": "BlipProcessor",
-        "size": {"height": side, "width": side},
-        "resample": 3,
-        "do_resize": True,
-        "do_convert_rgb": True,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(mean),
-        "image_std": list(std),
+        **_looks(model),
     }
     words = {
         "tokenizer_class": "BertTokenizer",
@@ -145,6 +147,34 @@ def write_transformers(model: System, out: Path) -> None:
             model.tokenizer.save(aside)
             (aside / "tokenizer.json").unlink()  # without the special tokens that transformers looks for
             _json(aside / "tokenizer_config.json", words)
+
+
+def _write_beit(model: BEiT | Classifier, out: Path) -> None:
+    tensors, values = hf_beit.to_transformers(model)
+    with replacing(out) as aside:
+        _json(aside / "config.json", values)
+        _json(
+            aside / "preprocessor_config.json",
+            {"image_processor_type": "BeitImageProcessor", **_looks(model)},
+        )
+        kept = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(kept, aside / "model.safetensors", metadata={"format": "pt"})
+
+
+def _looks(model: System) -> dict[str, Any]:
+    """What transformers' processors do to pictures before such a model."""
+    side = model.image_size if isinstance(model.image_size, int) else max(model.image_size)
+    return {
+        "size": {"height": side, "width": side},
+        "resample": 3,
+        "do_resize": True,
+        "do_convert_rgb": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(model.image_mean),
+        "image_std": list(model.image_std),
+    }
 
 
 def _write_checkpoint(out: Path, tensors: Mapping[str, Tensor]) -> None:

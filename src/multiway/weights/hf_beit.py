@@ -137,6 +137,30 @@ def from_transformers(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) 
     return model
 
 
-def to_transformers(model: BEiT | Classifier) -> dict[str, Tensor]:
-    """The weights of a model of ours under transformers' names."""
-    return to_theirs(layout(model.config), model.state_dict())
+def to_transformers(model: BEiT | Classifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights of a model of ours under transformers' names, and its config.json."""
+    config, image = model.config, model.config.image
+    values = {
+        "model_type": "beit",
+        "image_size": image.image_size,
+        "patch_size": image.patch_size,
+        "hidden_size": image.width,
+        "num_hidden_layers": image.depth,
+        "num_attention_heads": image.heads,
+        "intermediate_size": image.hidden,
+        "layer_norm_eps": image.eps,
+        "drop_path_rate": image.drop_path,
+        "layer_scale_init_value": image.layer_scale or 0.0,
+        "use_absolute_position_embeddings": image.absolute_positions,
+        "use_relative_position_bias": image.relative_bias == "layers",
+        "use_shared_relative_position_bias": image.relative_bias == "shared",
+        "use_mean_pooling": True,
+        "use_mask_token": isinstance(model, BEiT),
+    }
+    if isinstance(config, ClassifierConfig):
+        named = {str(i): name for i, name in enumerate(config.labels)}
+        values |= {"architectures": ["BeitForImageClassification"], "id2label": named}
+        values |= {"label2id": {name: i for i, name in enumerate(config.labels)}}
+    else:
+        values |= {"architectures": ["BeitForMaskedImageModeling"], "vocab_size": config.codes}
+    return to_theirs(layout(config), model.state_dict()), values
