@@ -16,7 +16,7 @@ from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.systems.beit import BEiT
 from multiway.systems.beit_heads import Classifier
-from multiway.weights import albef, beit, blip, clip, dvae, hf_beit, hf_blip, official, vlmo, vqkd
+from multiway.weights import albef, beit, beit3, blip, clip, dvae, hf_beit, hf_blip, official, vlmo, vqkd
 from multiway.weights.aside import replacing, standing
 from multiway.weights.folder import load, save
 from multiway.weights.hub import fetch
@@ -93,13 +93,15 @@ def official_layout(model: System) -> Layout:
     """The official layout of a model's network, of the weights alone.
 
     Raises:
-        UserError: none is written for this system.
+        UserError: none is written for this system, or for this form of it.
     """
     name, config = model.config.system, model.config
     if name.startswith("blip"):
         return blip.layout_of(config, ())
     if name.startswith("vlmo"):
         return vlmo.layout(config)
+    if name.startswith("beit3"):
+        return beit3.layout(config)
     layouts: dict[str, Callable[[Any], Layout]] = {
         "albef": albef.layout,
         "beit": beit.layout,
@@ -109,7 +111,7 @@ def official_layout(model: System) -> Layout:
         "vqkd": vqkd.layout,
     }
     if name not in layouts:
-        known = ", ".join((*layouts, "blip", "vlmo"))
+        known = ", ".join((*layouts, "beit3", "blip", "vlmo"))
         raise UserError(f"no official layout is written for {name}: there are {known}")
     return layouts[name](config)
 
