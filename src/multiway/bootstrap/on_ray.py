@@ -85,7 +85,12 @@ def _start(ray: Any, cores: int) -> None:
                 "to run on this machine"
             ) from None
         return
-    options |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECTS}
+    options |= {
+        "address": "local",
+        "num_cpus": cores,
+        "include_dashboard": False,
+        "object_store_memory": OBJECTS,
+    }
     for tried in range(1, TRIES + 1):
         try:
             ray.init(**options)
