@@ -1,4 +1,4 @@
-"""What the side-by-side benchmarks share: the peer's weights, interleaved timing, the matrix rate."""
+"""What the side-by-side benchmarks share: the peer's weights, interleaved timing, the matrix rates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 HERE = Path(__file__).parent
 VOCABULARY = 30524
@@ -77,6 +79,27 @@ class Matrix:
         return self.a @ self.b
 
 
+class Products(TorchDispatchMode):
+    """The linear maps of what runs inside `with`, to be run again alone: the same weights, rows and order."""
+
+    def __init__(self):
+        super().__init__()
+        self._maps: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self.flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.linear.default:
+            x, weight, *bias = args
+            self._maps.append((torch.randn(x.shape), weight, bias[0] if bias else None))
+            self.flops += 2 * x.numel() * len(weight)
+        return func(*args, **(kwargs or {}))
+
+    def __call__(self) -> None:
+        with torch.inference_mode():
+            for x, weight, bias in self._maps:
+                F.linear(x, weight, bias)
+
+
 def report(seconds: dict[str, list[float]], ours: str, **more: Any) -> dict[str, Any]:
     """The object that is written: the machine, all times, and how many times as fast ours is as each peer."""
     median = {name: statistics.median(times) for name, times in seconds.items()}
@@ -101,7 +124,7 @@ def report(seconds: dict[str, list[float]], ours: str, **more: Any) -> dict[str,
         "speedup": {
             name: statistics.median(theirs / own for theirs, own in zip(times, seconds[ours], strict=True))
             for name, times in seconds.items()
-            if name not in (ours, "matrix")
+            if name not in (ours, "matrix", "products")
         },
     }
 

@@ -30,6 +30,8 @@ def test_runs_at_a_tiny_size(name, flags, tmp_path) -> None:
     if name == "blip_caption":
         assert figures["equal_tokens"]
         assert figures["flops"] > 0
+        assert figures["products_flops_a_second"] > 0
+        assert set(figures["speedup"]) == {"transformers"}
     else:
         assert figures["largest_score_difference"] < 1e-4
         assert set(figures["speedup"]) == {"transformers_longest", "transformers_35"}

@@ -15,7 +15,7 @@ from multiway.generation.protocol import Decoding, Hypothesis
 from multiway.generation.rules import RULES
 
 #: Words whose maximum is looked at first, see `top`.
-STRETCH = 256
+STRETCH = 64
 
 
 def beam_search(

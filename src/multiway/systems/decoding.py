@@ -4,7 +4,7 @@
    tokens of a group's K beams, side by side [G, K, D]
               |
      self-attention ----- cache [G, H, P + t K, d]: the prompt once, then K entries a step
-              |           a beam sees the prompt and the entries of its own past: `visible`
+              |           a beam sees the prompt and the entries of its own past: `_mask`
      cross-attention ---- context [G, H, N, d]: keys and values of the picture, once a group
               |
          feed-forward
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from multiway.core.block import Context, Stack
@@ -55,7 +55,7 @@ class StackDecoding:
             groups = next(len(kv.key) for kv in context.layers if kv is not None)
         self.groups, self.vocab_size = groups, embed.words.num_embeddings
         self._cache = Cache(len(stack))
-        self._visible: Bool[Tensor, "G K S"] | None = None
+        self._mask: Float[Tensor, "G K S"] | None = None  # 0 where a beam sees a cached token, else -inf
         self._position: int | Int[Tensor, " G"] = 0
 
     def start(
@@ -63,28 +63,27 @@ class StackDecoding:
     ) -> Float[Tensor, "G V"]:
         """See `generation.Decoding`."""
         hidden = self.stack(self.embed(input_ids), causal=True, context=self.context, cache=self._cache)
+        self._mask = torch.zeros_like(input_ids, dtype=torch.float)[:, None]
         if attention_mask is None:
             last, self._position = hidden[:, -1], input_ids.shape[1]
-            visible = torch.ones_like(input_ids, dtype=torch.bool)
         else:
-            self._position, visible = attention_mask.sum(-1), attention_mask.bool()
+            self._mask.masked_fill_(attention_mask[:, None] == 0, float("-inf"))
+            self._position = attention_mask.sum(-1)
             last = hidden[torch.arange(len(hidden), device=hidden.device), self._position - 1]
-        self._visible = visible[:, None]
         return self.head(last)
 
     def step(self, tokens: Int[Tensor, "G K"], rows: Int[Tensor, "G K"]) -> Float[Tensor, "G K V"]:
         """See `generation.Decoding`."""
-        if self._visible is None:
+        if self._mask is None:
             raise ValueError("step comes after start")
         groups, beams = tokens.shape
-        past = self._visible.flatten(0, 1).index_select(0, rows.flatten()).view(groups, beams, -1)
+        past = self._mask.flatten(0, 1).index_select(0, rows.flatten()).view(groups, beams, -1)
         if groups < self.groups:
-            self._keep(rows[:, 0] // self._visible.shape[1])
-        own = torch.eye(beams, dtype=torch.bool, device=past.device).expand(groups, -1, -1)
-        self._visible = visible = torch.cat([past, own], dim=-1)
-        mask = None
-        if beams > 1 or not isinstance(self._position, int):
-            mask = torch.zeros_like(visible, dtype=torch.float).masked_fill_(~visible, float("-inf"))[:, None]
+            self._keep(rows[:, 0] // self._mask.shape[1])
+        own = past.new_full((beams, beams), float("-inf")).fill_diagonal_(0)
+        self._mask = torch.cat([past, own.expand(groups, -1, -1)], dim=-1)
+        alike = beams == 1 and isinstance(self._position, int)  # then every row sees all that is cached
+        mask = None if alike else self._mask[:, None]
         position = self._position
         start = position if isinstance(position, int) else position.repeat_interleave(beams)
         x = self.embed(tokens.reshape(-1, 1), start=start).view(groups, beams, -1)
