@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import multiway
+from multiway.errors import UserError
 from multiway.generation import GenerationConfig
 from multiway.systems.base import System
 from multiway.systems.blip_heads import AnswerModel, Captioner
@@ -181,3 +182,11 @@ def test_the_words_are_those_of_tokenizer_json(tmp_path: Path) -> None:
     assert tokenizer is not None
     assert (tokenizer.dec_id, tokenizer.enc_id) == (30522, 30523)
     assert tokenizer.encode("hund katzenfutter")[1:4] == [2000, 2001, 2002]
+
+
+def test_a_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
+    """As transformers 5 writes one when BertTokenizerFast was built by an argument that it ignores."""
+    theirs("BlipForConditionalGeneration").save_pretrained(tmp_path)
+    transformers.BertTokenizerFast().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"has 7 words and the model 30524"):
+        multiway.load(tmp_path)

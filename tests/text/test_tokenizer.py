@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from multiway.errors import UserError
-from multiway.text import Tokenizer, TokenizerConfig
+from multiway.text import Tokenizer, TokenizerConfig, wordpiece
 from multiway.text.clip_bpe import SHIPPED as CLIP_SHIPPED
 from multiway.text.wordpiece import SHIPPED as BERT_SHIPPED
 
@@ -185,3 +185,19 @@ def test_folder_of_the_other_kind(tmp_path, clip):
     clip.save(tmp_path)
     with pytest.raises(UserError, match="no wordpiece one"):
         Tokenizer.load(TokenizerConfig(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"model": {"type": "BPE", "vocab": {"[PAD]": 0}}}',
+        '{"model": {"type": "WordPiece", "vocab": {"[PAD]": 0, "[UNK]": 2}}}',
+    ],
+    ids=["cut off", "no tokenizer", "of another kind", "with a gap"],
+)
+def test_a_tokenizer_json_without_wordpieces_is_refused(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match="no WordPiece vocabulary"):
+        wordpiece.build(tmp_path / "tokenizer.json")

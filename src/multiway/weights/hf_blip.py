@@ -125,7 +125,7 @@ def from_transformers(
         vocab: its vocab.txt or tokenizer.json; None: BERT's.
 
     Raises:
-        UserError: the class has no counterpart here, or a tensor is missing.
+        UserError: the class has no counterpart here, a tensor is missing, or the vocabulary is another's.
     """
     config = config_of(tensors, values)
     network: Callable[[Any], System] = CLASSES[type(config)][0]
@@ -137,6 +137,10 @@ def from_transformers(
     model.load_state_dict(model.state_dict() | ours)
     tokens = config.tokenizer
     built = None if vocab is None else Tokenizer(tokens, wordpiece.build(vocab, tokens.extra))
+    if built is not None and 2 * len(built) < config.text.vocab_size:
+        raise UserError(
+            f"{vocab} has {len(built)} words and the model {config.text.vocab_size}: take the model's own"
+        )
     tokenizer = built or Tokenizer.load(tokens)
     if len(tokenizer) <= config.text.vocab_size:  # else they are no words of this vocabulary
         model.tokenizer = tokenizer
