@@ -1,7 +1,8 @@
 """VLMo's recipes: the official base model in its three stages, and a small one of the bundled drawings.
 
-    multiway train vqkd_emoji                      the tokens that pictures are masked of
-    multiway train vlmo_emoji --out runs/vlmo      image, text, pairs: each from the model of the one before
+    multiway train vqkd_emoji --out runs/vqkd_emoji      visual tokens
+    multiway train beit2_emoji --out runs/beit2_emoji    the stage of pictures
+    multiway train vlmo_emoji --out runs/vlmo_emoji      the stages of texts and of pairs
 
 `vlmo_scenes` is beside its siblings in `recipes/scenes.py`.
 """
@@ -17,7 +18,7 @@ from multiway.systems.patches import ImageConfig
 from multiway.systems.vlmo_config import TextConfig, VLMoConfig
 from multiway.systems.vlmo_stages import frozen
 from multiway.text import TokenizerConfig
-from multiway.train.run import Run, TrainConfig
+from multiway.train.run import Init, Run, TrainConfig
 
 
 def _texts(pairs: VLMoConfig, longest: int) -> VLMoConfig:
@@ -68,13 +69,13 @@ def vlmo_base() -> tuple[Run, Run, Run]:
     )
 
 
-def vlmo_emoji() -> tuple[Run, Run, Run]:
-    """The three stages on the bundled drawings, with the tokens of `vqkd_emoji`; minutes on two cores.
+def vlmo_emoji() -> tuple[Run, Run]:
+    """Texts, then pairs, of the bundled drawings, from the BEiT v2 of `beit2_emoji`; minutes on two cores.
 
     Where it leaves the paper: the texts are the drawings' own names, positives share a name, and more words
     are masked, for names are short.
     """
-    image = replace(beit2_emoji(), name="image")
+    image = beit2_emoji()
     sizes = image.system.image
     pairs = VLMoConfig(
         image=ImageConfig(image_size=sizes.image_size, patch_size=sizes.patch_size),
@@ -92,14 +93,15 @@ def vlmo_emoji() -> tuple[Run, Run, Run]:
     text = _texts(pairs, pairs.relative_positions)
     names = tuple(Source(path="emoji", split="train", texts=texts, weight=0.5) for texts in ("first", "all"))
     data = replace(image.data, train=names, merge_equal_texts=True)
-    train = replace(
-        image.train, steps=400, batch_size=64, lr=1e-3, warmup_steps=40, betas=(0.9, 0.98), weight_decay=0.01
-    )
     alone = replace(data, train=(Source(path="emoji", split="train", use="texts"),), merge_equal_texts=False)
+    train = replace(image.train, steps=400, warmup_steps=40, betas=(0.9, 0.98), weight_decay=0.01)
     return (
-        image,
         Run(
-            name="text", system=text, data=alone, train=replace(train, steps=300, freeze=frozen("text", text))
+            name="text",
+            system=text,
+            data=alone,
+            train=replace(train, steps=300, freeze=frozen("text", text)),
+            init=Init(checkpoint="runs/beit2_emoji/model"),
         ),
         Run(name="pairs", system=pairs, data=data, train=train),
     )
