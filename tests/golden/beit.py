@@ -41,9 +41,11 @@ def vit(sizes: dict[str, Any], **changes: Any) -> ViTConfig:
         width=sizes["dim"],
         depth=sizes["depth"],
         heads=sizes["heads"],
-        hidden=sizes["mlp_ratio"] * sizes["dim"],
+        hidden=int(sizes["mlp_ratio"] * sizes["dim"]),
         eps=sizes["layer_norm_eps"],
+        layer_scale=sizes.get("init_values", 0.1) or None,
         absolute_positions=sizes.get("use_abs_pos_emb", False),
+        relative_bias="shared" if sizes.get("use_shared_rel_pos_bias", True) else "none",
     )
     return replace(config, **changes)
 
@@ -101,7 +103,8 @@ def masked(model: BEiT, layout: Layout, case: Case) -> dict[str, Any]:
         for i in range(len(tower.blocks)):
             x = tower.layers(x, i, i + 1)
             found |= {f"block{i}": x, f"hidden{i + 1}": x}
-        found["rel_pos_bias"] = tower.biases()[0][0]
+        if tower.relative is not None:
+            found["rel_pos_bias"] = tower.biases()[0][0]
         if hidden.aggregated is not None:
             head = model.aggregation.head or model.head
             found["logits_cls_pt_masked"] = head(hidden.aggregated[:, 1:][mask])
@@ -111,8 +114,9 @@ def masked(model: BEiT, layout: Layout, case: Case) -> dict[str, Any]:
 def hf(case: Case) -> dict[str, Any]:
     """transformers' `BeitForMaskedImageModeling`; without mean pooling it has two last norms in a row."""
     sizes = case.config["model"]
-    if not sizes["use_shared_relative_position_bias"] or sizes["use_mean_pooling"]:
-        raise ValueError("this replay is of a shared table and no mean pooling")
+    if sizes["use_mean_pooling"]:
+        raise ValueError("this replay is of no mean pooling")
+    shared, own = (sizes[f"use_{kind}relative_position_bias"] for kind in ("shared_", ""))
     image = beit_vit(
         image_size=sizes["image_size"],
         patch_size=sizes["patch_size"],
@@ -121,7 +125,9 @@ def hf(case: Case) -> dict[str, Any]:
         heads=sizes["num_attention_heads"],
         hidden=sizes["intermediate_size"],
         eps=sizes["layer_norm_eps"],
+        layer_scale=sizes["layer_scale_init_value"] or None,
         absolute_positions=sizes["use_absolute_position_embeddings"],
+        relative_bias="shared" if shared else "layers" if own else "none",
     )
     config = BEiTConfig(image=image, codes=sizes["vocab_size"])
     model, layout = BEiT(config), hf_beit.layout(config)
@@ -141,7 +147,12 @@ def classifier(case: Case) -> dict[str, Any]:
     """The fine-tuning classifier."""
     sizes = case.config["model"]
     labels = tuple(map(str, range(sizes["num_classes"])))
-    config = ClassifierConfig(image=classifier_vit(vit(sizes)), labels=labels)
+    image = classifier_vit(vit(sizes))
+    if not sizes["use_mean_pooling"]:
+        image = replace(image, pool="cls")
+    if not sizes["use_rel_pos_bias"]:
+        image = replace(image, relative_bias="none")
+    config = ClassifierConfig(image=image, labels=labels)
     model, layout = Classifier(config), layouts.classifier_layout(config)
     fill(model, layout, case)
     batch = Batch(image=case.inputs["image"], labels=case.inputs["labels"])

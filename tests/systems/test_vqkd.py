@@ -64,6 +64,14 @@ def test_of_equal_codes_the_first_is_taken() -> None:
     assert nearest(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), codebook).tolist() == [1, 0]
 
 
+def test_near_codes_are_told_apart_in_mixed_precision_too() -> None:
+    g = torch.Generator().manual_seed(0)
+    codebook = F.normalize(torch.ones(50, 8) + 0.03 * torch.randn(50, 8, generator=g), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert nearest(codebook, codebook).tolist() == list(range(50))
+        assert (codebook @ codebook.T).argmax(-1).tolist() != list(range(50))
+
+
 def test_kmeans_keeps_empty_clusters_and_finds_the_others() -> None:
     g = torch.Generator().manual_seed(0)
     centres = F.normalize(torch.tensor([[1.0, 0.1, 0.0], [0.0, 1.0, 0.1], [0.1, 0.0, 1.0]]), dim=1)

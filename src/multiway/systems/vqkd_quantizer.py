@@ -116,8 +116,12 @@ class Quantizer(nn.Module):
 
 
 def nearest(z: Float[Tensor, "*P C"], codebook: Float[Tensor, "K C"]) -> Int[Tensor, "*P"]:
-    """Rows of the most similar unit vectors: by cosine, which orders them as their distance does."""
-    return (z @ codebook.T).argmax(-1)
+    """Rows of the most similar unit vectors: by cosine, which orders them as their distance does.
+
+    In full precision: half of it would take one of several near codes for another.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        return (z.float() @ codebook.float().T).argmax(-1)
 
 
 def _statistics(z: Tensor, tokens: Tensor, codes: int) -> tuple[Tensor, Tensor]:
