@@ -100,7 +100,7 @@ def pretrained(name: str, world: World, out: Path) -> tuple[Path, float]:
     recipe: Any = recipes.get(f"{name}_scenes")()
     run: Run = replace(recipe, data=replace(recipe.data, train=(Source(path=world.scenes()),)))
     if world.sizes.pretrain_steps is not None:
-        steps = world.sizes.pretrain_steps
+        steps = max(world.sizes.pretrain_steps, getattr(run.system, "start_after", 0) + 2)
         run = replace(
             run, train=replace(run.train, steps=steps, warmup_steps=min(run.train.warmup_steps, steps))
         )

@@ -25,7 +25,6 @@ from multiway.data.dataset import DataConfig, Dataset, Source
 from multiway.data.labelled import LabelledSource, TaskData
 from multiway.data.pair_shards import write_scene_pairs
 from multiway.data.scene_shards import write_shards as write_scenes
-from multiway.data.scene_text import make_picture_pair
 from multiway.data.two_pictures import PicturePairs
 from multiway.systems.base import System
 from multiway.tasks import nlvr2, retrieval
@@ -38,6 +37,11 @@ from multiway.train.run import Run, TrainConfig
 SIDE, PATCH = 80, 16
 PLAIN = Augment(crop_scale=None, flip=0.0, rand_n=0)  # left and right, colour and count must stay true
 TEST_SEED = 77
+#: Words of sentences about two pictures that captions lack.
+ABOUT_TWO = (
+    "both pictures picture contain contains there are more in the left right than one only two hold thing "
+    "things together same number of"
+)
 METRICS = {
     "retrieval": "mean R@1 of texts and of pictures, 500 new scenes, by ITC (re-ranked where there is ITM)",
     "reasoning": "accuracy on 1,000 new pairs of pictures, half of them true, after fine-tuning",
@@ -93,8 +97,10 @@ class World:
         """vocab.txt of every word that a caption or a sentence can have."""
         path = self.folder / "vocab.txt"
         if not path.exists():
-            words = {word for i in range(2000) for word in scenes.make_scene(1, i).caption.split()}
-            words |= {word for i in range(4000) for word in make_picture_pair(1, i).sentence.split()}
+            words = {"a", "an", *scenes.SIZES, *scenes.COLOURS, *scenes.SHAPES, *scenes.NUMBERS[2:]}
+            words |= {f"{s}{'es' if s.endswith('s') else 's'}" for s in scenes.SHAPES}
+            words |= {word for relation in scenes.RELATIONS for word in relation.split()}
+            words |= {str(n) for n in range(1, 2 * scenes.MAX_COUNT * 2 + 1)} | set(ABOUT_TWO.split())
             self.folder.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join([*SPECIAL, *sorted(words)]) + "\n")
         return path

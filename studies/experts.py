@@ -20,7 +20,7 @@ has as many as the arm that it is compared with. The released BEiT-3's further n
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,7 @@ def built(config: Any, form: Form) -> Any:
     return system
 
 
+@cache
 def parameters(world: World, form: Form) -> int:
     """Of the network alone."""
     with torch.device("meta"):

@@ -39,7 +39,7 @@ from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run
 
 CODES = 128
-WIDTH, DEPTH, HEADS, HIDDEN = 128, 4, 4, 512
+WIDTH, DEPTH, HEADS, HIDDEN = 96, 4, 3, 384
 ARMS = ("random", "image", "both")
 CLAIMS = (
     Claim(

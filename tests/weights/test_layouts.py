@@ -17,7 +17,7 @@ from multiway.systems.albef_assignment import AssignmentConfig, TextAssignment
 from multiway.systems.albef_heads import AnswerModel
 from multiway.systems.albef_nlvr import NLVRConfig, PairModel
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
-from multiway.weights import albef, clip
+from multiway.weights import albef, clip, official
 from multiway.weights.keymap import Layout, to_ours, to_theirs
 
 SHARED = Path(__file__).parents[3] / "shared" / "golden" / "layouts"
@@ -138,6 +138,23 @@ def test_layouts_for_two_pictures() -> None:
     ):
         assert {e.ours for e in layout.entries} == set(tensors)
         round_trip(layout, random(tensors))
+
+
+def test_checkpoints_for_two_pictures_are_told_apart(tmp_path: Path) -> None:
+    """By their keys, as load_checkpoint does; heads are 64 wide in all official ones."""
+    sizes = {"image": tiny.vit(heads=1), "text": tiny.bert(heads=1, fusion_layers=4, dropout=0.1)}
+    for model, layout in (
+        (PairModel(NLVRConfig(**sizes)), albef.nlvr_layout),
+        (TextAssignment(AssignmentConfig(**sizes, embed_dim=12)), albef.assignment_layout),
+    ):
+        theirs = to_theirs(layout(model.config), random(model.state_dict()))
+        found, _ = official.recognise(theirs, tmp_path)
+        assert found == model.config
+        path = tmp_path / f"{found.system}.pth"
+        torch.save({"model": theirs}, path)
+        again = official.load_checkpoint(path)
+        assert type(again) is type(model)
+        assert shapes(to_theirs(layout(again.config), again.state_dict())) == shapes(theirs)
 
 
 def tiny_clip() -> CLIPConfig:

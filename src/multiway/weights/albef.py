@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,40 +142,66 @@ def assignment_keys(keys: Iterable[str], fusion_layer: int) -> dict[str, str]:
     return renamed
 
 
+def recognised(tensors: Mapping[str, Tensor]) -> tuple[Any, Layout] | None:
+    """Config and layout of pre-training, retrieval, NLVR2 or its text assignment; None of another one."""
+    if "ta_head.weight" in tensors:
+        image, text = _sizes(tensors, "text_encoder.")
+        embed_dim = tensors["vision_proj.weight"].shape[0]
+        config = AssignmentConfig(image=image, text=text, embed_dim=embed_dim)
+        return config, assignment_layout(config)
+    if "cls_head.2.weight" in tensors and len(tensors["cls_head.2.weight"]) == 2:
+        image, text = _sizes(tensors, "text_encoder.")
+        config = NLVRConfig(image=image, text=text)
+        return config, nlvr_layout(config)
+    if "temp" in tensors:
+        config = config_of(tensors)
+        return config, layout(config)
+    return None
+
+
 def config_of(tensors: Mapping[str, Tensor], *, patch_size: int | None = None) -> ALBEFConfig:
     """The sizes of an official checkpoint, read off its shapes; heads are 64 wide, as in all of them."""
-    patch = tensors["visual_encoder.patch_embed.proj.weight"]
-    width, size = patch.shape[0], patch_size or patch.shape[-1]
-    rows = tensors["visual_encoder.pos_embed"].shape[1] - 1
     pretrain = "text_encoder.cls.predictions.bias" in tensors
-    prefix = "text_encoder.bert." if pretrain else "text_encoder."
-    words = tensors[f"{prefix}embeddings.word_embeddings.weight"]
-    layers = {
-        int(m[1]) for m in (re.match(rf"{re.escape(prefix)}encoder\.layer\.(\d+)\.", k) for k in tensors) if m
-    }
-    fusion = {i for i in layers if f"{prefix}encoder.layer.{i}.crossattention.self.query.weight" in tensors}
+    image, text = _sizes(tensors, "text_encoder.bert." if pretrain else "text_encoder.", patch_size)
     return ALBEFConfig(
-        image=ViTConfig(
-            image_size=round(rows**0.5) * size,
-            patch_size=size,
-            width=width,
-            depth=1 + max(int(k.split(".")[2]) for k in tensors if k.startswith("visual_encoder.blocks.")),
-            heads=max(width // 64, 1),
-            hidden=tensors["visual_encoder.blocks.0.mlp.fc1.bias"].shape[0],
-        ),
-        text=BertConfig(
-            vocab_size=words.shape[0],
-            width=words.shape[1],
-            layers=len(layers - fusion),
-            fusion_layers=len(fusion),
-            heads=max(words.shape[1] // 64, 1),
-            hidden=tensors[f"{prefix}encoder.layer.0.intermediate.dense.bias"].shape[0],
-            positions=tensors[f"{prefix}embeddings.position_embeddings.weight"].shape[0],
-            types=tensors[f"{prefix}embeddings.token_type_embeddings.weight"].shape[0],
-        ),
+        image=image,
+        text=text,
         embed_dim=tensors["vision_proj.weight"].shape[0],
         queue_size=tensors["image_queue"].shape[1] if "image_queue" in tensors else 65536,
         mlm_weight=1.0 if pretrain else 0.0,
         positives="pair" if pretrain else "ids",
         temperature_range=(0.001, 0.5) if pretrain else None,
     )
+
+
+def _sizes(
+    tensors: Mapping[str, Tensor], prefix: str, patch_size: int | None = None
+) -> tuple[ViTConfig, BertConfig]:
+    """Of the image tower, and of the text stack whose names begin with `prefix`."""
+    patch = tensors["visual_encoder.patch_embed.proj.weight"]
+    width, size = patch.shape[0], patch_size or patch.shape[-1]
+    rows = tensors["visual_encoder.pos_embed"].shape[1] - 1
+    words = tensors[f"{prefix}embeddings.word_embeddings.weight"]
+    layers = {
+        int(m[1]) for m in (re.match(rf"{re.escape(prefix)}encoder\.layer\.(\d+)\.", k) for k in tensors) if m
+    }
+    fusion = {i for i in layers if f"{prefix}encoder.layer.{i}.crossattention.self.query.weight" in tensors}
+    image = ViTConfig(
+        image_size=round(rows**0.5) * size,
+        patch_size=size,
+        width=width,
+        depth=1 + max(int(k.split(".")[2]) for k in tensors if k.startswith("visual_encoder.blocks.")),
+        heads=max(width // 64, 1),
+        hidden=tensors["visual_encoder.blocks.0.mlp.fc1.bias"].shape[0],
+    )
+    text = BertConfig(
+        vocab_size=words.shape[0],
+        width=words.shape[1],
+        layers=len(layers - fusion),
+        fusion_layers=len(fusion),
+        heads=max(words.shape[1] // 64, 1),
+        hidden=tensors[f"{prefix}encoder.layer.0.intermediate.dense.bias"].shape[0],
+        positions=tensors[f"{prefix}embeddings.position_embeddings.weight"].shape[0],
+        types=tensors[f"{prefix}embeddings.token_type_embeddings.weight"].shape[0],
+    )
+    return image, text

@@ -104,6 +104,8 @@ def official_layout(model: System) -> Layout:
         return beit3.layout(config)
     layouts: dict[str, Callable[[Any], Layout]] = {
         "albef": albef.layout,
+        "albef_assignment": albef.assignment_layout,
+        "albef_nlvr2": albef.nlvr_layout,
         "beit": beit.layout,
         "beit_classify": beit.classifier_layout,
         "clip": clip.open_clip_layout,

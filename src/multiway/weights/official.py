@@ -80,9 +80,8 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
         if not any(key.endswith("token_type_embeddings.weight") for key in tensors):  # BLIP has no such table
             config = blip.config_of(tensors)
             return config, blip.layout_of(config, tensors)
-        if "temp" in tensors:
-            config = albef.config_of(tensors)
-            return config, albef.layout(config)
+        if (found := albef.recognised(tensors)) is not None:
+            return found
     if "visual.conv1.weight" in tensors and "token_embedding.weight" in tensors:
         config = clip.open_clip_config_of(tensors, quick_gelu="input_resolution" in tensors)
         return config, clip.open_clip_layout(config)
