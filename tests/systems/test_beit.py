@@ -96,6 +96,34 @@ def test_aggregation_has_no_tables_of_its_own() -> None:
         BEiT(tiny_beit.beit_config(early_layer=1, image=tiny_beit.vit(relative_bias="layers")))
 
 
+@torch.no_grad()
+def test_weights_begin_as_officially() -> None:
+    torch.manual_seed(0)
+    wide = tiny_beit.vit(width=192, heads=3, hidden=768, depth=4)
+    model = BEiT(tiny_beit.beit_config(image=wide, early_layer=2, shared_head=False))
+    tower = model.image_tower
+    cut = 0.02 * 0.5396  # the deviation of a normal that is cut at one of its own
+    for weight in (tower.patches.proj.weight, tower.blocks[1].attention.qkv.weight, model.head.weight):
+        assert weight.abs().max() <= 0.02
+        assert float(weight.std()) == pytest.approx(cut, rel=0.05)
+    for token in (tower.cls_token, model.mask_token):
+        assert 0.01 < token.abs().max() <= 0.02
+    for layer, block in enumerate(tower.blocks, 1):
+        for part in (block.attention.out, block.ffn["all"].fc2):
+            assert float(part.weight.std()) == pytest.approx(cut / (2 * layer) ** 0.5, rel=0.05)
+            assert not part.bias.any()
+        assert (block.gamma1 == 0.1).all()
+    assert not tower.relative[0].table.any()
+    # Those of aggregation are torch's own, made smaller as layers 3 and 4 are.
+    uniform = 192**-0.5 / 3**0.5
+    for layer, block in enumerate(model.aggregation.blocks, 3):
+        assert float(block.attention.qkv.weight.std()) == pytest.approx(uniform, rel=0.05)
+        assert float(block.attention.out.weight.std()) == pytest.approx(
+            uniform / (2 * layer) ** 0.5, rel=0.05
+        )
+    assert model.aggregation.head.weight.abs().max() <= 0.02
+
+
 def test_masks_are_drawn_from_the_generator() -> None:
     model, image = tiny_beit.beit(), tiny_beit.pictures().image
     first, again, other = (model.draw_mask(image, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
