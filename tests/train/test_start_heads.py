@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny_beit3
 import tiny_blip
 import torch
 
@@ -38,3 +39,11 @@ def test_without_a_head_for_words_it_says_so() -> None:
     model = BLIP(tiny_blip.config(lm_weight=0.0))
     with pytest.raises(UserError, match="no head for words"):
         _start_heads(model, Dataset(Source(path="emoji", split="style")))
+
+
+def test_beit3s_head_for_words_starts_so_too() -> None:
+    model, _ = tiny_beit3.beit3()
+    with pytest.warns(UserWarning, match="cut to 16 tokens"):
+        _start_heads(model, Dataset(Source(path="emoji", split="style", texts="first")))
+    torch.testing.assert_close(model.mlm_head.bias.exp().sum(), torch.tensor(1.0))
+    assert model.mlm_head.bias.argmax() != model.tokenizer.cls_id

@@ -22,3 +22,7 @@ class WordHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "*P D"], words: Float[Tensor, "V D"]) -> Float[Tensor, "*P V"]:
         return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)
+
+
+class PlainWordHead(nn.Linear):
+    """Logits over the vocabulary by one linear map of its own (BEiT-3)."""

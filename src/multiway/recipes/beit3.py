@@ -180,7 +180,7 @@ def beit3_emoji() -> Run:
             Source(path="emoji"), Source(path="emoji", use="images"), Source(path="emoji", use="texts")
         ),
         train=_adamw(1200, 1e-3),
-        init=Init(visual_tokenizer="runs/vqkd_emoji/model"),
+        init=Init(visual_tokenizer="runs/vqkd_emoji/model", head="frequencies"),
     )
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.gather import mean_over_ranks
+from multiway.core.heads import PlainWordHead
 from multiway.errors import UserError
 from multiway.objectives import language, masked_image
 from multiway.systems.beit3_config import BEiT3Config
@@ -83,7 +84,7 @@ class BEiT3(MultiwaySystem):
 
     def __init__(self, config: BEiT3Config, image_tower: nn.Module | None = None):
         super().__init__(config)
-        self.mlm_head = nn.Linear(config.width, config.text.vocab_size)
+        self.mlm_head = PlainWordHead(config.width, config.text.vocab_size)
         self.mim_head = nn.Linear(config.width, config.codes)
         self.network.start_small()
         self.begin_heads(self.mlm_head, self.mim_head)

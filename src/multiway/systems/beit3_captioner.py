@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Context
+from multiway.core.heads import PlainWordHead
 from multiway.errors import UserError
 from multiway.generation import Decoding, GenerationConfig
 from multiway.objectives.masked_caption import masked_caption
@@ -57,7 +58,7 @@ class Captioner(MultiwaySystem, Captioning):
 
     def __init__(self, config: CaptionerConfig, image_tower: nn.Module | None = None):
         super().__init__(config)
-        self.mlm_head = nn.Linear(config.width, config.text.vocab_size)
+        self.mlm_head = PlainWordHead(config.width, config.text.vocab_size)
         self.begin_heads(self.mlm_head)
 
     def init_state(self, *, steps_per_epoch: int = 1) -> State:

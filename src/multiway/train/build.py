@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from multiway.core.heads import WordHead
+from multiway.core.heads import PlainWordHead, WordHead
 from multiway.data.augment import train_transform
 from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.loader import Loader
@@ -76,7 +76,7 @@ def _start_heads(system: System, dataset: Dataset) -> None:
 
     Otherwise the first hundreds of steps of a small run go into learning which words there are.
     """
-    heads = [module for module in system.modules() if isinstance(module, WordHead)]
+    heads = [module for module in system.modules() if isinstance(module, WordHead | PlainWordHead)]
     if not heads or system.tokenizer is None:
         raise UserError(
             f"init.head is given, but {type(system).__name__} has no head for words: leave it out"
