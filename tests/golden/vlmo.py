@@ -38,7 +38,7 @@ def sizes(model: dict[str, Any]) -> dict[str, Any]:
         "width": model["embed_dim"],
         "depth": model["depth"],
         "heads": model["num_heads"],
-        "hidden": model.get("mlp_ratio", 4) * model["embed_dim"],
+        "hidden": int(model.get("mlp_ratio", 4) * model["embed_dim"]),
         "eps": model.get("layer_norm_eps_transformer", 1e-6),
         "joint_layers": model["depth"] - model["vlffn_start_layer_index"],
         "layer_scale": model.get("layer_scale_init_values", 0.1),

@@ -106,6 +106,27 @@ def test_losses_change_nothing() -> None:
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
 
+def test_recomputed_blocks_give_the_same_gradients() -> None:
+    batch, found = tiny.batch(), []
+    for on in (False, True):
+        model = tiny_vlmo.vlmo().train()
+        model.set_checkpointing(on)
+        found.append(step(model, model.init_state(), batch, tiny_vlmo.draws(batch)))
+    tiny.assert_same(found[0][0], found[1][0], tolerance=1e-7)
+    tiny.assert_same(found[0][1], found[1][1], tolerance=1e-7)
+
+
+def test_half_precision_is_near_the_whole_one() -> None:
+    batch, model = tiny.batch(), tiny_vlmo.vlmo()
+    drawn_here = tiny_vlmo.draws(batch)
+    whole = model.losses(batch, model.init_state(), drawn_here)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.losses(batch, model.init_state(), drawn_here)["loss"]
+    half.backward()
+    assert float(half.detach()) == pytest.approx(float(whole.detach()), rel=0.05)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
 def test_drawn_negatives_are_never_positives() -> None:
     model = tiny_vlmo.vlmo(tiny_vlmo.config(positives="ids", mlm_weight=0.0))
     ids = torch.tensor([1, 2, 1, 3, 3])
