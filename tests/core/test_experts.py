@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from multiway.core import masks
 from multiway.core.attention import NoKeyBias, SelfAttention
 from multiway.core.block import Block, DropPath, Stack
+from multiway.core.cache import Cache
 from multiway.core.ragged import Ragged
 
 WIDTH, HEADS, HIDDEN, EPS = 12, 3, 20, 1e-5
@@ -136,3 +137,27 @@ def test_packed_tokens_of_a_sample_are_dropped_together() -> None:
             assert all(y[a] == y[b] for a, b in pairwise(rows))
         seen.add(tuple(y[[rows[0] for rows in samples.values()]].tolist()))
     assert len(seen) > 8  # samples are dropped independently of each other
+
+
+def test_a_route_may_be_a_function_of_the_layer() -> None:
+    made, x = stack(3, experts=("image", "text")), torch.randn(2, 7, WIDTH)
+    routes = ["image", ROUTE, "text"]
+    by_hand = x
+    for block, route in zip(made, routes, strict=True):
+        by_hand = block(by_hand, route=route)
+    assert torch.equal(made(x, route=lambda layer: routes[layer]), by_hand)
+
+
+def test_forgotten_tokens_are_written_over() -> None:
+    """Two tokens are read, the second is forgotten, another comes in its place."""
+    made = stack(2, experts=("all",))
+    x, other = torch.randn(1, 4, WIDTH), torch.randn(1, 1, WIDTH)
+    cache = Cache(2)
+    made(x, cache=cache, causal=True)
+    cache.forget(1)
+    assert cache.length == 3
+    assert cache.of(1).key.shape == (1, HEADS, 3, WIDTH // HEADS)
+    y = made(other, cache=cache, causal=True)
+    expected = made(torch.cat([x[:, :3], other], dim=1), causal=True)[:, -1:]
+    torch.testing.assert_close(y, expected)
+    assert Cache(2).of(0) is None

@@ -21,6 +21,7 @@ from multiway.systems.beit3_config import (
     TextConfig,
     VQAConfig,
 )
+from multiway.train.build import start_from_model
 
 HEADS = {
     "retrieval": tiny.config(RetrievalConfig),
@@ -104,6 +105,35 @@ def test_vqa_takes_soft_targets_or_one_label() -> None:
     assert torch.equal(
         model.losses(batch, None)["vqa"], model.losses(replace(batch, targets=hard), None)["vqa"]
     )
+
+
+def test_only_what_is_read_is_computed_in_the_last_layer() -> None:
+    model, batch = tiny.build(HEADS["vqa"]), tiny.pairs()
+    whole = model.fuse(batch.image, *batch.text())
+    some = model.fuse(batch.image, *batch.text(), read=[0, 3])
+    torch.testing.assert_close(some[:, [0, 3]], whole[:, [0, 3]])
+    assert not some[:, 1].any()
+    pooled = torch.tanh(model.pooler["dense"](model.pooler["norm"](whole[:, 0])))
+    torch.testing.assert_close(model.pooled(batch), pooled)
+
+
+def test_a_run_for_larger_pictures_starts_from_a_model_for_smaller_ones() -> None:
+    base, _ = tiny.beit3()
+    image = tiny.ImageConfig(image_size=(48, 64), patch_size=8)
+    model = tiny.build(replace(HEADS["retrieval"], image=image))
+    said = start_from_model(model, base, "base")
+    assert "3 left fresh" in said
+    positions = model.network.image_positions
+    assert torch.equal(positions[:3], base.network.image_positions[:3])
+    assert torch.equal(
+        positions, model.resize("network.image_positions", base.network.image_positions, (3, 4))
+    )
+    assert torch.equal(model.network.words.weight, base.network.words.weight)
+
+
+def test_features_are_not_cached_without_an_image_tower() -> None:
+    with pytest.raises(UserError, match="cache_views"):
+        tiny.beit3()[0].image_tower  # noqa: B018
 
 
 def test_answers_are_the_labels_of_the_head() -> None:

@@ -23,6 +23,7 @@ from multiway.systems.beit3_config import (
     VQAConfig,
 )
 from multiway.systems.beit3_network import MultiwayNetwork
+from multiway.systems.image_tower import ImageTower
 
 #: The parameters that officially belong to layer 0: their official names contain "embed".
 EMBEDDINGS = ("words", "text_positions", "patches", "cls_token", "mask_token", "image_positions")
@@ -84,6 +85,15 @@ class MultiwaySystem(System):
         found = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
         found[:, list(positions)] = True
         return found
+
+    @property
+    def image_tower(self) -> ImageTower:
+        """There is none.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("BEiT-3 has no image tower beside its network: leave data.cache_views at 0")
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:  # pyrefly: ignore[bad-override]
