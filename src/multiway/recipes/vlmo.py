@@ -94,13 +94,13 @@ def vlmo_emoji() -> tuple[Run, Run]:
     names = tuple(Source(path="emoji", split="train", texts=texts, weight=0.5) for texts in ("first", "all"))
     data = replace(image.data, train=names, merge_equal_texts=True)
     alone = replace(data, train=(Source(path="emoji", split="train", use="texts"),), merge_equal_texts=False)
-    train = replace(image.train, steps=400, warmup_steps=40, betas=(0.9, 0.98), weight_decay=0.01)
+    train = replace(image.train, steps=300, warmup_steps=30, betas=(0.9, 0.98), weight_decay=0.01)
     return (
         Run(
             name="text",
             system=text,
             data=alone,
-            train=replace(train, steps=300, freeze=frozen("text", text)),
+            train=replace(train, freeze=frozen("text", text)),
             init=Init(checkpoint="runs/beit2_emoji/model"),
         ),
         Run(name="pairs", system=pairs, data=data, train=train),
