@@ -1,8 +1,9 @@
 """BLIP's recipes: the official pre-training and fine-tunings, and small ones from pretrained towers.
 
-The small ones align as ALBEF's do; then, on towers and a text stack that stand still, cross-attention and the
-decoder learn ITM and LM together. Where they leave the paper: no momentum model and no queue, mean pooling,
-cross-attention starts from the alignment, with a null token, and re-ranking adds the ITC logit.
+The small ones align as ALBEF's do; then, on an image tower that stands still, all three losses train the rest
+together. Where they leave the paper: no momentum model and no queue, mean pooling, no label smoothing,
+cross-attention starts from the alignment, with a null token, the decoder's head from the words' frequencies,
+and re-ranking adds the ITC logit.
 """
 
 from __future__ import annotations
@@ -18,22 +19,14 @@ from multiway.train.run import Init, Run, TrainConfig
 
 #: MiniLM-L6's sizes, with BLIP's cross-attention in every layer.
 MINILM = med_config(width=384, fusion_layers=6, heads=12, hidden=1536)
-#: What alignment trained, and what stands still while cross-attention and decoder learn.
-ALIGNED = (
-    "encoders.image_tower",
-    "encoders.pool",
-    "encoders.image_proj",
-    "encoders.text.embed",
+#: What stands still while cross-attention and decoder learn.
+SEEN = ("encoders.image_tower", "encoders.pool", "encoders.image_proj", "encoders.text.embed", "temperature")
+#: What goes on slowly: all that was there before; the decoder's self-attention begins as the encoder's.
+KNOWN = (
     "encoders.text_proj",
-    "temperature",
-    *(
-        f"encoders.text.fusion.{i}.{part}"
-        for i in range(6)
-        for part in ("attention", "norm1", "ffn", "norm2")
-    ),
+    "decoder.fusion",
+    *(f"encoders.text.fusion.*.{part}" for part in ("attention", "norm1", "ffn", "norm2")),
 )
-#: The decoder's self-attention begins as the encoder's.
-COPIED = tuple(f"decoder.fusion.{i}" for i in range(6))
 
 
 def blip_base() -> Run:
@@ -143,6 +136,7 @@ def _align_then_ground(
         match_pooling="mean",
         null_token=True,
         rerank="itm+itc",
+        label_smoothing=0.0,
         caption_length=(2, 20),
     )
     grounded = replace(system, itm_weight=1.0, lm_weight=1.0, image=fuse.system.image)
@@ -161,18 +155,24 @@ def _align_then_ground(
         steps=ground_steps,
         warmup_steps=ground_steps // 10,
         batch_size=batch_size,
-        freeze=ALIGNED,
-        lr_scale=dict.fromkeys(COPIED, 0.3),
+        freeze=SEEN,
+        lr_scale=dict.fromkeys(KNOWN, 0.3),
     )
     return (
         replace(align, system=system, train=aligning),
-        Run(name="ground", system=grounded, data=data, train=grounding, init=Init(fusion="itc")),
+        Run(
+            name="ground",
+            system=grounded,
+            data=data,
+            train=grounding,
+            init=Init(fusion="itc", head="frequencies"),
+        ),
     )
 
 
 def blip_emoji() -> tuple[Run, Run]:
     """The bundled drawings by the public protocol, to search and to name; minutes on two cores."""
-    return _align_then_ground(albef_emoji(), align_steps=320, ground_steps=150, batch_size=96, names=True)
+    return _align_then_ground(albef_emoji(), align_steps=480, ground_steps=450, batch_size=64, names=True)
 
 
 def blip_photos() -> tuple[Run, Run]:
