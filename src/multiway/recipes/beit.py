@@ -25,7 +25,9 @@ def beit_base() -> Run:
     return Run(
         name="beit_base",
         system=BEiTConfig(image=image),
-        data=DataConfig(train=(Source(path="shards"),), image_size=224, augment=augment, workers=8),
+        data=DataConfig(
+            train=(Source(path="shards", use="images"),), image_size=224, augment=augment, workers=8
+        ),
         train=TrainConfig(
             epochs=800,
             batch_size=2048,
@@ -69,7 +71,9 @@ def beit2_emoji() -> Run:
     return Run(
         name="beit2_emoji",
         system=system,
-        data=DataConfig(train=(Source(path="emoji", split="train"),), image_size=64, augment=augment),
+        data=DataConfig(
+            train=(Source(path="emoji", split="train", use="images"),), image_size=64, augment=augment
+        ),
         train=TrainConfig(
             steps=600,
             batch_size=64,

@@ -23,7 +23,9 @@ def vqkd_base() -> Run:
     return Run(
         name="vqkd_base",
         system=VQKDConfig(),
-        data=DataConfig(train=(Source(path="shards"),), image_size=224, augment=augment, workers=8),
+        data=DataConfig(
+            train=(Source(path="shards", use="images"),), image_size=224, augment=augment, workers=8
+        ),
         train=TrainConfig(
             epochs=100,
             batch_size=512,
@@ -62,7 +64,9 @@ def vqkd_emoji() -> Run:
     return Run(
         name="vqkd_emoji",
         system=system,
-        data=DataConfig(train=(Source(path="emoji", split="train"),), image_size=64, augment=augment),
+        data=DataConfig(
+            train=(Source(path="emoji", split="train", use="images"),), image_size=64, augment=augment
+        ),
         train=TrainConfig(
             steps=400,
             batch_size=64,
