@@ -72,19 +72,25 @@ def stacks(**options) -> tuple[Stack, Stack]:
 def test_blocks_give_the_same_however_they_are_called(pre_norm, bare) -> None:
     plain, twin = stacks(pre_norm=pre_norm, context_width=8, experts=("text", "image"), **bare)
     assert isinstance(twin[0], PackedBlock) is (not bare or "key_bias" in bare)
-    x, attention_mask = torch.randn(2, 5, 12), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    x, looked = torch.randn(2, 5, 12), torch.randn(2, 4, 8)
+    attention_mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     ragged, bias = Ragged.of(attention_mask), torch.randn(2, 1, 5, 5)
     unpadded = {"ragged": ragged, "mask": attention_mask.bool()[:, None, None]}
+    first = torch.zeros(2, 5, dtype=torch.bool)
+    first[:, 0] = True
     for tokens, options in [
         (x, {"route": "text"}),
         (x, {"route": "image", "causal": True}),
         (x, {"route": [("text", 2), ("image", 3)]}),
         (x, {"route": "text", "mask": bias}),
         (ragged.pack(x), {"route": "text", **unpadded}),
+        (ragged.pack(x), {"route": "text", **unpadded, "reading": ragged.reading(first)}),
     ]:
-        for looked in (None, torch.randn(2, 4, 8)):
+        found, expected = (stack(tokens, **options) for stack in (twin, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        for rows in ([0, 1], [1, 1]):  # whose picture each text looks at
             found, expected = (
-                stack(tokens, context=None if looked is None else stack.context(looked), **options)
+                stack(tokens, context=stack.context(looked).shared_by(torch.tensor(rows)), **options)
                 for stack in (twin, plain)
             )
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -100,11 +106,12 @@ def test_a_stack_takes_tokens_one_by_one() -> None:
 
 
 def test_maps_are_still_given() -> None:
-    plain, twin = stacks()
+    plain, twin = stacks(context_width=8)
     maps, expected = [], []
-    x = torch.randn(2, 5, 12)
-    twin(x, maps=maps)
-    plain(x, maps=expected)
+    x, context = torch.randn(2, 5, 12), plain.context(torch.randn(2, 4, 8))
+    twin(x, context=context, maps=maps)
+    plain(x, context=context, maps=expected)
+    assert len(maps) == 4
     torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
 
 

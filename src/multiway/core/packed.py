@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from multiway.core.attention import CrossAttention
 from multiway.core.block import Block
-from multiway.core.cache import Cache, KeyValue
+from multiway.core.cache import KeyValue
 from multiway.core.experts import Route
 from multiway.core.feedforward import FeedForward
 from multiway.core.heads import WordHead
+from multiway.core.ragged import Ragged, Reading
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -97,7 +98,7 @@ class PackedWordHead(nn.Module):
 class PackedBlock(Block):
     """`Block` for inference: each residual is added by the linear map before it.
 
-    Packed tokens, segments of several experts and maps of attention take `Block`'s own way.
+    Segments of several experts, and a last layer that computes some tokens only, take `Block`'s own way.
     """
 
     attention: Any  # `fits` saw that their last maps can add
@@ -121,25 +122,24 @@ class PackedBlock(Block):
         x: Float[Tensor, "B T D"],
         *,
         route: Route = "all",
-        mask: Tensor | None = None,
-        causal: bool = False,
         context: KeyValue | None = None,
         context_mask: Tensor | None = None,
-        cache: Cache | None = None,
-        layer: int = 0,
-        **rare: Any,
+        crossing: Ragged | None = None,
+        reading: Reading | None = None,
+        **options: Any,
     ) -> Float[Tensor, "B R D"]:
-        """As `Block.forward`; `rare` are its other arguments."""
-        if not isinstance(route, str) or any(value is not None for value in rare.values()):
-            rare |= {"context": context, "context_mask": context_mask, "cache": cache, "layer": layer}
-            return super().forward(x, route=route, mask=mask, causal=causal, **rare)
+        """As `Block.forward`; `options` are its other arguments, all of self-attention."""
+        if reading is not None or not isinstance(route, str):
+            options |= {"context": context, "context_mask": context_mask, "crossing": crossing}
+            return super().forward(x, route=route, reading=reading, **options)
         pre, norm = self.pre_norm, self.norm1
-        y = self.attention.mix(norm(x) if pre else x, mask=mask, causal=causal, cache=cache, layer=layer)
+        y = self.attention.mix(norm(x) if pre else x, **options)
         x = self.attention.out.plus(y, x)
         x = x if pre else norm(x)
         if self.cross is not None and context is not None:
-            norm = self.norm_cross
-            y = self.cross.mix(norm(x) if pre else x, context, mask=context_mask)
+            norm, layout = self.norm_cross, options.get("ragged") if crossing is None else crossing
+            y = norm(x) if pre else x
+            y = self.cross.mix(y, context, mask=context_mask, ragged=layout, maps=options.get("maps"))
             x = self.cross.out.plus(y, x)
             x = x if pre else norm(x)
         norm = self.norm2[route]
