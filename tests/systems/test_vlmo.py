@@ -228,6 +228,17 @@ def test_the_stage_of_pairs_starts_from_the_stage_of_texts() -> None:
     assert set(first.state_dict()) <= taken
 
 
+def test_layers_for_layer_decay() -> None:
+    model = network("vlmo_vqa")
+    layers = {n: model.layer_of(n)[0] for n, _ in model.named_parameters()}
+    assert {n for n, layer in layers.items() if layer == 0} == {
+        n for n in layers if any(part in n for part in ("text_embed", "patches", "cls_token", "types"))
+    }
+    assert layers["transformer.blocks.2.ffn.image.fc1.weight"] == 3
+    assert layers["transformer.relative.table"] == layers["classifier.0.weight"] == layers["pooler.bias"] == 5
+    assert network("vlmo").layer_of("logit_scale") == (5, 4)
+
+
 def test_two_pictures_start_as_one() -> None:
     model = network("vlmo_nlvr2")
     base = tiny_vlmo.vlmo()

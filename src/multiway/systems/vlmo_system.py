@@ -25,6 +25,7 @@ from multiway.systems.vlmo_config import MultiwayConfig, network_config
 from multiway.systems.vlmo_network import MultiwayTransformer, class_tokens
 
 EXPERTS = ("text", "image", "joint")
+EMBEDDINGS = ("text_embed", "patches", "cls_token", "positions", "types")
 
 #: Names that end so are not decayed; the gains of norms before an expert are (vlmo_utils.py `set_schedule`).
 UNDECAYED = ("bias", "relative.table", "norm1.weight", "text_embed.norm.weight", "head.norm.weight")
@@ -168,6 +169,13 @@ class Multiway(System):
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         return not (name.endswith(UNDECAYED) or name == "transformer.norm.weight")
+
+    def layer_of(self, name: str) -> tuple[int, int]:
+        """As BEiT's; the table of relative positions, which all layers share, follows."""
+        network, part, *rest = (*name.split("."), "")
+        if network == "transformer" and part in EMBEDDINGS:
+            return 0, self.config.depth
+        return 1 + (int(rest[0]) if part == "blocks" else self.config.depth), self.config.depth
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """From a BEiT, its picture experts and attention; from another stage of VLMo, all that fits.
