@@ -81,7 +81,7 @@ def test_a_signal_while_the_run_is_built_ends_it_cleanly(fake, start, tmp_path, 
         assert process.stdout.readline() == "building\n"
     for process in processes[::-1]:  # the last first: its sentence is not the one that is read
         os.kill(process.pid, number)
-    said = [p.communicate(timeout=600)[0] for p in processes]
+    said = [p.communicate(timeout=300)[0] for p in processes]  # sooner than what is built would be there
     assert [p.returncode for p in processes] == [0] * world, said
     name = signal.Signals(number).name
     assert said[0].splitlines() == [
