@@ -15,6 +15,7 @@ from multiway.batch import Batch
 from multiway.systems import NETWORKS
 from multiway.systems.beit3 import BEiT3, Draws
 from multiway.systems.beit3_config import (
+    UNUSED,
     BEiT3Config,
     ClassifierConfig,
     NetworkConfig,
@@ -22,6 +23,7 @@ from multiway.systems.beit3_config import (
     RetrievalConfig,
     TextConfig,
     VQAConfig,
+    beit3_tokenizer,
 )
 from multiway.systems.beit3_heads import AnswerModel, Classifier, PairModel, Retrieval
 from multiway.systems.beit3_network import MultiwayNetwork
@@ -34,11 +36,11 @@ C = TypeVar("C", bound=NetworkConfig)
 
 def sizes(recorded: dict[str, Any]) -> dict[str, Any]:
     """The fields of our config that a case's sizes decide."""
-    tokenizer = layouts.NetworkConfig().tokenizer
+    positions = recorded["max_source_positions"]
     return {
         "image": ImageConfig(image_size=recorded["img_size"], patch_size=recorded["patch_size"]),
-        "text": TextConfig(vocab_size=recorded["vocab_size"], positions=recorded["max_source_positions"]),
-        "tokenizer": tokenizer,
+        "text": TextConfig(vocab_size=recorded["vocab_size"], positions=positions),
+        "tokenizer": beit3_tokenizer(max_length=positions - UNUSED),
         "width": recorded["encoder_embed_dim"],
         "depth": recorded["encoder_layers"],
         "heads": recorded["encoder_attention_heads"],

@@ -122,14 +122,12 @@ def config_of(
     patch = tensors["beit3.vision_embed.proj.weight"]
     width, size = patch.shape[0], patch.shape[-1]
     rows = tensors[f"{encoder}embed_positions.A.weight"].shape[0] - UNUSED - 1
+    positions = tensors[f"{encoder}embed_positions.B.weight"].shape[0]
     layers = [m for m in (re.match(r"beit3\.encoder\.layers\.(\d+)\.", key) for key in tensors) if m]
     sizes: dict[str, Any] = {
         "image": ImageConfig(image_size=round(rows**0.5) * size, patch_size=size),
-        "text": TextConfig(
-            vocab_size=tensors["beit3.text_embed.weight"].shape[0],
-            positions=tensors[f"{encoder}embed_positions.B.weight"].shape[0],
-        ),
-        "tokenizer": beit3_tokenizer(vocab=str(vocab)),
+        "text": TextConfig(vocab_size=tensors["beit3.text_embed.weight"].shape[0], positions=positions),
+        "tokenizer": beit3_tokenizer(max_length=min(64, positions - UNUSED), vocab=str(vocab)),
         "width": width,
         "depth": 1 + max(int(m[1]) for m in layers),
         "heads": heads or max(width // 64, 1),
