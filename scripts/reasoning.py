@@ -3,7 +3,8 @@
     python scripts/reasoning.py [--systems albef vlmo beit3] [--nlvr FOLDER] [--out runs/reasoning]
     python scripts/reasoning.py --tiny      a few steps of everything, elsewhere: does it run?
 
-For each system: its recipe on drawn scenes and captions (BEiT-3's after one of visual tokens); fine-tuning on
+For each system: its recipe on drawn scenes and captions (BEiT-3's after one of visual tokens, ALBEF's before
+its own text assignment); fine-tuning on
 drawn pairs of pictures, measured on new ones, half of whose sentences are true; then fine-tuning on drawn
 strips of boxes together with NLVR1's own train split, measured on new drawn strips and on its real val split.
 FOLDER holds NLVR1's shard folders `train` and `val`; without it that part is left out. Beside each accuracy
@@ -35,7 +36,10 @@ from multiway.tasks.pretrain import pretrain
 from multiway.train.run import Init, Run, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
-SYSTEMS = ("albef", "vlmo", "beit3")
+#: system -> the recipe whose model is fine-tuned.
+SYSTEMS = {"albef": "assignment", "vlmo": "vlmo", "beit3": "beit3"}
+#: recipe -> the one that comes before it, and what its model is for.
+BEFORE = {"assignment": ("albef", "checkpoint"), "beit3": ("vqkd", "visual_tokenizer")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +100,19 @@ def trained(out: Path, train: Callable[[], Any]) -> tuple[Path, float]:
 
 
 def pretrained(name: str, world: World, out: Path) -> tuple[Path, float]:
-    """A recipe of drawn scenes; BEiT-3's needs visual tokens first."""
+    """A recipe of drawn scenes; some need another one's model first (`BEFORE`)."""
     recipe: Any = recipes.get(f"{name}_scenes")()
     run: Run = replace(recipe, data=replace(recipe.data, train=(Source(path=world.scenes()),)))
     if world.sizes.pretrain_steps is not None:
-        steps = max(world.sizes.pretrain_steps, getattr(run.system, "start_after", 0) + 2)
-        run = replace(
-            run, train=replace(run.train, steps=steps, warmup_steps=min(run.train.warmup_steps, steps))
-        )
+        steps = world.sizes.pretrain_steps
+        run = replace(run, train=replace(run.train, steps=steps, warmup_steps=1))
+        if name == "vqkd":  # its codebook would start only after some steps
+            run = replace(run, system=replace(run.system, start_after=0))
     before = 0.0
-    if name == "beit3":
-        tokens, before = pretrained("vqkd", world, out.parent / "vqkd")
-        run = replace(run, init=Init(visual_tokenizer=str(tokens)))
+    if name in BEFORE:
+        first, field = BEFORE[name]
+        found, before = pretrained(first, world, out.parent / f"{first}-scenes")
+        run = replace(run, init=Init(**{field: str(found)}))
     model, seconds = trained(out, lambda: pretrain(run, out))
     return model, before + seconds
 
@@ -130,7 +135,7 @@ def figures(model: Path, path: str) -> dict[str, Any]:
 
 def reason(name: str, world: World, nlvr: Path | None, work: Path) -> dict[str, Any]:
     """All that is measured of one system."""
-    base, first = pretrained(name, world, work / f"{name}-scenes")
+    base, first = pretrained(SYSTEMS[name], world, work / f"{SYSTEMS[name]}-scenes")
     source = LabelledSource(path=world.pairs())
     model, second = tuned(base, (source,), world.sizes.scene_steps, work / f"{name}-pairs")
     result = {
@@ -155,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
+    parser.add_argument("--systems", nargs="+", choices=tuple(SYSTEMS), default=tuple(SYSTEMS))
     parser.add_argument("--nlvr", type=Path, default=ROOT.parent / "shared" / "data" / "nlvr")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "reasoning")
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, in OUT-tiny")

@@ -116,3 +116,5 @@ def test_text_assignment_learns_from_pairs_and_passes_its_weights_on() -> None:
     pair = PairModel(NLVRConfig(**sizes))
     passed = {n for n in pair.adopt(assignment.state_dict()) if n in pair.state_dict()}
     assert {n for n in pair.state_dict() if "head" not in n} == passed
+    assert base.fine_tuning("assignment").text == assignment.config.text
+    assert assignment.fine_tuning("nlvr2").text == pair.config.text

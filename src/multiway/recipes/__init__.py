@@ -40,7 +40,7 @@ RECIPES: dict[str, str] = {
 } | {name: f"multiway.recipes.beit:{name}" for name in ("beit2_base", "beit2_emoji")}
 RECIPES |= {
     name: f"multiway.recipes.scenes:{name}"
-    for name in ("albef_scenes", "beit3_scenes", "vlmo_scenes", "vqkd_scenes")
+    for name in ("albef_scenes", "assignment_scenes", "beit3_scenes", "vlmo_scenes", "vqkd_scenes")
 }
 
 

@@ -18,6 +18,7 @@ from multiway.data.dataset import DataConfig, Source
 from multiway.data.labelled import LabelledSource, TaskData
 from multiway.recipes.vqkd import vqkd_emoji
 from multiway.systems.albef import ALBEFConfig
+from multiway.systems.albef_assignment import AssignmentConfig
 from multiway.systems.beit3_config import BEiT3Config
 from multiway.systems.beit3_config import TextConfig as BEiT3Text
 from multiway.systems.bert import BertConfig
@@ -81,6 +82,22 @@ def albef_scenes() -> Run:
         mlm_probability=0.3,
     )
     return Run(name="albef_scenes", system=system, data=_scenes(), train=training(1500, 1e-3))
+
+
+def assignment_scenes() -> Run:
+    """ALBEF's pre-training for NLVR2 (section 3.4 of the paper: to which picture does a text belong?)."""
+    base = albef_scenes()
+    text = replace(base.system.text, fusion_layers=2 * base.system.text.fusion_layers)
+    system = AssignmentConfig(
+        image=base.system.image, text=text, tokenizer=TOKENS, embed_dim=base.system.embed_dim
+    )
+    return replace(
+        base,
+        name="assignment_scenes",
+        system=system,
+        train=training(600, 5e-4),
+        init=Init(checkpoint="runs/albef_scenes/model"),
+    )
 
 
 def vlmo_scenes() -> Run:

@@ -179,17 +179,21 @@ class ALBEF(MomentumSystem[Encoders]):
         return Figure(own, aligned.own_m, sims, losses, *matched, mlm_hidden, mlm_hidden_m)
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        """NLVR2, without a teacher where pre-training had none."""
-        if task != "nlvr2":
-            return super().fine_tuning(task, labels)
+        """NLVR2, without a teacher where pre-training had none; and `assignment`, from which that starts."""
+        from multiway.systems.albef_assignment import AssignmentConfig
         from multiway.systems.albef_nlvr import NLVRConfig
 
         config = self.config
-        same = ("image", "tokenizer", "momentum", "alpha", "alpha_ramp_epochs", "null_token")
         text = replace(config.text, fusion_layers=2 * config.text.fusion_layers)
-        return NLVRConfig(
-            text=text, pooling=config.match_pooling, **{name: getattr(config, name) for name in same}
-        )
+        same: dict[str, Any] = {
+            name: getattr(config, name) for name in ("image", "tokenizer", "null_token")
+        } | {"text": text, "pooling": config.match_pooling}
+        if task == "assignment":
+            return AssignmentConfig(embed_dim=config.embed_dim, **same)
+        if task != "nlvr2":
+            return super().fine_tuning(task, labels)
+        teacher = {name: getattr(config, name) for name in ("momentum", "alpha", "alpha_ramp_epochs")}
+        return NLVRConfig(**same, **teacher)
 
     # --- two-stage retrieval
 

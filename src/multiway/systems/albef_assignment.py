@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.objectives.classification import classify
-from multiway.systems.albef_nlvr import PairEncoder, doubled
+from multiway.systems.albef_nlvr import NLVRConfig, PairEncoder, doubled
 from multiway.systems.base import System
 from multiway.systems.bert import BertConfig
 from multiway.systems.image_tower import image_feature
@@ -68,6 +68,14 @@ class TextAssignment(System):
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return doubled(tensors)
+
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        """NLVR2 with the same sizes and no teacher, which a flag adds (--system.momentum 0.995)."""
+        if task != "nlvr2":
+            return super().fine_tuning(task, labels)
+        own = self.config
+        same = {name: getattr(own, name) for name in ("image", "text", "tokenizer", "null_token", "pooling")}
+        return NLVRConfig(**same, momentum=None)
 
     def losses(
         self,
