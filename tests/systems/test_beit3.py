@@ -161,6 +161,21 @@ def test_codes_come_from_the_tokenizer_of_the_state() -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
+@FORMS
+def test_a_step_in_which_nothing_is_masked_is_no_trouble(form) -> None:
+    """A few short texts may have no masked word between them."""
+    model, state = tiny.beit3(form=form)
+    ids, mask = tiny.texts(2)
+    losses = model.losses(
+        Batch(input_ids=ids, attention_mask=mask),
+        state,
+        Draws(input_ids=ids, labels=torch.full_like(ids, -100)),
+    )
+    assert losses["loss"].item() == 0
+    losses["loss"].backward()
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
 def test_what_cannot_give_codes_is_refused() -> None:
     model, state = tiny.beit3()
     with pytest.raises(UserError, match=r"init\.visual-tokenizer"):

@@ -138,7 +138,7 @@ class BEiT3(MultiwaySystem):
             patches = draws.patch_mask
             patches = masked_patches(self.config, kinds, generator) if patches is None else patches
             patches = patches & kinds.image[:, None]
-            codes = self.codes(batch.image, state) if draws.codes is None else draws.codes
+            codes = self.codes(batch.image, kinds.image, state) if draws.codes is None else draws.codes
 
         # One pass over all three streams, whose last layer computes only what was masked.
         first = int(batch.image is not None)  # the class token's place
@@ -177,8 +177,10 @@ class BEiT3(MultiwaySystem):
         return dict(zip(of, counts, strict=True))
 
     @torch.no_grad()
-    def codes(self, image: Float[Tensor, "B 3 H W"], state: State) -> Int[Tensor, "B P"]:
-        """The visual tokens of whole pictures.
+    def codes(
+        self, image: Float[Tensor, "B 3 H W"], has_image: Bool[Tensor, " B"], state: State
+    ) -> Int[Tensor, "B P"]:
+        """The visual tokens of whole pictures, zeros where there is none.
 
         Raises:
             UserError: there is no tokenizer.
@@ -189,4 +191,5 @@ class BEiT3(MultiwaySystem):
                 "masked data modelling needs the visual tokens of pictures: give --init.visual-tokenizer the "
                 "folder of a VQ-KD or dVAE, or call learn_from"
             )
-        return tokenizer.visual_tokens(pixels(image, self.image_mean, self.image_std))
+        found = tokenizer.visual_tokens(pixels(image[has_image], self.image_mean, self.image_std))
+        return found.new_zeros(len(image), found.shape[1]).masked_scatter(has_image[:, None], found)
