@@ -128,6 +128,27 @@ def blip() -> str:
     return table(["", "times as fast as transformers"], rows) + "\n" + "; ".join(dict.fromkeys(notes)) + ".\n"
 
 
+def captions() -> str:
+    """Captions of what was never seen, beside a nearest neighbour's and those of other pictures."""
+    rows, notes = [], []
+    for kind in ("emoji", "photos"):
+        if (found := load(f"captions_{kind}")) is None:
+            continue
+        for split, result in found["splits"].items():
+            given = {"model": result, "nearest neighbour": result["nearest"]}
+            for label, scores in (given | {"other pictures' captions": result["shuffled"]}).items():
+                names = ("exact", "bleu_4", "rouge_l", "cider")
+                rows.append([f"{split}, {label}", *(f"{scores[name]:.1f}" for name in names)])
+        place = " FLICKR8K" if kind == "photos" else ""
+        notes.append(
+            f"`python scripts/captions.py {kind}{place}`: recipe `{found['recipe']}`, "
+            f"{found['training_seconds'] / 60:.0f} minutes of training ({machine(found)})."
+        )
+    if not rows:
+        return "Not measured yet: `python scripts/captions.py emoji`, and `photos FLICKR8K`.\n"
+    return table(["", "exact", "BLEU-4", "ROUGE-L", "CIDEr"], rows) + "\n" + " ".join(notes) + "\n"
+
+
 def summary() -> str:
     """The few lines of the README."""
     lines = []
@@ -162,6 +183,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "photos": photos,
     "step": step,
     "blip": blip,
+    "captions": captions,
     "summary": summary,
 }
 
