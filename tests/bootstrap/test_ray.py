@@ -16,9 +16,27 @@ from commands import PATIENCE, finish, kill_three_times, start
 from multiway.bootstrap import on_ray
 from multiway.errors import UserError
 
+TRIES = 6
+
 # An extra that nothing else here needs: without it there is no engine to compare.
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs ray: pip install 'multiway[ray]'"
+)
+
+
+PATIENT = {
+    "FAKE_SECONDS": "0.002",  # so that there is something left to kill
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_gcs_server_port_wait_time_s": "300",
+}
+PORTS = (
+    "--port",
+    "--metrics-export-port",
+    "--dashboard-agent-grpc-port",
+    "--dashboard-agent-listen-port",
+    "--runtime-env-agent-port",
 )
 
 
@@ -26,37 +44,37 @@ needs_ray = pytest.mark.skipif(
 def cluster(tmp_path_factory):
     """A Ray cluster of one machine: what is to be set to use it.
 
-    Its ports are fixed, because `ray.init` waits 15 seconds for helpers that find a port themselves, and a
-    busy machine takes longer.
+    Ray waits 15 seconds for helpers that find a port themselves and 30 for the node, whatever is set. So the
+    ports are given, and a start that a busy machine made too slow is repeated.
     """
-    places = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
+    folder = tmp_path_factory.mktemp("ray")
+    for tried in range(TRIES):
+        log = folder / f"log{tried}"
+        process, port = begin(log)
+        end = time.monotonic() + PATIENCE
+        while b"Ray runtime started" not in log.read_bytes() and process.poll() is None:
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        if process.poll() is None:
+            break
+    assert process.poll() is None, log.read_text()
+    yield {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    process.terminate()  # with --block it takes its helpers with it
+    process.wait(PATIENCE)
+
+
+def begin(log: Path) -> tuple[subprocess.Popen, str]:
+    """`ray start` on free ports, and the first of them."""
+    places = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
     ports = [str(place.getsockname()[1]) for place in places]
     for place in places:
         place.close()
-    names = ("port", "metrics-export-port", "dashboard-agent-grpc-port", "dashboard-agent-listen-port")
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
-    for name, port in zip((*names, "runtime-env-agent-port"), ports, strict=True):
-        command += [f"--{name}", port]
-    command += ["--num-cpus", "3", "--object-store-memory", "100000000", "--include-dashboard", "false"]
-    patient = {
-        "FAKE_SECONDS": "0.002",  # so that there is something left to kill
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_agent_register_timeout_ms": "600000",
-        "RAY_worker_register_timeout_seconds": "600",
-        "RAY_gcs_server_port_wait_time_s": "300",
-    }
-    log = tmp_path_factory.mktemp("ray") / "log"
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus", "3"]
+    command += ["--object-store-memory", "100000000", "--include-dashboard", "false", "--disable-usage-stats"]
+    for name, port in zip(PORTS, ports, strict=True):
+        command += [name, port]
     with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [*command, "--disable-usage-stats"], env=os.environ | patient, stdout=file, stderr=file
-        )
-    end = time.monotonic() + PATIENCE
-    while b"Ray runtime started" not in log.read_bytes() and time.monotonic() < end:
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.2)
-    yield {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": f"127.0.0.1:{ports[0]}"}
-    process.terminate()  # with --block it takes its helpers with it
-    process.wait(60)
+        return subprocess.Popen(command, env=os.environ | PATIENT, stdout=file, stderr=file), ports[0]
 
 
 @pytest.mark.slow
