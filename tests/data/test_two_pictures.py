@@ -13,7 +13,7 @@ from PIL import Image
 
 from multiway.data.augment import Augment, eval_transform, train_transform
 from multiway.data.box_pairs import DrawnBoxes, make_claimed
-from multiway.data.box_text import WORDS
+from multiway.data.box_speech import WORDS
 from multiway.data.boxes import BOX, COLOURS, SIDE, Item, Strip, draw_box
 from multiway.data.labelled import LabelledSource
 from multiway.data.loader import Loader

@@ -193,11 +193,11 @@ class ListedPairs:
         self.root, self.rows = root, []
         for row in rows:
             value, text, two = truth(row.get(column)), str(row.get(sentence) or "").strip(), names(row)
-            if value is None or not text or two is None:
+            if value is not None and text and two is not None:
+                self.rows.append((two, text, value))
+            else:
                 reason = "no_label" if value is None else "no_image" if two is None else "empty_caption"
                 self.problems[reason] += 1
-                continue
-            self.rows.append((two, text, value))
         if not self.rows:
             raise UserError(f"No labelled pair in {path}: give rows of two pictures, a sentence and a label.")
         if not any((root / name).exists() for two, *_ in self.rows[:100] for name in two):
