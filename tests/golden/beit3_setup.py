@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +75,9 @@ def tokenizer(case: Case) -> dict[str, Any]:
     for one in recorded["cases"]:
         _same(one["text"], ours.encode(one["text"], max_length=10**6), one["ids_with_special"])
     for one in recorded["segments"]:
-        ids, mask = ours([one["text"]], padding="max_length")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of texts that are cut, which is the point here
+            ids, mask = ours([one["text"]], padding="max_length")
         _same(one["text"], ids[0].tolist(), one["language_tokens"])
         _same(one["text"], (1 - mask[0]).tolist(), one["padding_mask"])
         _same(one["text"], int(mask.sum()), one["num_tokens"])
