@@ -11,6 +11,7 @@ from multiway.data.sample import BadSample, Sample
 from multiway.errors import UserError
 from multiway.tasks import caption as task
 from multiway.tasks.caption_many import Options, caption_pictures, captioning
+from multiway.tasks.caption_scorers import load_scorer
 
 COLOURS = ("red", "green", "blue")
 
@@ -138,3 +139,20 @@ def test_nearest_beside_the_whole_matrix():
     draw = np.random.default_rng(0)
     known, features = draw.normal(size=(50, 8)), draw.normal(size=(23, 8))
     assert (task.nearest(features, known, block=5) == (features @ known.T).argmax(1)).all()
+
+
+def test_a_scorer_of_the_user_s_counts_beside_ours():
+    class Lengths:
+        def compute_score(self, gts, res):
+            each = [len(res[i][0].split()) / 10 for i in gts]
+            return max(each), [{"All": {"f": one}} for one in each]
+
+    found = task.measure(FakeCaptioner(), Coloured(["red", "green"]), scorers={"lengths": Lengths()})
+    assert found.result["lengths"] == pytest.approx(30)
+    assert found.outcomes is not None
+    assert found.outcomes.values()["lengths"] == pytest.approx(30)
+    assert found.outcomes.intervals()["cider"][0] <= found.result["cider"]
+    with pytest.raises(UserError, match="no compute_score"):
+        load_scorer("collections:Counter")
+    with pytest.raises(UserError, match="nowhere"):
+        load_scorer("nowhere.meteor:Meteor")

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from multiway.bootstrap.pipeline import Job
 from multiway.bootstrap.report import PAPER, sentences, summed
 from multiway.bootstrap.writer import BIN, read_manifest
 from multiway.data.images import decode
+from multiway.data.pages import SIDE, figure, table, write_page
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards
 from multiway.errors import UserError
 from multiway.train.run import read_json
 
 SHOWN = 12  # pairs of each source and fate
-SIDE = 144  # pixels
-STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222
-} table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: right }
-td:first-child, th:first-child, .bad td, .bad th { text-align: left }
-.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem }
-figure { margin: 0 } img { max-width: 100%; border: 1px solid #ddd } figcaption { font-size: 13px }
-.kept { color: #176d2f } .dropped { color: #a3271e } svg { width: 100%; height: 9rem }
-"""
 
 
 def write_report(
@@ -56,12 +48,12 @@ def _rate(speed: dict[str, Any]) -> dict[str, Any]:
 
 def write_sheet(out: Path, report: dict[str, Any], manifests: Sequence[dict[str, Any]]) -> None:
     """Write `report.html`, one file that needs nothing else; pictures that are gone are left out."""
-    parts = [f"<!doctype html><meta charset=utf-8><title>CapFilt</title><style>{STYLE}</style>"]
-    parts.append("<h1>CapFilt</h1><table><tr><th>source<th>kept<th>dropped<th>kept, share")
-    for origin, counts in report["texts"].items():
-        cells = f"{counts['kept']:,}<td>{counts['dropped']:,}<td>{counts['keep_rate']:.1%}"
-        parts.append(f"<tr><td>{PAPER[origin]}<td>{cells}")
-    parts.append("</table><ul>" + "".join(f"<li>{html.escape(x)}" for x in sentences(report)) + "</ul>")
+    rows = [
+        (PAPER[origin], f"{counts['kept']:,}", f"{counts['dropped']:,}", f"{counts['keep_rate']:.1%}")
+        for origin, counts in report["texts"].items()
+    ]
+    parts = [table(("source", "kept", "dropped", "kept, share"), rows)]
+    parts.append("<ul>" + "".join(f"<li>{html.escape(x)}" for x in sentences(report)) + "</ul>")
     edges = [float(edge) for bars in report["histogram"].values() for edge in bars]
     for origin, bars in report["histogram"].items():
         drawn = _bars(bars, report["threshold"]["value"], min(edges), max(edges) + BIN)
@@ -79,9 +71,7 @@ def write_sheet(out: Path, report: dict[str, Any], manifests: Sequence[dict[str,
             cells = "<td>".join(html.escape(row[name]) for name in ("key", "shard", "reason"))
             parts.append(f"<tr><td>{cells}")
         parts.append("</table>")
-    aside = out / ".report.html.part"
-    aside.write_text("\n".join(parts) + "\n", encoding="utf-8")
-    os.replace(aside, out / "report.html")
+    write_page(out / "report.html", "CapFilt", parts)
 
 
 def _bars(bars: dict[str, int], threshold: float, low: float, high: float) -> str:
@@ -113,23 +103,15 @@ def _pairs(manifests: Sequence[dict[str, Any]], origin: str, kept: bool) -> list
     shown = []
     for _, path, example in sorted(found, key=lambda item: item[0])[:SHOWN]:
         picture = _thumbnail(path, example["row"])
-        if picture:
+        if picture is not None:
             score = f"{example['score']:.3f} " if "score" in example else ""
-            text, where = (
-                html.escape(example["text"]),
-                html.escape(f"{os.path.basename(path)}/{example['key']}"),
-            )
-            caption = f"<figcaption>{score}{text}</figcaption>"
-            shown.append(f'<figure title="{where}"><img src="{picture}" alt="">{caption}</figure>')
+            where = f"{os.path.basename(path)}/{example['key']}"
+            shown.append(figure([picture], [score + html.escape(example["text"])], where))
     return shown
 
 
-def _thumbnail(path: str, row: int) -> str:
+def _thumbnail(path: str, row: int) -> Image.Image | None:
     try:
-        picture = decode(Shards([path], texts=False).image(row), min_side=SIDE)
+        return decode(Shards([path], texts=False).image(row), min_side=SIDE)
     except (BadSample, IndexError, UserError):  # UserError: the tar is gone
-        return ""
-    picture.thumbnail((SIDE, SIDE))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        return None

@@ -23,8 +23,8 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def retrieval(argv: Sequence[str]) -> None:
     """Print recalls and median ranks, by contrast alone and re-ranked by the ITM head."""
+    from multiway.cli import decide
     from multiway.cli.data import add_source, source_of
-    from multiway.cli.model import add_device, load_model, progress_bar
 
     parser = Parser(
         "multiway evaluate retrieval",
@@ -33,32 +33,25 @@ def retrieval(argv: Sequence[str]) -> None:
         "with several pictures; a query is right at k if any of its positives is among the first k; ties "
         "count against the model. shuffled: by contrast, each picture's texts given to another one.",
     )
-    parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
     add_source(parser, "--data")
     parser.add_argument("--k", type=int, default=16, help="candidates that the matching head re-ranks")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures, texts or pairs at a time")
-    add_device(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    decide.add_deciding(parser)
     args = parser.parse(argv)
-
-    import json
+    decide.check(args)
 
     from multiway.data.dataset import Dataset
     from multiway.tasks.retrieval import measure
 
     samples = Dataset(source_of(args))
-    model = load_model(args)
-    with progress_bar() as progress:
-        found = measure(
-            model, samples, texts=args.texts, k=args.k, batch_size=args.batch_size, progress=progress
-        )
-    if args.json:
-        print(json.dumps(found.result))
-        return
-    print(found.sentence())
-    for stage, values in (*((s, found.result[s]) for s in ("itc", "itm")), ("shuffled", found.shuffled)):
-        if values is not None:
-            print(f"{stage:<8}  {_line(values, 'tr')}   {_line(values, 'ir')}")
+    options = {"texts": args.texts, "k": args.k, "batch_size": args.batch_size}
+
+    def show(found) -> None:
+        for stage, values in (*((s, found.result[s]) for s in ("itc", "itm")), ("shuffled", found.shuffled)):
+            if values is not None:
+                print(f"{stage:<8}  {_line(values, 'tr')}   {_line(values, 'ir')}")
+
+    decide.decide(args, lambda _: samples, lambda m, data, p: measure(m, data, progress=p, **options), show)
 
 
 def _line(values: dict[str, float], way: str) -> str:
@@ -67,17 +60,16 @@ def _line(values: dict[str, float], way: str) -> str:
 
 
 def caption(argv: Sequence[str]) -> None:
-    """Print BLEU, ROUGE-L, CIDEr and exact match, beside those of captions dealt to other pictures."""
+    """Print BLEU, ROUGE-L, CIDEr-D and exact match, beside those of captions dealt to other pictures."""
+    from multiway.cli import decide
     from multiway.cli.data import add_source, source_of
     from multiway.cli.generation import add_generation, options_of
-    from multiway.cli.model import add_device, load_model, progress_bar
 
     parser = Parser(
         "multiway evaluate caption",
-        "BLEU, ROUGE-L, CIDEr (the COCO evaluation's, which is CIDEr-D) and the share of captions that are "
-        "right word for word, in percent; and the same when each caption is given to another picture.",
+        "BLEU, ROUGE-L, CIDEr-D (what the COCO evaluation and papers call CIDEr) and the share of captions "
+        "that are right word for word, in percent; and the same when each caption is given to another one.",
     )
-    parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
     add_source(parser, "--data")
     add_generation(parser)
     parser.add_argument(
@@ -86,34 +78,42 @@ def caption(argv: Sequence[str]) -> None:
         default="ptb",
         help="captions into words: as Penn Treebank has them, every character (Chinese, Japanese), at blanks",
     )
+    parser.add_argument(
+        "--scorer",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="a further score by pycocoevalcap's interface, as pycocoevalcap.meteor.meteor:Meteor",
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="pictures at a time")
-    add_device(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    decide.add_deciding(parser)
     args = parser.parse(argv)
-    options = options_of(args)
-
-    import json
+    decide.check(args)
+    options = {
+        "options": options_of(args),
+        "texts": args.texts,
+        "cut": args.cut,
+        "batch_size": args.batch_size,
+    }
 
     from multiway.data.dataset import Dataset
     from multiway.tasks.caption import measure
     from multiway.tasks.caption_many import captioning
+    from multiway.tasks.caption_scorers import load_scorer
 
+    options["scorers"] = {name.rpartition(":")[2].lower(): load_scorer(name) for name in args.scorer}
     samples = Dataset(source_of(args))
-    model = captioning(load_model(args))
-    with progress_bar() as progress:
-        found = measure(
-            model,
-            samples,
-            options=options,
-            texts=args.texts,
-            cut=args.cut,
-            batch_size=args.batch_size,
-            progress=progress,
-        )
-    if args.json:
-        print(json.dumps(found.result))
-        return
-    print(found.sentence())
-    names = ("bleu_1", "bleu_4", "rouge_l", "cider", "exact")
-    for label, scores in (("model", found.result), ("shuffled", found.result["shuffled"])):
-        print(f"{label:<8}  " + "  ".join(f"{name} {scores[name]:.1f}" for name in names))
+
+    def show(found) -> None:
+        further = [name for name in found.outcomes.values() if name not in _SHOWN and name[:4] != "bleu"]
+        for label, scores in (("model", found.result), ("shuffled", found.result["shuffled"])):
+            line = "  ".join(f"{_SHOWN[n]} {scores[n]:.1f}" for n in _SHOWN)
+            print(f"{label:<8}  {line}" + "".join(f"  {n} {scores[n]:.1f}" for n in further if n in scores))
+
+    def made(model, data, progress):
+        return measure(captioning(model), data, progress=progress, **options)
+
+    decide.decide(args, lambda _: samples, made, show)
+
+
+_SHOWN = {"bleu_1": "bleu_1", "bleu_4": "bleu_4", "rouge_l": "rouge_l", "cider": "cider_d", "exact": "exact"}

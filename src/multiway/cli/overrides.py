@@ -14,9 +14,7 @@ from multiway.errors import UserError
 T = TypeVar("T")
 
 
-def override(
-    value: T, argv: Sequence[str], *, prog: str, kind: Any = None, group: str = "train"
-) -> T:
+def override(value: T, argv: Sequence[str], *, prog: str, kind: Any = None, group: str = "train") -> T:
     """`value` with the leaves that `argv` names replaced; `--help` prints all of them with their values.
 
     Args:

@@ -23,6 +23,9 @@ from multiway.errors import UserError
 
 TEXT_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "title", "raw", "comment")
 
+#: A picture file, its texts, and what else its row says.
+Row = tuple[str, list[str], dict[str, Any]]
+
 
 class Files:
     """Random access to pictures that are files of their own.
@@ -31,9 +34,9 @@ class Files:
         problems: rows that could not be used, by reason: `empty_caption`, `no_image`, `no_text`, `bad_row`.
     """
 
-    def __init__(self, root: str | Path, rows: Iterable[tuple[str, list[str]]], *, where: str):
-        """Gather rows of (picture file, texts); rows of the same picture become one sample with several
-        texts.
+    def __init__(self, root: str | Path, rows: Iterable[Row], *, where: str):
+        """Gather rows of (picture file, texts, other columns); rows of the same picture become one sample
+        with several texts and the first row's columns.
 
         Args:
             root: the folder that relative file names start from.
@@ -45,16 +48,20 @@ class Files:
         self.root = Path(root)
         self.problems: Counter[str] = Counter()
         texts: dict[str, list[str]] = {}
-        for name, captions in rows:
+        about: dict[str, dict[str, Any]] = {}
+        for name, captions, columns in rows:
             if not name:
                 self.problems["no_image"] += 1
                 continue
             kept = [caption.strip() for caption in captions if caption.strip()]
             texts.setdefault(name, []).extend(kept)
+            if columns:
+                about.setdefault(name, columns)
         self.problems["empty_caption"] += sum(not captions for captions in texts.values())
         self.problems += Counter()  # drops the zeros
         self.names = [name for name, captions in texts.items() if captions]
         self._texts = [captions for captions in texts.values() if captions]
+        self._about = about
         if not self.names:
             raise UserError(f"No picture with a caption in {where}.")
         if not any(self._path(i).exists() for i in range(min(len(self), 100))):
@@ -81,8 +88,8 @@ class Files:
         return read_file(self._path(i))
 
     def meta(self, i: int) -> dict[str, Any]:
-        """The path of the file."""
-        return {"path": str(self._path(i))}
+        """The path of the file, and the other columns of its first row."""
+        return {"path": str(self._path(i)), **self._about.get(self.names[i], {})}
 
 
 def read_annotations(
@@ -117,7 +124,7 @@ def read_annotations(
     return Files(root, rows, where=str(path))
 
 
-def _pictures_with_texts(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def _pictures_with_texts(folder: Path) -> Iterator[Row]:
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower().lstrip(".") in EXTENSIONS:
             beside = file.with_suffix(".txt")
@@ -125,10 +132,10 @@ def _pictures_with_texts(folder: Path) -> Iterator[tuple[str, list[str]]]:
                 texts = split_lines(beside.read_bytes()) if beside.exists() else []
             except BadSample:
                 texts = []
-            yield str(file.relative_to(folder)), texts
+            yield str(file.relative_to(folder)), texts, {}
 
 
-def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[tuple[str, list[str]]], bool]:
+def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[Row], bool]:
     """The rows, and whether the layout has splits."""
     read = read_table(path)
     try:
@@ -147,10 +154,21 @@ def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[tupl
     )
 
 
-def _table(rows: list[dict[str, Any]], path: Path) -> Iterator[tuple[str, list[str]]]:
+def _table(rows: list[dict[str, Any]], path: Path) -> Iterator[Row]:
     rows = check_rows(rows, path)
     image, text = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
-    return ((str(row.get(image) or "").strip(), _as_texts(row.get(text))) for row in rows)
+    return (
+        (
+            str(row.get(image) or "").strip(),
+            _as_texts(row.get(text)),
+            _others(row, image, text),
+        )
+        for row in rows
+    )
+
+
+def _others(row: dict[str, Any], *used: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in used}
 
 
 def _as_texts(value: Any) -> list[str]:
@@ -159,18 +177,17 @@ def _as_texts(value: Any) -> list[str]:
     return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
-def _coco(read: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+def _coco(read: dict[str, Any]) -> Iterator[Row]:
     names = {image["id"]: image["file_name"] for image in read["images"]}
+    about = {image["id"]: _others(image, "id", "file_name") for image in read["images"]}
     captions: dict[Any, list[str]] = {number: [] for number in names}
     for annotation in read["annotations"]:
         if annotation["image_id"] in captions:
             captions[annotation["image_id"]].append(annotation["caption"])
-    return ((names[number], texts) for number, texts in captions.items())
+    return ((names[number], texts, about[number]) for number, texts in captions.items())
 
 
-def _karpathy(
-    read: dict[str, Any], root: Path, split: str | None, path: Path
-) -> Iterator[tuple[str, list[str]]]:
+def _karpathy(read: dict[str, Any], root: Path, split: str | None, path: Path) -> Iterator[Row]:
     known = sorted({image["split"] for image in read["images"]})
     wanted = set(split.split("+")) if split else set(known)
     if not wanted <= set(known):
@@ -181,5 +198,6 @@ def _karpathy(
             # COCO's pictures lie in train2014 and val2014, Flickr30k's in one folder
             inside = os.path.join(image.get("filepath") or "", image["filename"])
             name = inside if (root / inside).exists() else image["filename"]
-            rows.append((name, [sentence["raw"] for sentence in image["sentences"]]))
+            texts = [sentence["raw"] for sentence in image["sentences"]]
+            rows.append((name, texts, _others(image, "filename", "sentences", "sentids")))
     return iter(rows)

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from multiway.data import emoji
 from multiway.data.images import EXTENSIONS, read_file
@@ -84,6 +84,7 @@ class Listed:
 
     Args:
         pictures: where the bytes of picture `rows[i]` are read; None: of picture i.
+        about: what else is said of each.
     """
 
     def __init__(
@@ -94,8 +95,10 @@ class Listed:
         *,
         rows: list[int] | None = None,
         problems: Counter[str] | None = None,
+        about: list[dict[str, Any]] | None = None,
     ):
         self.keys, self.labels, self.pictures, self.rows = keys, labels, pictures, rows
+        self._about = about
         self.problems: Counter[str] = problems or Counter()
 
     def __len__(self) -> int:
@@ -110,6 +113,9 @@ class Listed:
     def image(self, i: int) -> bytes:
         return self.pictures.image(i if self.rows is None else self.rows[i])
 
+    def meta(self, i: int) -> dict[str, Any]:
+        return {} if self._about is None else self._about[i]
+
 
 def _emoji(source: _Described) -> Listed:
     wanted = source.label or "group"
@@ -118,7 +124,8 @@ def _emoji(source: _Described) -> Listed:
     drawings, meta = emoji.open_split(source.split or "all"), emoji.read_meta()
     rows = [i for i in range(len(drawings)) if meta[drawings.key(i)].get(wanted)]
     keys = [drawings.key(i) for i in rows]
-    return Listed(keys, [meta[key][wanted] for key in keys], drawings, rows=rows)
+    about = [meta[key] for key in keys]
+    return Listed(keys, [one[wanted] for one in about], drawings, rows=rows, about=about)
 
 
 def _by_folder(root: Path) -> Listed:
@@ -140,7 +147,7 @@ def _by_table(path: Path, images: str | None, column: str | None) -> Listed:
     image = find_column(rows[0], IMAGE_COLUMNS, path)
     label = find_column(rows[0], (column,) if column else LABEL_COLUMNS, path)
     problems: Counter[str] = Counter()
-    keys, labels = [], []
+    keys, labels, about = [], [], []
     for row in rows:
         name, value = (str(row.get(c) if row.get(c) is not None else "").strip() for c in (image, label))
         if not name or not value:
@@ -148,14 +155,15 @@ def _by_table(path: Path, images: str | None, column: str | None) -> Listed:
             continue
         keys.append(name)
         labels.append(value)
+        about.append(row)
     if not any((root / name).exists() for name in keys[:100]):
         raise UserError(f"The pictures of {path} are not under {root}: name their folder with `images`.")
-    return Listed(keys, labels, _Paths([root / key for key in keys]), problems=problems)
+    return Listed(keys, labels, _Paths([root / key for key in keys]), problems=problems, about=about)
 
 
 def _by_tar(source: _Described) -> Listed:
     shards, problems = Shards(expand(source.path), texts=False), Counter()
-    rows, labels = [], []
+    rows, labels, about = [], [], []
     for i in range(len(shards)):
         meta = shards.meta(i)
         value = meta.get(source.label or next((n for n in ("cls", *LABEL_COLUMNS) if n in meta), "cls"))
@@ -164,9 +172,10 @@ def _by_tar(source: _Described) -> Listed:
             continue
         rows.append(i)
         labels.append(str(value).strip())
+        about.append(meta)
     if not rows:
         raise UserError(
             f"No picture with a class in {source.path}: give KEY.cls, or KEY.json with a field `label`."
         )
     keys = [shards.key(i) for i in rows]
-    return Listed(keys, labels, shards, rows=rows, problems=problems + shards.problems)
+    return Listed(keys, labels, shards, rows=rows, problems=problems + shards.problems, about=about)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,13 @@ class Keyed(Protocol):
 
     def __len__(self) -> int: ...
     def key(self, i: int) -> str: ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A store that says more of its samples."""
+
+    def meta(self, i: int) -> dict[str, Any]: ...
 
 
 SourceT = TypeVar("SourceT", bound=Named)
@@ -79,6 +86,11 @@ class Numbered(Generic[SourceT, StoreT]):
     def source(self, i: int) -> str:
         """The path of sample `i`'s source."""
         return self.sources[self._place(i)[0]].path
+
+    def meta(self, i: int) -> dict[str, Any]:
+        """What else the source says of sample `i`: columns of a table, fields of a shard's .json."""
+        _, store, inside = self._place(i)
+        return store.meta(inside) if isinstance(store, Described) else {}
 
     def following(self, i: int) -> Iterator[int]:
         """`i`, and then the other samples of its source in turn: who stands in when one is bad."""

@@ -170,6 +170,9 @@ class Strips:
     def pictures(self, i: int) -> TwoPictures:
         return cut(decode(self.shards.image(self.rows[i])))
 
+    def meta(self, i: int) -> dict[str, Any]:
+        return self.shards.meta(self.rows[i])
+
 
 def cut(strip: Image.Image) -> TwoPictures:
     """Three boxes of a strip (four times as wide as high) onto two pictures; any other picture in halves."""
@@ -190,11 +193,12 @@ class ListedPairs:
         column = find_column(rows[0], (label,) if label else ("label",), path)
         names = _names(rows[0], root, path)
         self.problems: Counter[str] = Counter()
-        self.root, self.rows = root, []
+        self.root, self.rows, self.about = root, [], []
         for row in rows:
             value, text, two = truth(row.get(column)), str(row.get(sentence) or "").strip(), names(row)
             if value is not None and text and two is not None:
                 self.rows.append((two, text, value))
+                self.about.append(row)
             else:
                 reason = "no_label" if value is None else "no_image" if two is None else "empty_caption"
                 self.problems[reason] += 1
@@ -219,6 +223,9 @@ class ListedPairs:
     def pictures(self, i: int) -> tuple[bytes, bytes]:
         first, second = self.rows[i][0]
         return read_file(self.root / first), read_file(self.root / second)
+
+    def meta(self, i: int) -> dict[str, Any]:
+        return self.about[i]
 
 
 def _names(row: dict[str, Any], root: Path, path: Path) -> Callable[[dict[str, Any]], tuple[str, str] | None]:

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 from multiway.metrics.ptb import characters, letters, words
+from multiway.metrics.resample import figures_of
 
 Tokens = Sequence[str]
 Cut = Literal["ptb", "characters", "blanks"]
@@ -50,10 +51,27 @@ def summary(
     Raises:
         ValueError: no picture, unequal numbers, or a picture without a reference.
     """
+    return figures_of(columns(candidates, references, cut=cut), figures)
+
+
+def columns(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], *, cut: Cut = "ptb"
+) -> dict[str, Float[np.ndarray, " N"]]:
+    """What `figures` makes the scores of, picture by picture: their sums over any pictures are enough.
+
+    CIDEr's weights of rare n-grams stay those of all the pictures.
+    """
     got, given = tokenize(candidates, references, cut=cut)
-    scores = {f"bleu_{n}": score for n, score in enumerate(bleu(got, given), 1)}
-    scores |= {"rouge_l": float(rouge_l(got, given).mean()), "cider": float(cider(got, given).mean())}
-    scores["exact"] = float(exact(candidates, references, cut=cut).mean())
+    found = {"n": np.ones(len(got)), "rouge_l": rouge_l(got, given), "cider": cider(got, given)}
+    found["exact"] = exact(candidates, references, cut=cut)
+    return found | {f"bleu/{i}": column for i, column in enumerate(bleu_counts(got, given).T)}
+
+
+def figures(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The scores of `summary` from sums of `columns`."""
+    counts = np.stack([sums[f"bleu/{i}"] for i in range(2 * ORDERS + 2)], axis=-1)
+    scores = {f"bleu_{n}": score for n, score in enumerate(np.moveaxis(bleu_of(counts), -1, 0), 1)}
+    scores |= {name: sums[name] / sums["n"] for name in sums if name != "n" and "/" not in name}
     return {name: 100 * score for name, score in scores.items()}
 
 
@@ -82,21 +100,36 @@ def tokenize(
 
 def bleu(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> list[float]:
     """BLEU-1 .. BLEU-4 of a corpus, 0..1 (Papineni et al. 2002); of two equally close lengths the shorter."""
-    right, tried = np.zeros(ORDERS), np.zeros(ORDERS)
-    length = reference_length = 0
-    for candidate, group in zip(candidates, references, strict=True):
+    return bleu_of(bleu_counts(candidates, references).sum(0)).tolist()
+
+
+def bleu_counts(
+    candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
+) -> Float[np.ndarray, "N 10"]:
+    """What BLEU sums over the corpus, picture by picture.
+
+    Returns:
+        columns: n-grams that are right, n = 1..4; n-grams tried; the caption's length; the reference's.
+    """
+    rows = np.zeros((len(candidates), 2 * ORDERS + 2))
+    for row, candidate, group in zip(rows, candidates, references, strict=True):
         most: Counter[Tokens] = Counter()
         for reference in group:
             most |= ngrams(reference)
         for gram, count in ngrams(candidate).items():
-            right[len(gram) - 1] += min(count, most[gram])
-        tried += [max(len(candidate) - n, 0) for n in range(ORDERS)]
-        length += len(candidate)
-        reference_length += min((abs(len(r) - len(candidate)), len(r)) for r in group)[1]
-    precisions = (right + _TINY) / (tried + _SMALL)
-    ratio = (length + _TINY) / (reference_length + _SMALL)
-    brevity = math.exp(min(0.0, 1 - 1 / ratio))
-    return [float(brevity * precisions[:n].prod() ** (1 / n)) for n in range(1, ORDERS + 1)]
+            row[len(gram) - 1] += min(count, most[gram])
+        row[ORDERS : 2 * ORDERS] = [max(len(candidate) - n, 0) for n in range(ORDERS)]
+        row[-2:] = len(candidate), min((abs(len(r) - len(candidate)), len(r)) for r in group)[1]
+    return rows
+
+
+def bleu_of(sums: Float[np.ndarray, "*D 10"]) -> Float[np.ndarray, "*D 4"]:
+    """BLEU-1 .. BLEU-4, 0..1, from sums of `bleu_counts`."""
+    precisions = (sums[..., :ORDERS] + _TINY) / (sums[..., ORDERS : 2 * ORDERS] + _SMALL)
+    ratio = (sums[..., -2] + _TINY) / (sums[..., -1] + _SMALL)
+    brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+    orders = np.arange(1, ORDERS + 1)
+    return brevity[..., None] * np.cumprod(precisions, axis=-1) ** (1 / orders)
 
 
 def rouge_l(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Float[np.ndarray, " N"]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from multiway.metrics.resample import resampled
+
 Z95 = 1.959964
 
 
@@ -32,11 +34,9 @@ def bootstrap(
 
     Groups are drawn with replacement, each with all its choices.
     """
-    _, group = np.unique(np.array([str(g) for g in groups]), return_inverse=True)
-    hits, sizes = np.bincount(group, weights=right), np.bincount(group)
-    drawn = np.random.default_rng(seed).integers(len(sizes), size=(draws, len(sizes)))
-    shares = hits[drawn].sum(1) / sizes[drawn].sum(1)
-    low, high = np.quantile(shares, (0.025, 0.975))
+    values = np.stack([right, np.ones(len(right))], axis=1)
+    hits, sizes = resampled(values, groups, draws=draws, seed=seed).T
+    low, high = np.quantile(hits / sizes, (0.025, 0.975))
     return float(low), float(high)
 
 

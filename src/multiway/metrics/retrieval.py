@@ -112,6 +112,16 @@ def rank_by_similarity(
     return np.concatenate(ranks), np.concatenate(lists)
 
 
+def first_of(
+    candidates: Int[np.ndarray, "Q K"], queries: Float[np.ndarray, "Q E"], gallery: Float[np.ndarray, "G E"]
+) -> Int[np.ndarray, " Q"]:
+    """Each query's best candidate by dot product."""
+    return np.array(
+        [row[(gallery[row] @ query).argmax()] for row, query in zip(candidates, queries, strict=True)],
+        np.int64,
+    )
+
+
 def rerank(
     ranks: Int[np.ndarray, " Q"],
     candidates: Int[np.ndarray, "Q K"],

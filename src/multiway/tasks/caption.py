@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from multiway.metrics import captions as metrics
 from multiway.metrics.controls import other
 from multiway.systems.base import System
 from multiway.tasks.caption_many import DEFAULTS, Captioned, Options, caption_pictures
+from multiway.tasks.caption_scorers import Scorer, score
+from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.retrieval import Samples
 from multiway.tasks.two_stage import Progress, silent
 
@@ -33,12 +35,14 @@ class Measurement:
         result: what `evaluate` returns.
         captions: of each picture, by its number. seconds: that captioning took.
         skipped: reason -> pictures that could not be used.
+        outcomes: what became of each picture.
     """
 
     result: dict[str, Any]
     captions: dict[int, str]
     seconds: float = 0.0
     skipped: dict[str, int] = field(default_factory=dict)
+    outcomes: Outcomes | None = None
 
     def sentence(self) -> str:
         """Size, speed and losses in one line."""
@@ -66,6 +70,7 @@ def measure(
     options: Options = DEFAULTS,
     texts: Literal["first", "all"] = "all",
     cut: metrics.Cut = "ptb",
+    scorers: Mapping[str, Scorer] | None = None,
     batch_size: int = 8,
     progress: Progress = silent,
 ) -> Measurement:
@@ -74,16 +79,20 @@ def measure(
     Args:
         texts: a picture's references are all its texts, or the first alone (a name, for exact match).
         cut: how captions are cut into words, see `metrics.captions.summary`.
+        scorers: further ones, by name; the result has their score of the corpus, `outcomes` the mean over
+            pictures (METEOR's differ a little).
         progress: called as progress("captions", done, total).
 
     Raises:
         UserError: the model does not generate text, or no picture can be used.
     """
     references: dict[int, list[str]] = {}
+    names: dict[int, str] = {}
 
     def load(number: int) -> Image.Image:
         sample = samples.sample(number)
         references[number] = sample.texts[:1] if texts == "first" else sample.texts
+        names[number] = sample.key
         return sample.image
 
     found: list[Captioned] = []
@@ -101,11 +110,28 @@ def measure(
         )
     captions = [row.captions[0] for row in good]
     given = [references[int(row.key)] for row in good]
+    columns, whole = metrics.columns(captions, given, cut=cut), {}
+    for name, scorer in (scorers or {}).items():
+        total, columns[name] = score(scorer, *metrics.tokenize(captions, given, cut=cut))
+        whole[name] = 100 * total
+    numbers = np.array([int(row.key) for row in good])
+    outcomes = Outcomes(
+        numbers=numbers,
+        keys=[names[number] for number in numbers.tolist()],
+        columns=columns,
+        figures=metrics.figures,
+        main="cider",
+        score=columns["cider"],
+        wrong=columns["exact"] < 1,
+        expected=[" | ".join(lines) for lines in given],
+        said=captions,
+    )
     return Measurement(
-        result=compare(captions, given, cut=cut),
-        captions={int(row.key): caption for row, caption in zip(good, captions, strict=True)},
+        result=_beside_control(captions, given, outcomes.values() | whole, cut),
+        captions=dict(zip(numbers.tolist(), captions, strict=True)),
         seconds=seconds,
         skipped=dict(skipped),
+        outcomes=outcomes,
     )
 
 
@@ -113,11 +139,17 @@ def compare(
     captions: Sequence[str], references: Sequence[Sequence[str]], *, cut: metrics.Cut = "ptb"
 ) -> dict[str, Any]:
     """Scores of captions, and of the same captions dealt to other pictures."""
+    return _beside_control(captions, references, metrics.summary(captions, references, cut=cut), cut)
+
+
+def _beside_control(
+    captions: Sequence[str], references: Sequence[Sequence[str]], scores: dict[str, float], cut: metrics.Cut
+) -> dict[str, Any]:
     dealt = [captions[i] for i in other(len(captions))]
     return {
         "n_images": len(captions),
         "n_references": sum(map(len, references)),
-        **metrics.summary(captions, references, cut=cut),
+        **scores,
         "shuffled": metrics.summary(dealt, references, cut=cut),
     }
 

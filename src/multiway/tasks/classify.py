@@ -12,6 +12,7 @@ import numpy as np
 from multiway.data.labelled import LabelledPictures
 from multiway.metrics import classification as metrics
 from multiway.systems.base import System
+from multiway.tasks.outcomes import of_choices
 from multiway.tasks.predictions import Measurement, Predictions, own_and_shuffled, predict
 from multiway.tasks.two_stage import Progress, silent
 
@@ -42,7 +43,16 @@ def measure(
     result = _scores(own)
     result["majority"] = 100 * metrics.majority(own.labels)
     result["shuffled"] = {name: _scores(shuffled)[name] for name in ("top1", "interval")}
-    return Measurement(result=result, seconds=seconds, skipped=own.skipped)
+    outcomes = of_choices(
+        own.logits,
+        own.labels,
+        data.labels,
+        {f"top{k}": metrics.in_top(own.logits, own.labels, k) for k in (1, 5)},
+        numbers=own.numbers,
+        keys=[data.key(i) for i in own.numbers.tolist()],
+        main="top1",
+    )
+    return Measurement(result=result, seconds=seconds, skipped=own.skipped, outcomes=outcomes)
 
 
 def _scores(found: Predictions) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from multiway.data.two_pictures import PicturePairs
 from multiway.metrics import classification as metrics
 from multiway.systems.base import System
+from multiway.tasks.outcomes import of_choices
 from multiway.tasks.predictions import Measurement, Predictions, own_and_shuffled, predict
 from multiway.tasks.two_stage import Progress, silent
 
@@ -44,7 +45,20 @@ def measure(
     result = _scores(own, data)
     result["majority"] = 100 * metrics.majority(own.labels)
     result["shuffled"] = {name: _scores(shuffled, data)[name] for name in ("accuracy", "interval")}
-    return Measurement(result=result, seconds=seconds, skipped=own.skipped)
+    numbers = own.numbers.tolist()
+    sentences = [data.texts(i)[0] for i in numbers]
+    outcomes = of_choices(
+        own.logits,
+        own.labels,
+        data.labels,
+        {"accuracy": own.right},
+        numbers=own.numbers,
+        keys=[data.key(i) for i in numbers],
+        main="accuracy",
+        groups=sentences,
+        asked=sentences,
+    )
+    return Measurement(result=result, seconds=seconds, skipped=own.skipped, outcomes=outcomes)
 
 
 def _scores(found: Predictions, data: PicturePairs) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from multiway.data.two_pictures import PairTransform, PicturePairs
 from multiway.errors import UserError
 from multiway.metrics.controls import other
 from multiway.systems.base import System
+from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.two_stage import Progress, evaluating, silent
 
 
@@ -56,11 +57,16 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What `measure` of a task returns: the numbers, and what it took to get them."""
+    """What `measure` of a task returns: the numbers, and what it took to get them.
+
+    Attributes:
+        outcomes: what became of each sample, for intervals, slices, comparisons and the sheet of errors.
+    """
 
     result: dict[str, Any]
     seconds: float
     skipped: dict[str, int]
+    outcomes: Outcomes | None = None
 
     def sentence(self) -> str:
         """Size, speed and losses in one line."""

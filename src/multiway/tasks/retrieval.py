@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -24,6 +24,7 @@ from multiway.errors import UserError
 from multiway.metrics import retrieval as metrics
 from multiway.metrics.controls import other
 from multiway.systems.base import System
+from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.two_stage import (
     Pictures,
     Progress,
@@ -54,6 +55,7 @@ class Measurement:
         pairs: pairs that the ITM head scored, each once.
         seconds: that this took.
         skipped: reason -> number of samples that could not be used.
+        outcomes: what became of each picture and its texts, in the last stage that there is.
     """
 
     result: dict
@@ -61,6 +63,7 @@ class Measurement:
     pairs: int = 0
     seconds: float = 0.0
     skipped: dict[str, int] = field(default_factory=dict)
+    outcomes: Outcomes | None = None
 
     def sentence(self) -> str:
         """Sizes, speed and losses in one line."""
@@ -113,7 +116,7 @@ def measure(
     if k < 1:
         raise UserError(f"k is {k}: re-rank at least one candidate a query")
     with evaluating(model):
-        pictures, captions, skipped = _read(model, samples, batch_size, progress)
+        pictures, captions, used, skipped = _read(model, samples, batch_size, progress)
         if texts == "first":
             captions = [lines[:1] for lines in captions]
         number: dict[str, int] = {}
@@ -127,17 +130,70 @@ def measure(
         dealt, _ = _shortlist(pictures, encoded, _positives(other(len(captions))[image], text), k)
         result = {"n_images": len(captions), "n_texts": len(number), "k": k}
         result |= {"itc": _summary(*ranks), "itm": None}
+        asked = _Asked(used, captions, list(number), image, text)
         if not model.has_itm:
-            return Measurement(result=result, shuffled=_summary(*dealt), skipped=skipped)
+            first = metrics.first_of(candidates[0], pictures.features, encoded.features)
+            outcomes = asked.outcomes(*ranks, first)
+            return Measurement(result=result, shuffled=_summary(*dealt), skipped=skipped, outcomes=outcomes)
         start = time.perf_counter()
         tr_scores, ir_scores, scored = score_candidates(
             model, pictures, encoded, *candidates, progress=progress
         )
         seconds = time.perf_counter() - start
     both = zip(ranks, candidates, (tr_scores, ir_scores), positives, strict=True)
-    result["itm"] = _summary(*(metrics.rerank(*way) for way in both))
-    shuffled = _summary(*dealt)
-    return Measurement(result=result, shuffled=shuffled, pairs=scored, seconds=seconds, skipped=skipped)
+    reranked = [metrics.rerank(*way) for way in both]
+    result["itm"] = _summary(*reranked)
+    best = np.take_along_axis(candidates[0], tr_scores.argmax(1)[:, None], axis=1)[:, 0]
+    return Measurement(
+        result=result,
+        shuffled=_summary(*dealt),
+        pairs=scored,
+        seconds=seconds,
+        skipped=skipped,
+        outcomes=asked.outcomes(*reranked, best),
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The pictures with their names and texts, the different texts, and the pairs that belong together."""
+
+    used: list[tuple[int, str]]
+    captions: list[list[str]]
+    texts: list[str]
+    image: Int[np.ndarray, " P"]
+    text: Int[np.ndarray, " P"]
+
+    def outcomes(
+        self, tr_ranks: Int[np.ndarray, " N"], ir_ranks: Int[np.ndarray, " M"], first: Int[np.ndarray, " N"]
+    ) -> Outcomes:
+        """A picture and its texts hang together; a text of several pictures counts with its first one.
+
+        Args:
+            first: of each picture the text that came first.
+        """
+        _, place = np.unique(self.text, return_index=True)
+        owner, count = self.image[place], len(self.captions)
+        columns = {"n": np.ones(count), "texts": np.bincount(owner, minlength=count).astype(float)}
+        for k in (1, 5, 10):
+            columns[f"tr_r{k}"] = (tr_ranks <= k).astype(float)
+            columns[f"ir_r{k}"] = np.bincount(owner, weights=ir_ranks <= k, minlength=count)
+        return Outcomes(
+            numbers=np.array([number for number, _ in self.used]),
+            keys=[key for _, key in self.used],
+            columns=columns,
+            figures=_recalls,
+            main="tr_r1",
+            score=-tr_ranks.astype(float),
+            wrong=tr_ranks > 1,
+            expected=[f"{' | '.join(c)} (rank {r})" for c, r in zip(self.captions, tr_ranks, strict=True)],
+            said=[self.texts[text] for text in first],
+        )
+
+
+def _recalls(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    over = {"tr": sums["n"], "ir": sums["texts"]}
+    return {name: 100 * sums[name] / over[name[:2]] for name in sums if name[:2] in over}
 
 
 def _positives(
@@ -222,14 +278,15 @@ def score_matrices(
 
 def _read(
     model: System, samples: Samples, batch_size: int, progress: Progress
-) -> tuple[Pictures, list[list[str]], dict[str, int]]:
-    """Encode the usable pictures; their texts; and why others are not usable."""
+) -> tuple[Pictures, list[list[str]], list[tuple[int, str]], dict[str, int]]:
+    """Encode the usable pictures; their texts; their numbers and names; why others are not usable."""
 
     def load(numbers: Sequence[int]) -> Tensor:
         return model.prepare([samples.sample(i).image for i in numbers])
 
     pictures, captions, skipped = Pictures(model, load), [], Counter()
     known: dict[bytes, int] = {}
+    used: list[tuple[int, str]] = []
     numbers, images = [], []
     for i in range(len(samples)):
         try:
@@ -238,6 +295,7 @@ def _read(
             skipped[bad.reason] += 1
         else:
             captions.append(sample.texts)
+            used.append((i, sample.key))
             # Equal pictures must tie, and features from different batches differ in the last bit.
             content = hashlib.sha256(repr(sample.image.size).encode() + sample.image.tobytes()).digest()
             if content not in known:
@@ -252,4 +310,4 @@ def _read(
     if not captions:
         why = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items()) or "the data is empty"
         raise UserError(f"no pair to evaluate on ({why}): give pictures with texts")
-    return pictures, captions, dict(skipped)
+    return pictures, captions, used, dict(skipped)

@@ -1,0 +1,125 @@
+"""What every `multiway evaluate TASK` shares: one model or two, intervals, slices, the sheet of errors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from multiway.cli.arguments import Parser
+from multiway.cli.model import add_device
+from multiway.errors import UserError
+
+
+def add_deciding(parser: Parser) -> None:
+    """The flags that `decide` reads."""
+    parser.add_argument("--model", help="model folder, hub id or official checkpoint")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="instead of --model: is B better than A, sample by sample",
+    )
+    parser.add_argument(
+        "--slice",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="the main figure by this column of the data; may be given again",
+    )
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE.html", help="write the worst samples with pictures"
+    )
+    add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse flags that do not go together, before anything is loaded.
+
+    Raises:
+        UserError: neither or both of --model and --compare, or a sheet of two models.
+    """
+    if (args.model is None) == (args.compare is None):
+        raise UserError("give --model MODEL, or --compare A B for two models")
+    if args.compare is not None and (args.sheet or args.slice):
+        raise UserError("--sheet and --slice are for one model: give --model instead of --compare")
+    if args.sheet is not None and args.sheet.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--sheet {args.sheet} is a page: name it x.html")
+
+
+def decide(
+    args: argparse.Namespace,
+    opened: Callable[[Any], Any],
+    measure: Callable[[Any, Any, Callable[[str, int, int], None]], Any],
+    show: Callable[[Any], None],
+) -> None:
+    """Measure, and print what was asked for.
+
+    Args:
+        opened: the (first) model -> the samples, of which `image(i)` and, for slices, `meta(i)` are asked.
+        measure: a model, samples and progress -> a Measurement with `result`, `outcomes` and `sentence`.
+        show: prints a Measurement for a person.
+    """
+    import multiway
+    from multiway.cli.model import progress_bar
+    from multiway.tasks.outcomes import compare, metadata, slices
+    from multiway.train.parallel import choose_device
+
+    found, data = [], None
+    for name in args.compare or [args.model]:
+        model = multiway.load(name, device=choose_device(args.device))
+        data = opened(model) if data is None else data
+        with progress_bar() as progress:
+            found.append(measure(model, data, progress))
+    if args.compare is not None:
+        _print_comparison(compare(found[0].outcomes, found[1].outcomes), args)
+        return
+    (one,) = found
+    result, outcomes = dict(one.result), one.outcomes
+    if outcomes is not None:
+        result["intervals"] = outcomes.intervals()
+        cut = {column: slices(outcomes, metadata(data.meta, outcomes, column)) for column in args.slice}
+        result |= {"slices": cut} if cut else {}
+        if args.sheet is not None:
+            from multiway.tasks.error_sheet import write_sheet
+
+            rows = [row | {"value": f"{c}: {row['value']}"} for c, found in cut.items() for row in found]
+            write_sheet(args.sheet, f"{args.model}: {outcomes.main}", outcomes, data.image, sliced=rows)
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    print(one.sentence())
+    show(one)
+    if outcomes is not None:
+        _print_details(outcomes, result, args)
+
+
+def _print_details(outcomes: Any, result: dict[str, Any], args: argparse.Namespace) -> None:
+    values = outcomes.values()
+    spread = ", ".join("{} {:.1f} to {:.1f}".format(n, *result["intervals"][n]) for n in values)
+    print(f"bootstrap, 95 %: {spread}")
+    for column, rows in result.get("slices", {}).items():
+        for row in rows:
+            figure = "{:.1f} ({:.1f} to {:.1f})".format(row["figure"], *row["interval"])
+            print(f"{column} {row['value']}: {row['n']:,} samples, {outcomes.main} {figure}")
+    if args.sheet is not None:
+        print(f"sheet of errors in {args.sheet}")
+
+
+def _print_comparison(found: dict[str, Any], args: argparse.Namespace) -> None:
+    if args.json:
+        print(json.dumps({"a": args.compare[0], "b": args.compare[1], **found}))
+        return
+    print(f"{found['n']:,} samples; A {args.compare[0]}, B {args.compare[1]}; paired bootstrap, 95 %")
+    for name, row in found["figures"].items():
+        change = "{difference:+.2f} ({low:+.2f} to {high:+.2f}), p {p:.3f}".format(**row)
+        print(f"{name:<10}  A {row['first']:.2f}  B {row['second']:.2f}  B - A {change}")
+    main = found["figures"][found["main"]]
+    sure = main["low"] > 0 or main["high"] < 0
+    better = "B" if main["difference"] > 0 else "A"
+    print(
+        f"by {found['main']}: {f'{better} is better' if sure else 'no difference that these data can show'}"
+    )

@@ -1,0 +1,62 @@
+"""The sheet of errors: what a model got most wrong, with pictures, in one HTML file."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from multiway.data.pages import figure, table, write_page
+from multiway.data.sample import BadSample
+from multiway.tasks.outcomes import Outcomes
+
+SHOWN = 60  # samples
+
+
+def write_sheet(
+    path: Path,
+    title: str,
+    outcomes: Outcomes,
+    picture: Callable[[int], Image.Image | Sequence[Image.Image]],
+    *,
+    sliced: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write the figures, their slices, and the worst samples.
+
+    Args:
+        picture: number of a sample -> its picture, or pictures.
+        sliced: from `slices`.
+    """
+    values, spread = outcomes.values(), outcomes.intervals()
+    rows = [(n, f"{values[n]:.2f}", "{:.2f} to {:.2f}".format(*spread[n])) for n in values]
+    parts = [table(("figure", "value", "95 % interval"), rows)]
+    if sliced:
+        lines = [
+            (s["value"], f"{s['n']:,}", f"{s['figure']:.2f}", "{:.2f} to {:.2f}".format(*s["interval"]))
+            for s in sliced
+        ]
+        parts.append(table(("slice", "samples", outcomes.main, "95 % interval"), lines))
+    order = np.argsort(outcomes.score, kind="stable")
+    worst = [row for row in order.tolist() if outcomes.wrong[row]]
+    parts.append(
+        f"<h2>The worst {min(len(worst), SHOWN)} of {len(worst):,} wrong, of {len(outcomes):,}</h2>"
+        "<div class=pairs>"
+    )
+    for row in worst[:SHOWN]:
+        try:
+            shown = picture(int(outcomes.numbers[row]))
+        except BadSample:  # it was read a moment ago
+            continue
+        pictures = [shown] if isinstance(shown, Image.Image) else [*shown]
+        parts.append(figure(pictures, _lines(outcomes, row), outcomes.keys[row]))
+    write_page(path, title, [*parts, "</div>"])
+
+
+def _lines(outcomes: Outcomes, row: int) -> list[str]:
+    asked = [html.escape(outcomes.asked[row])] if outcomes.asked else []
+    said, expected = html.escape(outcomes.said[row]), html.escape(outcomes.expected[row])
+    return [*asked, f"<span class=dropped>{said}</span>", f"<span class=kept>{expected}</span>"]

@@ -1,0 +1,102 @@
+"""Outcomes of samples: figures, slices, comparisons and the sheet, on choices that one can count."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multiway.data.sample import BadSample
+from multiway.errors import UserError
+from multiway.tasks.error_sheet import write_sheet
+from multiway.tasks.outcomes import compare, metadata, of_choices, slices
+from multiway.tasks.retrieval import measure
+
+
+def choices(right, numbers=None, margin=1.0, **options):
+    """Samples of class 0; a wrong one says class 1 by a margin that grows with its place."""
+    right = np.asarray(right, bool)
+    logits = np.zeros((len(right), 2))
+    logits[np.arange(len(right)), (~right).astype(int)] = margin + np.arange(len(right))
+    numbers = np.arange(len(right)) if numbers is None else np.asarray(numbers)
+    keys = [f"k{n}" for n in numbers]
+    labels = np.zeros(len(right), int)
+    columns = {"accuracy": right}
+    return of_choices(
+        logits, labels, ["yes", "no"], columns, numbers=numbers, keys=keys, main="accuracy", **options
+    )
+
+
+def test_figures_and_what_may_stand_on_the_sheet():
+    found = choices([True, False, True, False])
+    assert found.values() == {"accuracy": 50.0}
+    assert found.wrong.tolist() == [False, True, False, True]
+    assert np.argsort(found.score)[:2].tolist() == [3, 1]  # the surest error first
+    assert [*found.said] == ["yes", "no", "yes", "no"]
+    low, high = found.intervals()["accuracy"]
+    assert low < 50 < high
+
+
+def test_samples_of_a_group_are_drawn_together():
+    right = np.repeat([True, False], 50)
+    alone = choices(right).intervals()["accuracy"]
+    together = choices(right, groups=["a"] * 50 + ["b"] * 50).intervals()["accuracy"]
+    assert together == [0, 100]
+    assert alone[0] > 35
+
+
+def test_comparison_is_on_the_samples_that_both_have():
+    a, b = choices([True, False, False], numbers=[0, 1, 2]), choices([True, True], numbers=[2, 0])
+    found = compare(a, b)
+    assert found["n"] == 2
+    figure = found["figures"][found["main"]]
+    assert (figure["first"], figure["second"], figure["difference"]) == (50, 100, 50)
+    with pytest.raises(UserError, match="share no sample"):
+        compare(a, choices([True], numbers=[9]))
+
+
+def test_slices_by_words_and_by_quarters_of_numbers():
+    found = choices([True, True, False, True])
+    rows = slices(found, ["cat", "cat", "dog", None])
+    assert [(r["value"], r["n"], r["figure"]) for r in rows] == [
+        ("cat", 2, 100.0),
+        ("(none)", 1, 100.0),
+        ("dog", 1, 0.0),
+    ]
+    many = choices([True] * 40)
+    rows = slices(many, [str(n) for n in range(40)])
+    assert sum(r["n"] for r in rows) == 40
+    assert len(rows) == 4
+    rows = slices(many, [f"w{n % 25}" for n in range(40)])
+    assert {r["value"] for r in rows} >= {"(other)", "w0"}
+    assert sum(r["n"] for r in rows) == 40
+
+
+def test_a_column_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"no column 'colour'.*it has animal"):
+        metadata(lambda i: {"animal": "cat"}, choices([True]), "colour")
+
+
+def test_the_sheet_needs_nothing_else(tmp_path):
+    found = choices([True, False, False], asked=["is it <a>?"] * 3)
+
+    def picture(number):
+        if number == 1:
+            raise BadSample("gone")
+        return [Image.new("RGB", (300, 300), "red")] * 2
+
+    write_sheet(tmp_path / "x.html", "a model", found, picture, sliced=slices(found, ["a", "a", "b"]))
+    page = (tmp_path / "x.html").read_text()
+    assert page.count("data:image/png;base64,") == 2  # two pictures of one sample
+    assert "is it &lt;a&gt;?" in page
+    assert "The worst 2 of 2 wrong, of 3" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_retrieval_s_outcomes_give_its_recalls(albef, samples):
+    for texts in ("all", "first"):
+        found = measure(albef, samples, texts=texts, k=3, batch_size=4)
+        assert found.outcomes is not None
+        for name, value in found.outcomes.values().items():
+            assert value == pytest.approx(found.result["itm"][name]), (texts, name)
+        assert len(found.outcomes) == len(samples)
+        rows = found.outcomes.pick([2, 0])
+        assert [*rows.keys] == ["2", "0"]
