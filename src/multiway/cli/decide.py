@@ -68,7 +68,8 @@ def decide(
     from multiway.tasks.outcomes import compare, metadata, slices
     from multiway.train.parallel import choose_device
 
-    found, data = [], None
+    found: list[Any] = []
+    data: Any = None
     for name in args.compare or [args.model]:
         model = multiway.load(name, device=choose_device(args.device))
         data = opened(model) if data is None else data

@@ -133,7 +133,7 @@ def measure(
         asked = _Asked(used, captions, list(number), image, text)
         if not model.has_itm:
             first = metrics.first_of(candidates[0], pictures.features, encoded.features)
-            outcomes = asked.outcomes(*ranks, first)
+            outcomes = asked.outcomes(ranks[0], ranks[1], first)
             return Measurement(result=result, shuffled=_summary(*dealt), skipped=skipped, outcomes=outcomes)
         start = time.perf_counter()
         tr_scores, ir_scores, scored = score_candidates(
@@ -150,7 +150,7 @@ def measure(
         pairs=scored,
         seconds=seconds,
         skipped=skipped,
-        outcomes=asked.outcomes(*reranked, best),
+        outcomes=asked.outcomes(reranked[0], reranked[1], best),
     )
 
 
