@@ -12,36 +12,23 @@ from multiway.cli.arguments import Parser
 from multiway.cli.model import add_device
 from multiway.errors import UserError
 
+NEITHER = "no difference that these data can show"
+
 
 def add_deciding(parser: Parser) -> None:
     """The flags that `decide` reads."""
-    parser.add_argument("--model", help="model folder, hub id or official checkpoint")
-    parser.add_argument(
-        "--compare",
-        nargs=2,
-        metavar=("A", "B"),
-        help="instead of --model: is B better than A, sample by sample",
-    )
-    parser.add_argument(
-        "--slice",
-        action="append",
-        default=[],
-        metavar="COLUMN",
-        help="the main figure by this column of the data; may be given again",
-    )
-    parser.add_argument(
-        "--sheet", type=Path, metavar="FILE.html", help="write the worst samples with pictures"
-    )
+    add = parser.add_argument
+    add("--model", help="model folder, hub id or official checkpoint")
+    add("--compare", nargs=2, metavar=("A", "B"), help="instead of --model: is B better, sample by sample?")
+    about = "the main figure by this column of the data; may be given again"
+    add("--slice", action="append", default=[], metavar="COLUMN", help=about)
+    add("--sheet", type=Path, metavar="FILE.html", help="write the worst samples with pictures")
     add_device(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse flags that do not go together, before anything is loaded.
-
-    Raises:
-        UserError: neither or both of --model and --compare, or a sheet of two models.
-    """
+    """Refuse flags that do not go together, before anything is loaded."""
     if (args.model is None) == (args.compare is None):
         raise UserError("give --model MODEL, or --compare A B for two models")
     if args.compare is not None and (args.sheet or args.slice):
