@@ -19,6 +19,7 @@ import blip
 import blip_setup
 import blip_text
 import clip
+import mae
 import momentum
 import momentum_runs as runs
 import vlmo
@@ -78,6 +79,11 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "blip/vqa": (blip_text.vqa, blip_text.vqa_rule),
     "blip/nlvr": (blip_text.nlvr, default_rule),
     "blip/features": (blip_text.features, default_rule),
+    "mae/official": (mae.mae, beit.rule),
+    "mae/hf_vit_mae": (mae.hf, beit.rule),
+    "mae/init": (mae.init, vlmo_setup.init_rule),
+    "mae/layer_decay_groups": (mae.groups, beit.rule),
+    "mae/trajectory": (mae.trajectory, mae.trajectory_rule),
     "clip/open_clip": (clip.open_clip, clip.rule),
     "clip/open_clip_quickgelu": (clip.open_clip, clip.rule),
     "clip/hf_clip": (clip.hf_clip, clip.rule),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import official
@@ -17,6 +18,7 @@ from torch import Tensor
 from multiway.batch import Batch
 from multiway.core.relative import image_index, joint_index
 from multiway.metrics.retrieval import Positives, block_ranks, recall
+from multiway.systems.base import System
 from multiway.systems.patches import ImageConfig
 from multiway.systems.vlmo import VLMo
 from multiway.systems.vlmo_config import (
@@ -34,7 +36,7 @@ from multiway.text import TokenizerConfig
 from multiway.train.optim import build_optimizer, fits, freeze
 from multiway.train.run import TrainConfig
 from multiway.weights import vlmo as layouts
-from multiway.weights.keymap import to_ours
+from multiway.weights.keymap import Layout, to_ours
 from multiway.weights.official import load_layout
 
 KINDS: dict[type[MultiwayConfig], type[Multiway]] = {
@@ -330,12 +332,20 @@ def init(case: Case) -> dict[str, Any]:
         "vqa": AnswerConfig(labels=answers, **sizes),
         "nlvr2": ReasoningConfig(**(sizes | {"types": 3})),
     }
+    makers = {tag: partial(fresh, config) for tag, config in configs.items()}
+    return statistics(case, makers, lambda model: layouts.layout(model.config))
+
+
+def statistics(
+    case: Case, makers: dict[str, Callable[[], System]], layout: Callable[[Any], Layout]
+) -> dict[str, Tensor]:
+    """Mean, deviation and largest value of every tensor of models that are built after each recorded seed."""
     out: dict[str, list[Tensor]] = {}
     for seed in case.inputs["seeds"]:
-        for tag, config in configs.items():
+        for tag, make in makers.items():
             torch.manual_seed(int(seed))
-            model = fresh(config)
-            for name, tensor in official.weights(model, layouts.layout(config)).items():
+            model = make()
+            for name, tensor in official.weights(model, layout(model)).items():
                 for kind, value in (
                     ("mean", tensor.double().mean()),
                     ("std", tensor.double().std(correction=0)),

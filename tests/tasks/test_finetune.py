@@ -7,6 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny_beit
+import tiny_beit3
+import tiny_mae
 import torch
 from torch import nn
 
@@ -14,13 +17,15 @@ import multiway
 from multiway.cli.main import main
 from multiway.data.augment import Augment
 from multiway.data.labelled import LabelledPictures, LabelledSource, TaskData
+from multiway.data.mixing import Mixing
 from multiway.data.sample import BadSample
 from multiway.data.two_pictures import PicturePairs
 from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.tasks import classify, nlvr2
-from multiway.tasks.finetune import TRAIN, finetune, plan, task_of
+from multiway.tasks.finetune import TRAIN, build, finetune, plan, task_of
 from multiway.tasks.predictions import predict
+from multiway.train.parallel import Ranks
 
 PLAIN = Augment(crop_scale=None, flip=0.0, rand_n=0)
 
@@ -175,3 +180,36 @@ def test_the_commands(albef, tmp_path, monkeypatch, capsys):
     assert main(["evaluate", "nlvr2", "--model", "out/model", "--data", "scenes:12:3"]) == 0
     assert f"{found['accuracy']:.1f}" in capsys.readouterr().out
     assert np.isfinite(found["shuffled"]["accuracy"])
+
+
+@pytest.mark.parametrize("base", ["mae", "beit", "beit3"])
+def test_mixed_pictures_are_learned_by_their_shares(base, tmp_path):
+    from PIL import Image
+
+    for name, level in (("dark", 20), ("light", 220)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (8, 8), (level + i,) * 3).save(tmp_path / "data" / name / f"{i}.png")
+    make = {"mae": tiny_mae.mae, "beit": tiny_beit.beit, "beit3": lambda: tiny_beit3.beit3()[0]}
+    multiway.save(make[base](), tmp_path / "base")
+    data = TaskData(
+        train=(LabelledSource(path=str(tmp_path / "data")),),
+        augment=PLAIN,
+        mixing=Mixing(mixup=0.8, cutmix=1.0),
+    )
+    run = plan("classify", tmp_path / "base", data, train=replace(TRAIN, epochs=None, steps=1, batch_size=4))
+    system, loader = build("classify", run, Ranks(0, 1, torch.device("cpu")))
+    batch = next(iter(loader.iterate(0)))
+    assert ((batch.targets > 0) & (batch.targets < 1)).any()
+    mixed = system.losses(batch, system.init_state())["loss"]
+    plain = system.losses(replace(batch, targets=None), system.init_state())["loss"]
+    assert torch.isfinite(mixed)
+    assert not torch.equal(mixed, plain)
+
+
+def test_pictures_of_texts_are_not_mixed(albef, tmp_path):
+    multiway.save(albef, tmp_path / "base")
+    data = TaskData(train=(LabelledSource(path="scenes:8"),), mixing=Mixing(mixup=0.8))
+    run = plan("nlvr2", tmp_path / "base", data, train=replace(TRAIN, batch_size=4))
+    with pytest.raises(UserError, match=r"leave data\.mixing out"):
+        build("nlvr2", run, Ranks(0, 1, torch.device("cpu")))

@@ -82,6 +82,7 @@ class Block(nn.Module):
         layer_scale: initial value of a learned gain on each residual branch, or None.
         drop_path: probability of dropping a residual branch of a sample.
         dropout: probability in attention weights and on every residual branch (BERT).
+        quick_gelu, tanh_gelu: the feed-forward's approximation of GELU (CLIP's; FLIP's).
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Block(nn.Module):
         dropout: float = 0.0,
         eps: float = 1e-6,
         quick_gelu: bool = False,
+        tanh_gelu: bool = False,
         doubled: bool = False,
         sub_norm: bool = False,
         key_bias: bool = True,
@@ -122,7 +124,8 @@ class Block(nn.Module):
         if sub_norm:
             self.ffn = per_expert(experts, lambda: SubNormFeedForward(width, hidden, eps=eps))
         else:
-            self.ffn = per_expert(experts, lambda: FeedForward(width, hidden, quick_gelu=quick_gelu))
+            gelu = {"quick_gelu": quick_gelu, "tanh_gelu": tanh_gelu}
+            self.ffn = per_expert(experts, lambda: FeedForward(width, hidden, **gelu))
         self.gamma1 = self.gamma2 = None
         if layer_scale is not None:
             self.gamma1 = nn.Parameter(torch.full((width,), layer_scale))

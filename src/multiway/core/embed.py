@@ -40,6 +40,34 @@ def resize_positions(
     return torch.cat([kept, rearrange(rows, "1 d h w -> 1 (h w) d")], dim=1)
 
 
+def sincos_positions(grid: tuple[int, int], width: int) -> Float[Tensor, "1 P D"]:
+    """Fixed positions of a class token, which are zeros, and of the patches of a grid, row by row.
+
+    A quarter of the features each: sine and cosine of the column, sine and cosine of the row, at
+    frequencies from 1 down to 1/10000. Source: MAE, appendix A.1; recorded case mae/official.
+
+    Raises:
+        ValueError: `width` is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"sine-cosine positions need a width that 4 divides, not {width}")
+    frequencies = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = torch.meshgrid(*(torch.arange(side).double() for side in grid), indexing="ij")
+    angles = [place.reshape(-1, 1) * frequencies for place in (columns, rows)]
+    table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), table])[None].to(torch.get_default_dtype())
+
+
+def patchify(image: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor, "B N F"]:
+    """The pixels of each patch, row by row, the channels of a pixel side by side: F = P * P * C."""
+    return rearrange(image, "b c (h p) (w q) -> b (h w) (p q c)", p=patch_size, q=patch_size)
+
+
+def unpatchify(patches: Float[Tensor, "B N F"], patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """The pictures `[B, C, H, W]` that `patchify` cuts into these patches."""
+    return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=grid[0], p=patch_size, q=patch_size)
+
+
 class PatchEmbed(nn.Module):
     """A picture as a row of patch vectors: one linear map of each P x P patch."""
 
@@ -48,8 +76,13 @@ class PatchEmbed(nn.Module):
         self.patch_size = patch_size
         self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size, bias=bias)
 
-    def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+    def forward(
+        self, image: Float[Tensor, "B C H W"], kept: Int[Tensor, "B K"] | None = None
+    ) -> Float[Tensor, "B N D"]:
         """Patches in row-major order.
+
+        Args:
+            kept: numbers of the patches to compute, in order; None: all of them. The others cost nothing.
 
         Raises:
             ValueError: H or W is not a multiple of the patch size.
@@ -59,7 +92,15 @@ class PatchEmbed(nn.Module):
             raise ValueError(
                 f"picture of {height} x {width} is not a multiple of the patch size {self.patch_size}"
             )
-        return self.proj(image).flatten(2).transpose(1, 2)
+        if kept is None:
+            return self.proj(image).flatten(2).transpose(1, 2)
+        # The convolution is one linear map of each patch: here of those that are kept alone.
+        size = (-1, self.patch_size)
+        cut = image.unflatten(3, size).unflatten(2, size)  # [B, C, h, P, w, P]
+        row, column = kept // (width // self.patch_size), kept % (width // self.patch_size)
+        rows = torch.arange(len(image), device=image.device)[:, None]
+        patches = cut.permute(0, 2, 4, 1, 3, 5)[rows, row, column].flatten(2)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class WordEmbed(nn.Module):

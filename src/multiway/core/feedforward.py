@@ -17,12 +17,12 @@ class QuickGELU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, activation, Linear."""
+    """Linear, activation, Linear; the activation is GELU, or one of two approximations of it."""
 
-    def __init__(self, width: int, hidden: int, *, quick_gelu: bool = False):
+    def __init__(self, width: int, hidden: int, *, quick_gelu: bool = False, tanh_gelu: bool = False):
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
-        self.act = QuickGELU() if quick_gelu else nn.GELU()
+        self.act = QuickGELU() if quick_gelu else nn.GELU("tanh" if tanh_gelu else "none")
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

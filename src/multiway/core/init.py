@@ -22,6 +22,20 @@ def init_vit(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
+def init_mae(module: nn.Module) -> None:
+    """MAE: Linear weights Xavier uniform, patch projections too, as the linear maps that they are; biases 0.
+
+    The bias of a patch projection keeps torch's default. Source: recorded case mae/init.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight.data.flatten(1))
+
+
 def init_bert(module: nn.Module) -> None:
     """BERT: Linear and Embedding weights normal 0.02, [PAD]'s row included; biases 0.
 

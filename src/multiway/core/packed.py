@@ -148,7 +148,8 @@ class PackedBlock(Block):
 
 
 def _fused(module: nn.Module) -> bool:
-    return isinstance(module, FeedForward) and isinstance(module.act, nn.GELU)
+    act = module.act if isinstance(module, FeedForward) else None
+    return isinstance(act, nn.GELU) and act.approximate == "none"
 
 
 def packed(module: M) -> M:

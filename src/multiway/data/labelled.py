@@ -10,6 +10,7 @@ from PIL import Image
 from multiway.data.augment import Augment
 from multiway.data.classes import Listed, open_labelled
 from multiway.data.images import decode
+from multiway.data.mixing import Mixing
 from multiway.data.numbered import Numbered
 from multiway.errors import UserError
 
@@ -41,6 +42,7 @@ class TaskData:
     Attributes:
         train: sources to learn from. val: sources to validate on.
         augment: what is done to training pictures; the defaults are mild, and change no colour or count.
+        mixing: mixup and cutmix, for classes alone.
         max_bad_share: above this share of bad samples a run stops.
         workers: processes that load; 0 loads in the training process.
         seed: of the order and the augmentation.
@@ -51,6 +53,7 @@ class TaskData:
     augment: Augment = field(
         default_factory=lambda: Augment(crop_scale=None, flip=0.5, rand_n=0, brightness=0.1, contrast=0.1)
     )
+    mixing: Mixing = Mixing()
     max_bad_share: float = 0.05
     workers: int = 0
     seed: int = 0

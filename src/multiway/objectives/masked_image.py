@@ -61,3 +61,24 @@ def perplexity(counts: Float[Tensor, " K"]) -> Float[Tensor, ""]:
     """exp of the entropy of how often each code was assigned: 1 when one does it all, K when all do alike."""
     share = counts / counts.sum().clamp_min(1)
     return torch.special.entr(share).sum().exp()
+
+
+def reconstruction(pred: Float[Tensor, "*P F"], target: Float[Tensor, "*P F"]) -> Float[Tensor, ""]:
+    """Mean squared error of the pixels of removed patches (MAE, section 3, "Reconstruction target").
+
+    Args:
+        pred, target: of the removed patches alone, as many of each picture.
+    """
+    return F.mse_loss(pred, target)
+
+
+def normalised_patches(
+    patches: Float[Tensor, "B N F"],
+) -> tuple[Float[Tensor, "B N F"], Float[Tensor, "B N 1"], Float[Tensor, "B N 1"]]:
+    """Patches less their mean, over their deviation; and both (MAE, section 3).
+
+    The variance is unbiased, and 1e-6 is added to it: recorded case mae/official.
+    """
+    mean = patches.mean(-1, keepdim=True)
+    deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    return (patches - mean) / deviation, mean, deviation

@@ -32,6 +32,8 @@ RECIPES: dict[str, str] = {
         "blip_photos",
         "clip_base",
         "clip_emoji",
+        "mae_base",
+        "mae_emoji",
         "vlmo_base",
         "vlmo_emoji",
         "vqkd_base",

@@ -116,6 +116,15 @@ def _beit_classifier() -> type:
     return Classifier
 
 
+def _mae(config: str, network: str, module: str) -> Entry:
+    """MAE or its classifier, by the names of its classes."""
+
+    def class_of(name: str) -> type:
+        return getattr(importlib.import_module(f"multiway.systems.{module}"), name)
+
+    return Entry(MAE_PAPER, lambda: class_of(config), lambda: class_of(network))
+
+
 def _vqkd_config() -> type:
     from multiway.systems.vqkd import VQKDConfig
 
@@ -172,6 +181,7 @@ ALBEF_PAPER = "Li et al. 2021, arXiv:2107.07651"
 BEIT3_PAPER = "Wang et al. 2022, arXiv:2208.10442"
 BEIT_PAPER = "Bao et al. 2021, arXiv:2106.08254"
 BLIP_PAPER = "Li et al. 2022, arXiv:2201.12086"
+MAE_PAPER = "He et al. 2021, arXiv:2111.06377"
 VLMO_PAPER = "Bao et al. 2021, arXiv:2111.02358"
 
 SYSTEMS: dict[str, Entry] = {
@@ -180,6 +190,7 @@ SYSTEMS: dict[str, Entry] = {
     "beit3": _beit3("BEiT3Config", "BEiT3", "beit3"),
     "blip": Entry(BLIP_PAPER, _blip_config, _blip),
     "clip": Entry("Radford et al. 2021, arXiv:2103.00020", _clip_config, _clip),
+    "mae": _mae("MAEConfig", "MAE", "mae"),
     "vlmo": _vlmo("VLMoConfig", "VLMo", "vlmo"),
     "vqkd": Entry("Peng et al. 2022, arXiv:2208.06366", _vqkd_config, _vqkd),
 }
@@ -199,6 +210,7 @@ NETWORKS: dict[str, Entry] = SYSTEMS | {
     "blip_vqa": _blip_head("VQAConfig", "AnswerModel"),
     "blip_nlvr": _blip_head("NLVRConfig", "PairModel"),
     "blip_base": _blip_head("FeaturesConfig", "FeatureExtractor"),
+    "mae_classify": _mae("ClassifierConfig", "Classifier", "mae_heads"),
     "vlmo_nlvr2": _vlmo("ReasoningConfig", "ReasoningModel"),
     "vlmo_retrieval": _vlmo("RetrievalConfig", "Retrieval"),
     "vlmo_vqa": _vlmo("AnswerConfig", "AnswerModel"),

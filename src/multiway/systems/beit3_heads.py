@@ -24,6 +24,7 @@ from multiway.batch import Batch
 from multiway.core.gather import gather, rank
 from multiway.errors import UserError
 from multiway.objectives import contrastive
+from multiway.objectives.classification import one_of
 from multiway.systems.base import Picture
 from multiway.systems.beit3_config import ClassifierConfig, NLVR2Config, RetrievalConfig, VQAConfig
 from multiway.systems.beit3_system import MultiwaySystem
@@ -199,7 +200,7 @@ class Classifier(MultiwaySystem):
     def losses(
         self, batch: Batch, state: Any, draws: Any = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Cross-entropy, its target smoothed."""
+        """Cross-entropy of `batch.labels`, or of `batch.targets` where pictures are mixed, smoothed."""
         smoothing = self.config.label_smoothing
-        loss = F.cross_entropy(self.predict(batch), batch.need("labels"), label_smoothing=smoothing)
+        loss = one_of(self.predict(batch), batch.labels, batch.targets, smoothing=smoothing)
         return {"loss": loss, "classify": loss}

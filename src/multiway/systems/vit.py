@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.core.block import Block, Stack
-from multiway.core.embed import PatchEmbed, resize_positions
+from multiway.core.embed import PatchEmbed, resize_positions, sincos_positions
 from multiway.core.init import init_vit
 from multiway.core.relative import RelativeBias, image_index, image_rows
 from multiway.systems.image_tower import FrozenBlocks, ImageTower
@@ -31,11 +31,15 @@ class ViTConfig:
         drop_path: rate at the last block, growing linearly from 0.
         frozen_blocks: the embeddings and so many first blocks are never trained; "all": nothing of the tower.
         clip_stem: CLIP's form: no bias in the patch projection, a LayerNorm before the blocks.
+        quick_gelu, tanh_gelu: approximations of GELU (OpenAI's weights; FLIP's).
         key_bias: whether keys of attention have a bias (BEiT: no).
         layer_scale: initial gain on each residual branch, or None for no such gains.
         absolute_positions: a learned position for every token.
+        sincos: those positions are sines and cosines, never trained (MAE, FLIP).
+        class_position: whether the class token has a position too (FLIP: no).
         relative_bias: a table of relative positions for each layer, or one that they share (BEiT).
-        pool: what stands for the picture: its normalised class token, or the mean of its patches, normalised.
+        pool: what stands for the picture: its normalised class token; the mean of its patches, normalised;
+            or the mean of all its normalised tokens (FLIP).
         mean, std: of the pictures' channels.
     """
 
@@ -52,11 +56,14 @@ class ViTConfig:
     frozen_blocks: FrozenBlocks = 0
     clip_stem: bool = False
     quick_gelu: bool = False
+    tanh_gelu: bool = False
     key_bias: bool = True
     layer_scale: float | None = None
     absolute_positions: bool = True
+    sincos: bool = False
+    class_position: bool = True
     relative_bias: Literal["none", "shared", "layers"] = "none"
-    pool: Literal["cls", "mean"] = "cls"
+    pool: Literal["cls", "mean", "all"] = "cls"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
@@ -75,6 +82,7 @@ class ViTConfig:
             eps=self.eps,
             drop_path=self.drop_path * layer / max(last, 1),
             quick_gelu=self.quick_gelu,
+            tanh_gelu=self.tanh_gelu,
             layer_scale=self.layer_scale,
             key_bias=self.key_bias,
         )
@@ -110,10 +118,12 @@ class VisionTransformer(ImageTower):
             )
             self.register_buffer("index", image_index(config.grid), persistent=False)
         norm = nn.LayerNorm(config.width, eps=config.eps)
-        self.norm, self.fc_norm = (norm, None) if config.pool == "cls" else (nn.Identity(), norm)
+        self.norm, self.fc_norm = (nn.Identity(), norm) if config.pool == "mean" else (norm, None)
         init_vit(self)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        if self.positions is not None:
+        if self.positions is not None and config.sincos:
+            self.positions = nn.Parameter(sincos_positions(config.grid, config.width), requires_grad=False)
+        elif self.positions is not None:
             nn.init.trunc_normal_(self.positions, std=0.02)
         self.frozen = config.depth if config.frozen_blocks == "all" else config.frozen_blocks
         if self.frozen:
@@ -135,28 +145,33 @@ class VisionTransformer(ImageTower):
         image: Float[Tensor, "B C H W"],
         mask: Bool[Tensor, "B N"] | None = None,
         mask_token: Float[Tensor, "1 1 D"] | None = None,
+        kept: Int[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Class token and patches with their positions, resized when the picture's grid is another one.
 
         Args:
             mask: patches that `mask_token` replaces (BEiT, section 2.3).
+            kept: the patches that are seen, in their order; the others are not computed (MAE, FLIP).
 
         Raises:
-            ValueError: the picture's grid is another one, and positions are relative.
+            ValueError: the picture's grid is another one, or patches are left out, and positions are
+                relative.
         """
         grid = (image.shape[-2] // self.config.patch_size, image.shape[-1] // self.config.patch_size)
-        if self.relative is not None and grid != self.config.grid:
+        if self.relative is not None and (grid != self.config.grid or kept is not None):
             raise ValueError(
-                f"a picture of {grid} patches, and relative positions are for {self.config.grid}: load the "
-                "model with its image_size"
+                f"a picture of {grid} patches, and relative positions are for all {self.config.grid}: load "
+                "the model with its image_size"
             )
-        patches = self.patches(image)
+        patches = self.patches(image, kept)
         if mask is not None and mask_token is not None:
             patches = torch.where(mask[..., None], mask_token.to(patches.dtype), patches)
-        x = torch.cat([self.cls_token.expand(len(image), -1, -1), patches], dim=1)
+        cls_token = self.cls_token
         if self.positions is not None:
-            x = x + resize_positions(self.positions, grid, old_grid=self.config.grid)
-        return self.norm_pre(x)
+            positions = resize_positions(self.positions, grid, old_grid=self.config.grid)
+            cls_token = cls_token + positions[:, :1] if self.config.class_position else cls_token
+            patches = patches + (positions[:, 1:] if kept is None else positions[0, 1:][kept])
+        return self.norm_pre(torch.cat([cls_token.expand(len(image), -1, -1), patches], dim=1))
 
     def biases(self) -> Sequence[Float[Tensor, "1 H T T"]] | None:
         """What relative positions add to the scores of each layer."""
@@ -179,7 +194,9 @@ class VisionTransformer(ImageTower):
         return part(x, mask=None if biases is None else biases[first:last], maps=maps)
 
     def pooled(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
-        """The vector that stands for a picture: its class token, or the normalised mean of its patches."""
+        """The vector `[B, D]` that stands for a picture: see `ViTConfig.pool`."""
+        if self.config.pool == "all":
+            return tokens.mean(1)
         return tokens[:, 0] if self.fc_norm is None else self.fc_norm(tokens[:, 1:].mean(1))
 
     def layer_of(self, name: str) -> int:

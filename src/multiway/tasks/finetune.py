@@ -11,6 +11,7 @@ from multiway import weights
 from multiway.data.augment import train_transform
 from multiway.data.labelled import LabelledPictures, LabelledSource, TaskData
 from multiway.data.loader import Loader
+from multiway.data.mixing import Mixed
 from multiway.data.two_pictures import PairTransform, PicturePairs
 from multiway.errors import UserError
 from multiway.systems import NETWORKS
@@ -105,7 +106,7 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
     """
     task = task_of(name)
 
-    def make(run: Run, ranks: Ranks) -> tuple[System, Loader]:
+    def make(run: Run, ranks: Ranks) -> tuple[System, Loader | Mixed]:
         return build(name, run, ranks)
 
     def save(system: System, folder: Path) -> Path:
@@ -121,7 +122,7 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
     return train(run, Path(out), resume=resume, evaluate=evaluate, save=save, make=make)
 
 
-def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader]:
+def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader | Mixed]:
     """The network of a run with its starting weights, and the loader of this rank."""
     checkpoint = str(run.init.checkpoint)
     base = weights.load(checkpoint)
@@ -133,8 +134,12 @@ def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader]:
     return system, build_loader(name, run, system, ranks)
 
 
-def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader:
-    """The training data of one rank, augmented and, where the task reads texts, tokenized for `system`."""
+def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader | Mixed:
+    """The training data of one rank, augmented and, where the task reads texts, tokenized for `system`.
+
+    Raises:
+        UserError: the task reads texts, and the model has no tokenizer, or pictures shall be mixed.
+    """
     config: TaskData = run.data
     samples = task_of(name).open(
         config.train, labels_of(run.system), config.augment.min_side(system.image_size)
@@ -144,7 +149,9 @@ def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader:
     transform: Any = PairTransform(one) if reads else one
     if reads and system.tokenizer is None:
         raise UserError(f"{run.init.checkpoint} has no tokenizer, and {name} reads texts: take another model")
-    return Loader(
+    if reads and config.mixing.on:
+        raise UserError(f"{name} reads texts, which can't be mixed: leave data.mixing out")
+    loader = Loader(
         samples,
         encode=system.tokenizer if reads else None,
         transform=transform,
@@ -156,6 +163,9 @@ def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader:
         workers=config.workers,
         max_bad_share=config.max_bad_share,
     )
+    if not config.mixing.on:
+        return loader
+    return Mixed(loader, config.mixing, len(samples.labels), seed=config.seed, rank=ranks.rank)
 
 
 def labels_of(config: Any) -> tuple[str, ...]:

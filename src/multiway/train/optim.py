@@ -150,9 +150,12 @@ def learning_rate(step: int, config: TrainConfig, *, steps_per_epoch: int) -> fl
             warmup_lr=config.warmup_lr,
             warmup_steps=config.warmup_steps,
         )
+    if config.schedule in ("linear", "mae") and step < config.warmup_steps:
+        return config.lr * step / config.warmup_steps
+    if config.schedule == "mae":  # util/lr_sched.py
+        part = max(total - config.warmup_steps, 1)
+        return cosine(config.lr, config.min_lr, (step - config.warmup_steps) / part)
     if config.schedule == "linear":
-        if step < config.warmup_steps:
-            return config.lr * step / config.warmup_steps
         left = max(total - step, 0) / max(total - config.warmup_steps, 1)
         return config.min_lr + (config.lr - config.min_lr) * left
     if step < config.warmup_steps:

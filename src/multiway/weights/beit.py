@@ -108,7 +108,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> BEiTConfig | ClassifierConfig:
     How its pictures were normalised can't be read off: BEiT's released ones take -1..1, and the one of BEiT
     v2 that is known by its aggregation takes ImageNet's mean.
     """
-    aggregated = _depth(tensors, "cls_pt_layers.")
+    aggregated = depth_of(tensors, "cls_pt_layers.")
     image = tower_of(tensors, "")
     if not aggregated:
         image = replace(image, mean=HALF, std=HALF)
@@ -144,7 +144,7 @@ def tower_of(tensors: Mapping[str, Tensor], prefix: str) -> ViTConfig:
         patch_size=size,
         channels=channels,
         width=width,
-        depth=_depth(tensors, f"{prefix}blocks."),
+        depth=depth_of(tensors, f"{prefix}blocks."),
         heads=heads,
         hidden=tensors[f"{prefix}blocks.0.mlp.fc1.bias"].shape[0],
         layer_scale=None if gamma is None else 0.1,
@@ -154,6 +154,7 @@ def tower_of(tensors: Mapping[str, Tensor], prefix: str) -> ViTConfig:
     )
 
 
-def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
+def depth_of(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered parts there are under a prefix."""
     found = (re.match(rf"{re.escape(prefix)}(\d+)\.", key) for key in tensors)
     return 1 + max((int(match[1]) for match in found if match), default=-1)

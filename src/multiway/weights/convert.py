@@ -16,7 +16,22 @@ from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.systems.beit import BEiT
 from multiway.systems.beit_heads import Classifier
-from multiway.weights import albef, beit, beit3, blip, clip, dvae, hf_beit, hf_blip, official, vlmo, vqkd
+from multiway.systems.mae import MAE
+from multiway.weights import (
+    albef,
+    beit,
+    beit3,
+    blip,
+    clip,
+    dvae,
+    hf_beit,
+    hf_blip,
+    hf_mae,
+    mae,
+    official,
+    vlmo,
+    vqkd,
+)
 from multiway.weights.aside import replacing, standing
 from multiway.weights.folder import load, save
 from multiway.weights.hub import fetch
@@ -110,6 +125,8 @@ def official_layout(model: System) -> Layout:
         "beit_classify": beit.classifier_layout,
         "clip": clip.open_clip_layout,
         "dvae": dvae.layout,
+        "mae": mae.layout,
+        "mae_classify": mae.classifier_layout,
         "vqkd": vqkd.layout,
     }
     if name not in layouts:
@@ -125,7 +142,10 @@ def write_transformers(model: System, out: Path) -> None:
         UserError: no class of transformers holds the model.
     """
     if isinstance(model, BEiT | Classifier):
-        _write_beit(model, out)
+        _write_pictures(hf_beit.to_transformers(model), "BeitImageProcessor", model, out)
+        return
+    if isinstance(model, MAE):
+        _write_pictures(hf_mae.to_transformers(model), "ViTImageProcessor", model, out)
         return
     tensors, values = hf_blip.to_transformers(model)
     tied = {name for entry in hf_blip.layout(model.config).entries for name in entry.also}
@@ -153,14 +173,14 @@ def write_transformers(model: System, out: Path) -> None:
             _json(aside / "tokenizer_config.json", words)
 
 
-def _write_beit(model: BEiT | Classifier, out: Path) -> None:
-    tensors, values = hf_beit.to_transformers(model)
+def _write_pictures(
+    found: tuple[dict[str, Tensor], dict[str, Any]], processor: str, model: System, out: Path
+) -> None:
+    """A model that reads no texts: its tensors and config.json, and how pictures are made for it."""
+    tensors, values = found
     with replacing(out) as aside:
         _json(aside / "config.json", values)
-        _json(
-            aside / "preprocessor_config.json",
-            {"image_processor_type": "BeitImageProcessor", **_looks(model)},
-        )
+        _json(aside / "preprocessor_config.json", {"image_processor_type": processor, **_looks(model)})
         kept = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(kept, aside / "model.safetensors", metadata={"format": "pt"})
 

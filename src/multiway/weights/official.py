@@ -17,7 +17,7 @@ from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
-from multiway.weights import albef, beit, beit3, blip, clip, dvae, hf_beit, hf_blip, vlmo, vqkd
+from multiway.weights import albef, beit, beit3, blip, clip, dvae, hf_beit, hf_blip, hf_mae, mae, vlmo, vqkd
 from multiway.weights.keymap import Layout, Report, to_ours
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")  # of transformers; the second is what its fifth version writes
@@ -100,23 +100,26 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
     if beit.is_beit(tensors):
         config = beit.config_of(tensors)
         return config, beit.layout_of(config)
+    if mae.is_mae(tensors):
+        config = mae.config_of(tensors)
+        return config, mae.layout_of(config)
     raise UserError(
-        f"{path} is in no layout known here (ALBEF, BEiT, BEiT-3, BLIP, CLIP, dVAE, VLMo, VQ-KD): its first "
-        f"key is {next(iter(tensors))}"
+        f"{path} is in no layout known here (ALBEF, BEiT, BEiT-3, BLIP, CLIP, dVAE, MAE, VLMo, VQ-KD): its "
+        f"first key is {next(iter(tensors))}"
     )
 
 
 def is_transformers(folder: Path) -> bool:
-    """Whether a folder's config.json is that of a BLIP or BEiT of transformers."""
+    """Whether a folder's config.json is that of a BLIP, BEiT or ViTMAE of transformers."""
     try:
         values = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(values, dict) and values.get("model_type") in ("beit", "blip")
+    return isinstance(values, dict) and values.get("model_type") in ("beit", "blip", "vit_mae")
 
 
 def load_transformers(folder: Path, weights: Path | None = None) -> System:
-    """A BLIP or BEiT of transformers from its folder: config.json, weights, and a vocabulary if it has one.
+    """A model of transformers from its folder: config.json, weights, and a vocabulary if it has one.
 
     Args:
         weights: the file of weights; None: model.safetensors, or else pytorch_model.bin.
@@ -136,6 +139,8 @@ def load_transformers(folder: Path, weights: Path | None = None) -> System:
         raise UserError(f"{folder} has neither model.safetensors nor pytorch_model.bin: add one of them")
     if values.get("model_type") == "beit":
         return hf_beit.from_transformers(read_tensors(found), values)
+    if values.get("model_type") == "vit_mae":
+        return hf_mae.from_transformers(read_tensors(found), values)
     words = next((path for name in VOCABULARIES if (path := folder / name).is_file()), None)
     return hf_blip.from_transformers(read_tensors(found), values, vocab=words)
 
