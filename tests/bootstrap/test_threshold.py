@@ -114,7 +114,7 @@ def test_a_bad_labelled_file_is_one_sentence(web, tmp_path):
     path = tmp_path / "labelled.csv"
     labelled(web, tmp_path, "jsonl")  # its pictures
     path.write_text("image,text\n0.jpg,a cat\n")
-    with pytest.raises(UserError, match="no 'label'"):
+    with pytest.raises(UserError, match="no column label"):
         score_labelled(str(path), fakes.score)
     with pytest.raises(UserError, match=r"none\.csv"):
         score_labelled(str(tmp_path / "none.csv"), fakes.score)

@@ -1,26 +1,20 @@
 """The threshold from a small labelled sample, and how good it is, with intervals.
 
-A labelled sample is a csv or jsonl with `image`, `text` and `label` (1: they match, 0: they do not; pictures
-relative to the file), or tars whose json has a `label` for the whole text.
+A labelled sample is a table with `image`, `text` and `label` (1: they match, 0: they do not; pictures
+relative to the file), or tars whose json has a `label` for the whole text (`data.gold`).
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from multiway.bootstrap.filter import Filter
-from multiway.data.images import decode
-from multiway.data.sample import BadSample
-from multiway.data.shards import Shards, expand
+from multiway.data.gold import GoldPairs
 from multiway.errors import UserError
 
 FOLDS = 5
@@ -146,46 +140,10 @@ def score_labelled(path: str, scores: Filter, *, batch_size: int = 32) -> tuple[
     Raises:
         UserError: it can't be read, or a picture in it can't.
     """
-    pairs = _read(path)
+    pairs = GoldPairs(path)
     found: list[float] = []
     for start in range(0, len(pairs), batch_size):
-        part = pairs[start : start + batch_size]
-        rows = scores([image for image, _, _ in part], [[text] for _, text, _ in part])
+        part = range(start, min(start + batch_size, len(pairs)))
+        rows = scores([pairs.image(i) for i in part], [[pairs.texts[i]] for i in part])
         found += [float(row[0]) for row in rows]
-    return found, [label for _, _, label in pairs]
-
-
-def _read(path: str) -> list[tuple[Image.Image, str, bool]]:
-    place = Path(path)
-    try:
-        if place.suffix.lower() not in (".csv", ".jsonl"):
-            shards = Shards(expand(path))
-            return [
-                (decode(shards.image(i)), " ".join(shards.texts(i)), _label(shards.meta(i), shards.key(i)))
-                for i in range(len(shards))
-            ]
-        with open(place, newline="", encoding="utf-8-sig") as file:
-            rows = (
-                [*csv.DictReader(file)]
-                if place.suffix == ".csv"
-                else [json.loads(x) for x in file if x.strip()]
-            )
-        return [
-            (
-                decode((place.parent / row["image"]).read_bytes()),
-                str(row["text"]),
-                _label(row, f"line {i + 1}"),
-            )
-            for i, row in enumerate(rows)
-        ]
-    except KeyError as missing:
-        raise UserError(f"{path}: a row has no {missing}; each needs image, text and label") from None
-    except (OSError, ValueError, BadSample) as error:
-        raise UserError(f"{path} can't be read as a labelled sample ({error}): mend it") from None
-
-
-def _label(row: dict[str, Any], where: str) -> bool:
-    label = str(row["label"]).strip().lower()
-    if label not in ("0", "1", "true", "false", "yes", "no"):
-        raise UserError(f"{where}: label is {label!r}; write 1 where picture and text match, else 0")
-    return label in ("1", "true", "yes")
+    return found, pairs.labels

@@ -23,6 +23,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "caption": Command("multiway.cli.caption:caption", "what pictures show: print it, or write data sets"),
     "match": Command("multiway.cli.match:match", "how well texts fit a picture"),
+    "calibrate": Command(
+        "multiway.cli.calibrate:calibrate", "probabilities of a match that hold on gold pairs"
+    ),
+    "embed": Command("multiway.cli.embed:embed", "features of pictures and texts, as npy or parquet"),
     "search": Command("multiway.cli.search:search", "index a folder of pictures, and ask it"),
     "bootstrap": Command(
         "multiway.cli.bootstrap:bootstrap", "caption and filter a noisy web data set (CapFilt)"

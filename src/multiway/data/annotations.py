@@ -13,6 +13,7 @@ from multiway.data.sample import BadSample
 from multiway.data.shards import split_lines
 from multiway.data.tables import (
     IMAGE_COLUMNS,
+    TEXT_COLUMNS,
     check_rows,
     find_column,
     find_table,
@@ -20,8 +21,6 @@ from multiway.data.tables import (
     read_table,
 )
 from multiway.errors import UserError
-
-TEXT_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "title", "raw", "comment")
 
 #: A picture file, its texts, and what else its row says.
 Row = tuple[str, list[str], dict[str, Any]]

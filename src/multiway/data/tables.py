@@ -12,6 +12,7 @@ from multiway.errors import UserError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "image_path", "path", "img")
+TEXT_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "title", "raw", "comment")
 
 
 def read_table(path: Path) -> Any:

@@ -31,7 +31,7 @@ class Hit:
         key: its path below the indexed folder, or its key in a tar.
         cosine: ITC similarity with the query, -1..1.
         logit: the model's `rerank_score`, by which re-ranked hits are ordered; None for all others.
-        probability: 0..1 by the ITM head's softmax; None where there is no logit.
+        probability: 0..1 by `System.match_probability`; None where there is no logit.
     """
 
     key: str
@@ -115,7 +115,7 @@ class Searcher:
         except BadSample:
             return hit
         logits = self.model.match_pairs(context, hidden, mask).float()
-        probability = float(logits.softmax(-1)[0, 1])
+        probability = float(self.model.match_probability(logits)[0])
         cosine = torch.tensor([hit.cosine], device=logits.device)
         score = float(self.model.rerank_score(logits, cosine)[0])
         return Hit(key=hit.key, cosine=hit.cosine, logit=score, probability=probability)

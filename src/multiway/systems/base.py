@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.block import Stack
 from multiway.errors import UserError
+from multiway.metrics.calibration import Calibration
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.pictures import Picture, prepared
 from multiway.systems.resizing import resize
@@ -27,6 +28,7 @@ class System(nn.Module):
 
     Attributes:
         config: the system's own frozen dataclass, as its state and draws are its own.
+        calibration: how matching becomes a probability; None: by the head's softmax.
         tokenizer: set by `multiway.create` and `multiway.load`.
         image_size, image_mean, image_std: how pictures are prepared.
         image_tower: the module that turns pictures into tokens.
@@ -40,6 +42,7 @@ class System(nn.Module):
     has_text = True
     config: Any
     tokenizer: Tokenizer | None = None
+    calibration: Calibration | None = None
     parts: dict[str, tuple[str, ...]]
     image_size: int | tuple[int, int]
     image_mean: tuple[float, float, float]
@@ -167,6 +170,12 @@ class System(nn.Module):
         """
         return logits[:, 1]
 
+    def match_probability(self, logits: Float[Tensor, "P 2"]) -> Float[Tensor, " P"]:
+        """0..1 for ITM logits: the head's softmax, or what `multiway calibrate` fitted on gold pairs."""
+        margin = (logits[:, 1] - logits[:, 0]).float()
+        fitted = self.calibration
+        return (margin if fitted is None else fitted.scale * margin + fitted.bias).sigmoid()
+
     # The user's verbs.
 
     @property
@@ -224,7 +233,7 @@ class System(nn.Module):
         logits = self.match_pairs(
             context.select(rows % len(image)), hidden[rows % len(ids)], mask[rows % len(ids)]
         )
-        return logits.softmax(-1)[:, 1]
+        return self.match_probability(logits)
 
     def caption(self, images: Picture | Sequence[Picture], *args: Any, **options: Any) -> list[str]:
         """Captions of pictures, where the system generates text."""

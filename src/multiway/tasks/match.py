@@ -19,11 +19,13 @@ class Match:
     Attributes:
         cosine: ITC similarity, -1..1: comparable among pairs of one model, no probability.
         logit: the model's `rerank_score`, what retrieval re-ranks by; None without an ITM head.
-        probability: 0..1 by the ITM head's softmax; None without such a head.
+        margin: the head's log-odds of "matched", before any calibration; None without such a head.
+        probability: 0..1 by `System.match_probability`; without a head by the calibrated cosine, or None.
     """
 
     cosine: float
     logit: float | None = None
+    margin: float | None = None
     probability: float | None = None
 
 
@@ -53,14 +55,19 @@ def match(
             similar = (features[of_picture] * text_features[of_text]).sum(-1)
             cosine = similar.tolist()
             if context is None:
-                found += [Match(cosine=c) for c in cosine]
+                fitted = model.calibration
+                sure = [None] * len(cosine) if fitted is None else fitted.probability(cosine).tolist()
+                found += [Match(cosine=c, probability=p) for c, p in zip(cosine, sure, strict=True)]
                 continue
             shared = context.shared_by(of_picture)
             logits = model.match_pairs(shared, hidden[of_text], mask[of_text]).float()
-            scores, probabilities = (
+            columns = (
                 model.rerank_score(logits, similar).tolist(),
-                logits.softmax(-1)[:, 1].tolist(),
+                (logits[:, 1] - logits[:, 0]).tolist(),
+                model.match_probability(logits).tolist(),
             )
-            triples = zip(cosine, scores, probabilities, strict=True)
-            found += [Match(cosine=c, logit=s, probability=p) for c, s, p in triples]
+            found += [
+                Match(cosine=c, logit=score, margin=margin, probability=p)
+                for c, score, margin, p in zip(cosine, *columns, strict=True)
+            ]
     return found

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from multiway.errors import UserError
+from multiway.metrics.calibration import Calibration
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
@@ -21,6 +22,7 @@ from multiway.weights.hub import fetch
 from multiway.weights.official import is_transformers, load_checkpoint, load_transformers
 
 FILES = ("config.json", "model.safetensors")
+CALIBRATION = "calibration.json"
 
 
 def save(model: System, folder: str | Path, *, card: str | None = None) -> Path:
@@ -36,6 +38,8 @@ def save(model: System, folder: str | Path, *, card: str | None = None) -> Path:
         save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
         if model.tokenizer is not None:
             model.tokenizer.save(aside)
+        if model.calibration is not None:
+            (aside / CALIBRATION).write_text(json.dumps(asdict(model.calibration), indent=1) + "\n")
         (aside / "README.md").write_text(card or _card(model))
     return folder
 
@@ -89,7 +93,7 @@ def resized(model: System, image_size: int | tuple[int, int]) -> System:
             assert fitted is not None  # nothing else depends on the size of pictures
             tensors[name] = fitted
     other.load_state_dict(tensors)
-    other.tokenizer = model.tokenizer
+    other.tokenizer, other.calibration = model.tokenizer, model.calibration
     return other
 
 
@@ -122,7 +126,19 @@ def _load_folder(folder: Path, image_tower: nn.Module | None) -> System:
     strict_load(model, tensors, folder)
     if model.has_text:
         model.tokenizer = Tokenizer.load(model.config.tokenizer, folder)
+    model.calibration = _calibration(folder / CALIBRATION)
     return model
+
+
+def _calibration(path: Path) -> Calibration | None:
+    if not path.is_file():
+        return None
+    try:
+        return TypeAdapter(Calibration).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(
+            f"{path} is damaged ({error.errors()[0]['msg']}): run `multiway calibrate` again"
+        ) from None
 
 
 def read_config(system: str, values: dict, where: Path | str):
