@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-USES = {"image": ("images", ("image",)), "text": ("texts", ("text",)), "both": ("pairs", ("image", "text"))}
+USES: dict[str, Any] = {
+    "image": ("images", ("image",)),
+    "text": ("texts", ("text",)),
+    "both": ("pairs", ("image", "text")),
+}
 
 
 def embed(argv: Sequence[str]) -> None:
