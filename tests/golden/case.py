@@ -56,6 +56,7 @@ class Rule:
         """Error and tolerance, element by element (or of the whole tensor)."""
         ours, recorded = ours.detach().double(), recorded.double()
         error, size = (ours - recorded).abs(), recorded.abs()
+        error = error.masked_fill(ours == recorded, 0.0)  # infinities too
         if self.whole:
             error, size = error.norm(), size.norm()
         scale = max(1.0, size.max().item()) if self.scaled and size.numel() else 1.0

@@ -19,6 +19,9 @@ import blip
 import blip_setup
 import blip_text
 import clip
+import coca
+import coca_palm
+import coca_runs
 import mae
 import momentum
 import momentum_runs as runs
@@ -88,6 +91,12 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "clip/open_clip_quickgelu": (clip.open_clip, clip.rule),
     "clip/hf_clip": (clip.hf_clip, clip.rule),
     "clip/clip_loss_2proc": (clip.loss_2proc, clip.rule),
+    "coca/open_clip_coca": (coca.open_clip, coca.rule),
+    "coca/open_clip_coca_paper_pooler_cascade": (coca.open_clip, coca.rule),
+    "coca/open_clip_coca_paper_pooler_parallel": (coca.open_clip, coca.rule),
+    "coca/lucidrains": (coca_palm.lucidrains, coca.rule),
+    "coca/trajectory": (coca_runs.trajectory, coca_runs.trajectory_rule),
+    "coca/init": (coca_runs.init, coca_runs.init_rule),
     "vlmo/pretrain_step": (vlmo.pretrain_step, vlmo.rule),
     "vlmo/pretrain_step_2proc": (vlmo.pretrain_step_2proc, vlmo.rule),
     "vlmo/pretrain_step_abs_pos": (vlmo.pretrain_step, vlmo.rule),

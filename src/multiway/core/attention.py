@@ -192,44 +192,64 @@ def _linear_rows(linear: Any, rows: slice, x: Float[Tensor, "*P D"]) -> Float[Te
 
 
 class CrossAttention(nn.Module):
-    """Queries from one sequence; keys and values from a context of width C, computed once by `context`."""
+    """Queries from one sequence; keys and values from a context of width C, computed once by `context`.
 
-    def __init__(self, width: int, heads: int, *, context_width: int, dropout: float = 0.0):
+    Args:
+        context_eps: of a LayerNorm of the context (CoCa), or None for no such norm.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        context_width: int,
+        dropout: float = 0.0,
+        context_eps: float | None = None,
+    ):
         super().__init__()
         self.heads, self.dropout = heads, dropout
+        self.norm = None if context_eps is None else nn.LayerNorm(context_width, eps=context_eps)
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(context_width, 2 * width)
         self.out = nn.Linear(width, width)
 
     def context(self, tokens: Float[Tensor, "B N C"]) -> KeyValue:
         """Keys and values of the context, to be shared by every pass that looks at it."""
+        tokens = tokens if self.norm is None else self.norm(tokens)
         key, value = _heads(self.key_value(tokens), 2 * self.heads).chunk(2, dim=1)
         return KeyValue(key, value)
 
     def forward(
         self,
-        x: Float[Tensor, "B T D"],
+        x: Float[Tensor, "R T D"],
         context: KeyValue,
         *,
         mask: Tensor | None = None,
         ragged: Ragged | None = None,
         maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """`ragged`: `x` is packed tokens, which it lays out by the row of the context that they look at."""
+    ) -> Float[Tensor, "S T D"]:
+        """R rows are as many as the context's, or one for all of them.
+
+        `ragged`: `x` is packed tokens, which it lays out by the row of the context that they look at.
+        """
         return self.out(self.mix(x, context, mask=mask, ragged=ragged, maps=maps))
 
     def mix(
         self,
-        x: Float[Tensor, "B T D"],
+        x: Float[Tensor, "R T D"],
         context: KeyValue,
         *,
         mask: Tensor | None = None,
         ragged: Ragged | None = None,
         maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """The heads' outputs side by side, before the last projection; arguments as in `forward`."""
+    ) -> Float[Tensor, "S T D"]:
+        """The heads' outputs side by side, before the last projection; arguments as in `forward`.
+
+        An `x` of one row is the same queries for every row of the context, projected once.
+        """
         query = self.query(x) if ragged is None else ragged.pad(self.query(x))
-        query = _heads(query, self.heads)
+        query = _heads(query, self.heads).expand(len(context.key), -1, -1, -1)
         dropout = self.dropout if self.training else 0.0
         y = attend(query, context, mask=mask, dropout=dropout, maps=maps)
         y = y.transpose(1, 2).flatten(2)

@@ -78,6 +78,8 @@ class Block(nn.Module):
         sub_norm: one more LayerNorm before the last map of attention and of the feed-forward (Magneto).
         key_bias: whether keys have a bias (BEiT and VLMo: not).
         context_width: width C of the cross-attended tokens, or None for no cross-attention.
+        context_norm: the cross-attended tokens are normalised first (CoCa).
+        middle: a feed-forward of its own follows self-attention, before cross-attention (open_clip's CoCa).
         pre_norm: x + f(norm(x)) as in ViT, else norm(x + f(x)) as in BERT.
         layer_scale: initial value of a learned gain on each residual branch, or None.
         drop_path: probability of dropping a residual branch of a sample.
@@ -93,6 +95,8 @@ class Block(nn.Module):
         *,
         experts: Sequence[str] = ("all",),
         context_width: int | None = None,
+        context_norm: bool = False,
+        middle: bool = False,
         pre_norm: bool = True,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
@@ -119,13 +123,20 @@ class Block(nn.Module):
         self.cross = self.norm_cross = None
         if context_width is not None:
             self.norm_cross = nn.LayerNorm(width, eps=eps)
-            self.cross = CrossAttention(width, heads, context_width=context_width, dropout=dropout)
+            context_eps = eps if context_norm else None
+            self.cross = CrossAttention(
+                width, heads, context_width=context_width, dropout=dropout, context_eps=context_eps
+            )
         self.norm2 = per_expert(experts, lambda: nn.LayerNorm(width, eps=eps))
+        gelu = {"quick_gelu": quick_gelu, "tanh_gelu": tanh_gelu}
         if sub_norm:
             self.ffn = per_expert(experts, lambda: SubNormFeedForward(width, hidden, eps=eps))
         else:
-            gelu = {"quick_gelu": quick_gelu, "tanh_gelu": tanh_gelu}
             self.ffn = per_expert(experts, lambda: FeedForward(width, hidden, **gelu))
+        self.norm_middle = self.ffn_middle = None
+        if middle:
+            self.norm_middle = per_expert(experts, lambda: nn.LayerNorm(width, eps=eps))
+            self.ffn_middle = per_expert(experts, lambda: FeedForward(width, hidden, **gelu))
         self.gamma1 = self.gamma2 = None
         if layer_scale is not None:
             self.gamma1 = nn.Parameter(torch.full((width,), layer_scale))
@@ -167,19 +178,25 @@ class Block(nn.Module):
 
         layout = ragged if reading is None else reading.tokens
         x = self._residual(x, attention, self.norm1, self.gamma1, route, layout, reading)
+        route = read_route(route, reading)
+        if self.ffn_middle is not None:
+            x = self._feed(x, self.norm_middle, self.ffn_middle, None, route, layout)
         if self.cross is not None and context is not None:
             crossed = ragged if crossing is None else crossing
             cross = partial(self.cross, context=context, mask=context_mask, ragged=crossed, maps=maps)
             x = self._residual(x, cross, self.norm_cross, None, route, layout)
-        route = read_route(route, reading)
+        return self._feed(x, self.norm2, self.ffn, self.gamma2, route, layout)
+
+    def _feed(self, x, norm, ffn, gamma, route: Route, layout: Ragged | None):
+        """A feed-forward's branch, each token through its own expert."""
         if isinstance(route, str) or isinstance(self.norm1, nn.ModuleDict):
-            branch = lambda y: through(y, route, self.ffn)  # noqa: E731
-            return self._residual(x, branch, self.norm2, self.gamma2, route, layout)
+            branch = lambda y: through(y, route, ffn)  # noqa: E731
+            return self._residual(x, branch, norm, gamma, route, layout)
         # Where attention is shared, each modality drops its own branch of a sample.
         lengths = [length for _, length in route]
         layouts = [None] * len(lengths) if layout is None else layout.split(lengths)
         parts = [
-            self._residual(part, self.ffn[expert], self.norm2[expert], self.gamma2, expert, own)
+            self._residual(part, ffn[expert], norm[expert], gamma, expert, own)
             for (expert, _), part, own in zip(route, x.split(lengths, dim=1), layouts, strict=True)
         ]
         return torch.cat(parts, dim=1)

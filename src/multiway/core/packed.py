@@ -104,6 +104,8 @@ class PackedBlock(Block):
     attention: Any  # `fits` saw that their last maps can add
     cross: Any
     norm_cross: Any
+    norm_middle: Any
+    ffn_middle: Any
     ffn: Any
 
     @staticmethod
@@ -114,7 +116,7 @@ class PackedBlock(Block):
             and block.attention.norm is None
             and block.gamma1 is None
             and (block.cross is None or isinstance(block.cross, CrossAttention))
-            and all(_fused(ffn) for ffn in block.ffn.values())
+            and all(_fused(ffn) for part in (block.ffn, block.ffn_middle or {}) for ffn in part.values())
         )
 
     def forward(
@@ -136,6 +138,10 @@ class PackedBlock(Block):
         y = self.attention.mix(norm(x) if pre else x, **options)
         x = self.attention.out.plus(y, x)
         x = x if pre else norm(x)
+        if self.ffn_middle is not None:
+            norm = self.norm_middle[route]
+            x = self.ffn_middle[route].plus(norm(x) if pre else x, x)
+            x = x if pre else norm(x)
         if self.cross is not None and context is not None:
             norm, layout = self.norm_cross, options.get("ragged") if crossing is None else crossing
             y = norm(x) if pre else x

@@ -31,20 +31,28 @@ def pooled_positions(attention_mask: Int[Tensor, "B T"], how: Literal["cls", "me
 
 
 class AttentionPool(nn.Module):
-    """One learned query attends to all tokens (CoCa, section 3.2, with one query).
+    """Learned queries attend to all tokens (CoCa, section 3.2).
 
-    Used where an image tower has no class token.
+    One of them is used where an image tower has no class token.
 
     Args:
-        context_width: width C of the tokens. width: D of the pooled vector.
+        context_width: width C of the tokens. width: D of the pooled vectors.
+        queries: Q of them, with a LayerNorm of their own; None: one, without it.
     """
 
-    def __init__(self, context_width: int, width: int, *, heads: int = 8):
+    def __init__(self, context_width: int, width: int, *, heads: int = 8, queries: int | None = None):
         super().__init__()
-        self.query = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        std = 0.02 if queries is None else 1.0
+        self.query = nn.Parameter(torch.randn(1, queries or 1, width) * std)
+        self.norm_query = None if queries is None else nn.LayerNorm(width)
         self.norm = nn.LayerNorm(context_width)
         self.attention = CrossAttention(width, heads, context_width=context_width)
 
+    def vectors(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B Q D"]:
+        """What each query found."""
+        query = self.query if self.norm_query is None else self.norm_query(self.query)
+        return self.attention(query, self.attention.context(self.norm(tokens)))
+
     def forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B D"]:
-        query = self.query.expand(len(tokens), -1, -1)
-        return self.attention(query, self.attention.context(self.norm(tokens)))[:, 0]
+        """What the first query found."""
+        return self.vectors(tokens)[:, 0]

@@ -59,7 +59,10 @@ def _candidates(
     """The 2K best continuations of each group, best first."""
     width, vocabulary = logits.shape[1:]
     logprobs = F.log_softmax(logits.float(), -1)
-    scores = logprobs if config.repetition_penalty == 1 else logprobs.clone()
+    if config.beam_scores == "logits":
+        scores = logits.float().clone()
+    else:
+        scores = logprobs if config.repetition_penalty == 1 else logprobs.clone()
     rows = [h.tokens for group in beams for h in _filled(group, width)]
     constrain(scores.flatten(0, 1), [prompt for prompt in prompts for _ in range(width)], rows, config)
     # Of each row its 2K best, then of each group: what a sum is added to is small.

@@ -25,7 +25,9 @@ class GenerationConfig:
         length_penalty: exponent of the length that divides a sum of log-probabilities.
         length_rule: the length: new tokens, the end token included (`transformers` 5); or prompt and new
             tokens without the end token (`official`: BLIP with transformers 4.15, and how it ends a search);
-            or prompt and new tokens, the end token included (`beit3`, and how its captioner ends a search).
+            or prompt and new tokens, the end token included (`beit3`, and how its captioner ends a search; or
+            `open_clip`: CoCa with transformers 4.49, which ends a search as BLIP's does).
+        beam_scores: what a beam sums: log-probabilities, or plain logits (open_clip's CoCa).
         early_stopping: True: a picture is done with K finished sequences; False: when also the best open one,
             at its length, is no better than the worst of them; "never": at the length that favours it most.
         samples: drawn for each group. temperature: divides the logits. top_k: draw from the likeliest k only
@@ -46,7 +48,8 @@ class GenerationConfig:
     beams: int = 3
     n_best: int = 1
     length_penalty: float = 1.0
-    length_rule: Literal["transformers", "official", "beit3"] = "transformers"
+    length_rule: Literal["transformers", "official", "beit3", "open_clip"] = "transformers"
+    beam_scores: Literal["logprobs", "logits"] = "logprobs"
     early_stopping: bool | Literal["never"] = False
     samples: int = 1
     temperature: float = 1.0

@@ -1,8 +1,9 @@
 """Beam search's bookkeeping for one group: which sequences are finished, and when the group is done.
 
-Three rules are known. `TransformersRule` is transformers 5's `_beam_search`. `OfficialRule` is what BLIP's
+Four rules are known. `TransformersRule` is transformers 5's `_beam_search`. `OfficialRule` is what BLIP's
 captions were published with, transformers 4.15's `BeamSearchScorer`: it counts the prompt and not the end
-token, so that with a prompt the same sums give other captions. `BEiT3Rule` is that of BEiT-3's captioner.
+token, so that with a prompt the same sums give other captions; a later one, `OpenClipRule`, counts the end
+token too. `BEiT3Rule` is that of BEiT-3's captioner.
 """
 
 from __future__ import annotations
@@ -64,15 +65,18 @@ class OfficialRule(TransformersRule):
     Sequences that are cut at the maximum length are finished only in a group that is not done by then.
     """
 
+    end_token = 0  # what it counts in the length
+
     def update(self, candidates: Sequence[Hypothesis]) -> list[Hypothesis]:
         if not candidates:
             return []
         config, length = self.config, len(candidates[0].tokens) + self.prompt_length
         for candidate in candidates[: config.beams]:
             if candidate.tokens[-1] == config.eos_id:
-                self.finish(candidate, length - 1)
+                self.finish(candidate, length - 1 + self.end_token)
         if len(self.finished) == config.beams:
-            best = self.normalised(candidates[0].score, length - 1)  # as recorded: it may be an ended one
+            # As recorded: it may be an ended one.
+            best = self.normalised(candidates[0].score, length - 1 + self.end_token)
             if config.early_stopping is True or self.finished[-1].score >= best:
                 return []
         going = [c for c in candidates if c.tokens[-1] != config.eos_id][: config.beams]
@@ -81,6 +85,12 @@ class OfficialRule(TransformersRule):
         for hypothesis in going:
             self.finish(hypothesis, length)
         return []
+
+
+class OpenClipRule(OfficialRule):
+    """As `OfficialRule`, the end token counted (transformers 4.49)."""
+
+    end_token = 1
 
 
 class BEiT3Rule(TransformersRule):
@@ -112,4 +122,9 @@ class BEiT3Rule(TransformersRule):
         return going
 
 
-RULES = {"transformers": TransformersRule, "official": OfficialRule, "beit3": BEiT3Rule}
+RULES = {
+    "transformers": TransformersRule,
+    "official": OfficialRule,
+    "beit3": BEiT3Rule,
+    "open_clip": OpenClipRule,
+}

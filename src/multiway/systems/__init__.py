@@ -177,6 +177,18 @@ def _vlmo(config: str, network: str, module: str = "vlmo_heads") -> Entry:
     return Entry(VLMO_PAPER, config_class, network_class)
 
 
+def _coca_config() -> type:
+    from multiway.systems.coca_config import CoCaConfig
+
+    return CoCaConfig
+
+
+def _coca() -> type:
+    from multiway.systems.coca import CoCa
+
+    return CoCa
+
+
 ALBEF_PAPER = "Li et al. 2021, arXiv:2107.07651"
 BEIT3_PAPER = "Wang et al. 2022, arXiv:2208.10442"
 BEIT_PAPER = "Bao et al. 2021, arXiv:2106.08254"
@@ -190,6 +202,7 @@ SYSTEMS: dict[str, Entry] = {
     "beit3": _beit3("BEiT3Config", "BEiT3", "beit3"),
     "blip": Entry(BLIP_PAPER, _blip_config, _blip),
     "clip": Entry("Radford et al. 2021, arXiv:2103.00020", _clip_config, _clip),
+    "coca": Entry("Yu et al. 2022, arXiv:2205.01917", _coca_config, _coca),
     "mae": _mae("MAEConfig", "MAE", "mae"),
     "vlmo": _vlmo("VLMoConfig", "VLMo", "vlmo"),
     "vqkd": Entry("Peng et al. 2022, arXiv:2208.06366", _vqkd_config, _vqkd),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from multiway.core import masks
 from multiway.core.block import Block, Context, Stack
 from multiway.core.embed import WordEmbed
+from multiway.core.experts import Route
 from multiway.core.init import init_bert
 from multiway.core.ragged import Ragged
 
@@ -102,23 +103,28 @@ def unpadded(
     causal: bool = False,
     context: Context | None = None,
     read: Bool[Tensor, "B T"] | None = None,
+    mask: Bool[Tensor, "B 1 T T"] | None = None,
+    route: Route = "all",
 ) -> Float[Tensor, "B T D"]:
     """The stack on real tokens only, where there is padding; what comes out at padding is zero then.
 
     With `read`, the last layer computes only the real tokens among those, and zero comes out elsewhere.
+
+    Args:
+        mask: who sees whom; None: the real tokens, and with `causal` those before.
     """
-    mask = _mask(attention_mask, causal)
+    mask = _mask(attention_mask, causal) if mask is None else mask
     if attention_mask.is_meta:  # sizes alone are counted there: which tokens are real is not known
-        return stack(x, mask=mask, context=context)
+        return stack(x, mask=mask, context=context, route=route)
     ragged = Ragged.of(attention_mask)
     if read is not None:
         reading = ragged.reading(read)
-        y = stack(ragged.pack(x), mask=mask, context=context, ragged=ragged, reading=reading)
+        y = stack(ragged.pack(x), mask=mask, context=context, route=route, ragged=ragged, reading=reading)
         return reading.tokens.pad(y)
     shared = context is not None and context.rows is not None
     if len(ragged.index) == attention_mask.numel() and not shared:
-        return stack(x, mask=mask, context=context)
-    return ragged.pad(stack(ragged.pack(x), mask=mask, context=context, ragged=ragged))
+        return stack(x, mask=mask, context=context, route=route)
+    return ragged.pad(stack(ragged.pack(x), mask=mask, context=context, route=route, ragged=ragged))
 
 
 def _mask(attention_mask: Int[Tensor, "B T"], causal: bool) -> Tensor:

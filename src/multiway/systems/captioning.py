@@ -99,7 +99,7 @@ class Captioning(SpecialTokens):
             raise UserError("this model has no tokenizer: build it with multiway.create or multiway.load")
         text = self.config.prompt if prompt is None else prompt
         ids, _ = self.tokenizer([text], clean=False)
-        words = ids[:, 1:-1] if self.tokenizer.config.add_sep else ids[:, 1:]
+        words = ids[:, 1:-1] if self.tokenizer.ends_with_sep else ids[:, 1:]
         return torch.cat([torch.full((1, 1), self.dec_id), words], dim=1).to(self.device)
 
     def writer(self) -> Decoder:

@@ -19,7 +19,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -31,16 +30,13 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Block, Stack
-from multiway.core.gather import Gradient, gather, rank
 from multiway.core.pooling import AttentionPool
-from multiway.objectives import contrastive
 from multiway.systems.base import System
+from multiway.systems.contrast import MAX_SCALE, ContrastConfig, contrast
 from multiway.systems.image_tower import ImageTower, image_feature
 from multiway.systems.towers import BackboneConfig, build_image_tower
 from multiway.systems.vit import VisionTransformer, ViTConfig
 from multiway.text import TokenizerConfig
-
-MAX_SCALE = math.log(100)
 
 
 def clip_vit(**sizes: Any) -> ViTConfig:
@@ -62,15 +58,11 @@ class CLIPTextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLIPConfig:
+class CLIPConfig(ContrastConfig):
     """CLIP; the defaults are ViT-B/32.
 
     Attributes:
-        embed_dim: width of the features. logit_scale: initial value, a logarithm; clamped to 0..ln 100.
-        positives: `pair`: only a picture's own text; `ids`: all rows with equal `batch.ids`.
-        negatives: candidates from all ranks' batches, or from this rank's.
-        local_loss: this rank's rows against all columns; else the whole matrix on every rank.
-        gradient: what gathered rows carry: "sum" equals one process with the whole batch (`core.gather`).
+        embed_dim: width of the features.
     """
 
     system: Literal["clip"] = "clip"
@@ -80,11 +72,6 @@ class CLIPConfig:
         default_factory=lambda: TokenizerConfig(kind="clip_bpe", vocab="clip", cleaning="none", max_length=77)
     )
     embed_dim: int = 512
-    logit_scale: float = math.log(1 / 0.07)
-    positives: Literal["pair", "ids"] = "pair"
-    negatives: Literal["local", "global"] = "global"
-    local_loss: bool = True
-    gradient: Gradient = "sum"
 
 
 class TextTower(nn.Module):
@@ -175,33 +162,10 @@ class CLIP(System):
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """`itc`: the symmetric cross-entropy; there is nothing to draw."""
-        config = self.config
         input_ids, attention_mask = batch.text()
-        wide = config.negatives == "global"
-
-        # Both towers, this rank's rows.
         image = self.image_features(self.image_tower.rest(self.image_tower.batch_prefix(batch)))
         text = self.text_features(self.text(input_ids), attention_mask)
-
-        # The candidates, and where this rank's rows lie among them.
-        images, texts = (gather(x, config.gradient) for x in (image, text)) if wide else (image, text)
-        first, positive = rank() * len(image) if wide else 0, None
-        if config.positives == "ids":
-            ids = batch.need("ids")
-            candidates = gather(ids, "none") if wide else ids
-            positive = contrastive.positives(ids if config.local_loss else candidates, candidates)
-        if not config.local_loss:
-            image, text, first = images, texts, 0
-
-        loss = contrastive.clip_loss(
-            image,
-            text,
-            self.logit_scale.exp(),
-            all_images=images,
-            all_texts=texts,
-            first=first,
-            positive=positive,
-        )
+        loss = contrast(self.config, batch, image, text, self.logit_scale)
         return {"loss": loss, "itc": loss}
 
     @torch.no_grad()

@@ -25,6 +25,8 @@ from torch import Tensor
 from multiway.core.block import Context, Stack
 from multiway.core.cache import Cache, KeyValue
 from multiway.core.embed import WordEmbed
+from multiway.core.experts import Route
+from multiway.systems.coca_network import Words
 
 
 class StackDecoding:
@@ -36,18 +38,20 @@ class StackDecoding:
         head: hidden states `[..., D]` to logits `[..., V]`.
         context: what the blocks cross-attend to, one row a group; None: nothing.
         groups: G; by default the context's rows.
+        route: the expert of each layer.
     """
 
     def __init__(
         self,
-        embed: WordEmbed,
+        embed: WordEmbed | Words,
         stack: Stack,
         head: Callable[[Tensor], Tensor],
         *,
         context: Context | None = None,
         groups: int | None = None,
+        route: Route | Callable[[int], Route] = "all",
     ):
-        self.embed, self.stack, self.head = embed, stack, head
+        self.embed, self.stack, self.head, self.route = embed, stack, head, route
         self.context = None if context is None else _side_by_side(context)
         if groups is None:
             if context is None:
@@ -62,7 +66,9 @@ class StackDecoding:
         self, input_ids: Int[Tensor, "G P"], attention_mask: Int[Tensor, "G P"] | None = None
     ) -> Float[Tensor, "G V"]:
         """See `generation.Decoding`."""
-        hidden = self.stack(self.embed(input_ids), causal=True, context=self.context, cache=self._cache)
+        hidden = self.stack(
+            self.embed(input_ids), causal=True, context=self.context, cache=self._cache, route=self.route
+        )
         self._mask = torch.zeros_like(input_ids, dtype=torch.float)[:, None]
         if attention_mask is None:
             last, self._position = hidden[:, -1], input_ids.shape[1]
@@ -87,7 +93,7 @@ class StackDecoding:
         position = self._position
         start = position if isinstance(position, int) else position.repeat_interleave(beams)
         x = self.embed(tokens.reshape(-1, 1), start=start).view(groups, beams, -1)
-        hidden = self.stack(x, mask=mask, context=self.context, cache=self._cache)
+        hidden = self.stack(x, mask=mask, context=self.context, cache=self._cache, route=self.route)
         self._position = position + 1
         return self.head(hidden)
 

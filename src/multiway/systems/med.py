@@ -59,6 +59,13 @@ class MEDEncoders(Encoders):
         return self.text
 
 
+#: What a tied block takes from another one: all but self-attention.
+_SHARED = (
+    *("cross", "norm_cross", "ffn_middle", "norm_middle", "ffn", "norm2"),
+    *("gamma1", "gamma2", "drop_path", "dropout"),
+)
+
+
 class TiedBlock(Block):
     """A block with a self-attention of its own; cross-attention and feed-forward are another block's.
 
@@ -70,7 +77,7 @@ class TiedBlock(Block):
         self.pre_norm = block.pre_norm
         self.norm1 = nn.LayerNorm(config.width, eps=config.eps)
         self.attention = SelfAttention(config.width, config.heads, dropout=config.dropout)
-        for name in ("cross", "norm_cross", "ffn", "norm2", "gamma1", "gamma2", "drop_path", "dropout"):
+        for name in _SHARED:
             self.__dict__[name] = getattr(block, name)
 
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from multiway.systems import SYSTEMS
 from multiway.systems.base import System
 from multiway.systems.beit3_system import MultiwaySystem
+from multiway.systems.coca import CoCa
 
 TEXT_TOKENS = 16
 
@@ -20,7 +21,7 @@ def profile(name: str) -> dict[str, dict[str, float]]:
 
     Returns:
         `vision`, `text` and `interaction`, each with `parameters` (millions) and `gflops`: one picture and
-        one text of 16 tokens, encoded and matched once; a multiplication and an addition count as two.
+        one text of 16 tokens, encoded and matched (CoCa: captioned) once; a multiplication and an addition count as two.
     """
     entry = SYSTEMS[name]
     with torch.device("meta"):
@@ -51,6 +52,10 @@ def _gflops(model: System) -> dict[str, float]:
     if not model.has_text:
         return {"vision": count(lambda: model.image_tower(image)), "text": 0.0, "interaction": 0.0}
     vision, text = count(lambda: model.image_context(image)), count(lambda: model.text_context(ids, mask))
+    if isinstance(model, CoCa):  # it writes what others match
+        pooled, embeds = model.pool(model.image_tower(image)), model.read(ids, mask)
+        written = count(lambda: model.logits(model.caption_hidden(embeds, mask, model.context(pooled))))
+        return {"vision": vision, "text": text, "interaction": written}
     if not model.has_itm:
         return {"vision": vision, "text": text, "interaction": 0.0}
     # Projecting the picture's keys and values for cross-attention is interaction, not vision.

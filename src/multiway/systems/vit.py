@@ -39,7 +39,8 @@ class ViTConfig:
         class_position: whether the class token has a position too (FLIP: no).
         relative_bias: a table of relative positions for each layer, or one that they share (BEiT).
         pool: what stands for the picture: its normalised class token; the mean of its patches, normalised;
-            or the mean of all its normalised tokens (FLIP).
+            the mean of all its normalised tokens (FLIP); or none: who reads the tokens pools them, and they
+            come without a last LayerNorm (CoCa).
         mean, std: of the pictures' channels.
     """
 
@@ -63,7 +64,7 @@ class ViTConfig:
     sincos: bool = False
     class_position: bool = True
     relative_bias: Literal["none", "shared", "layers"] = "none"
-    pool: Literal["cls", "mean", "all"] = "cls"
+    pool: Literal["cls", "mean", "all", "none"] = "cls"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
@@ -118,7 +119,8 @@ class VisionTransformer(ImageTower):
             )
             self.register_buffer("index", image_index(config.grid), persistent=False)
         norm = nn.LayerNorm(config.width, eps=config.eps)
-        self.norm, self.fc_norm = (nn.Identity(), norm) if config.pool == "mean" else (norm, None)
+        self.norm = norm if config.pool in ("cls", "all") else nn.Identity()
+        self.fc_norm = norm if config.pool == "mean" else None
         init_vit(self)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         if self.positions is not None and config.sincos:

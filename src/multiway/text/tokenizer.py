@@ -63,6 +63,7 @@ class Tokenizer:
 
     Attributes:
         truncated: texts cut so far, to `max_length` tokens or to `max_words` words.
+        ends_with_sep: whether every text ends with `sep_id`.
     """
 
     def __init__(self, config: TokenizerConfig, backend: Backend) -> None:
@@ -86,7 +87,7 @@ class Tokenizer:
         ids = [pad_id, self.cls_id, self.sep_id, self.mask_id, self.unk_id]
         ids += [backend.token_to_id(token) for token in config.extra]
         self.special_ids: tuple[int, ...] = tuple(sorted(i for i in ids if i is not None))
-        self._ends_with_sep = config.add_sep or config.kind == "clip_bpe"
+        self.ends_with_sep = config.add_sep or config.kind == "clip_bpe"
         self._begins_word = torch.tensor(
             [self._kind.begins_word(backend.id_to_token(i)) for i in range(self.vocab_size)]
         )
@@ -137,7 +138,7 @@ class Tokenizer:
             text = cleaned
         # One text at a time: the backend's own batches start threads, which then break forked loader workers.
         pieces = self._backend.encode(self._kind.normalise(text), add_special_tokens=False).ids
-        tail = [self.sep_id] if self._ends_with_sep else []
+        tail = [self.sep_id] if self.ends_with_sep else []
         room = limit - 1 - len(tail)
         if cut or len(pieces) > room:
             self._count_truncation(limit)

@@ -162,9 +162,8 @@ def learning_rate(step: int, config: TrainConfig, *, steps_per_epoch: int) -> fl
         return config.warmup_lr + (config.lr - config.warmup_lr) * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.lr
-    return cosine(
-        config.lr, config.min_lr, (step + 1 - config.warmup_steps) / max(total - config.warmup_steps, 1)
-    )
+    done = step - config.warmup_steps + (config.schedule != "open_clip")
+    return cosine(config.lr, config.min_lr, done / max(total - config.warmup_steps, 1))
 
 
 def cosine(start: float, end: float, progress: float) -> float:

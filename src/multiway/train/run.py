@@ -49,11 +49,11 @@ class TrainConfig:
         accumulate: micro-batches an optimizer step.
         lr: peak learning rate. min_lr: where the cosine ends. warmup_lr: where the warm-up starts.
         warmup_steps: steps of linear warm-up.
-        schedule: `cosine` moves every step; `albef` is the official one, stepped every `warmup_stride` steps
-            of the first epoch and then once an epoch; `blip` likewise, times `lr_decay` once an epoch after a
-            warm-up within the first; `mae` is a cosine too, whose warm-up starts from 0; `linear` is
-            transformers' (VLMo, ViLT): up from 0, then straight down to `min_lr`, so that the first step
-            moves nothing; `constant` keeps `lr` after the warm-up.
+        schedule: `cosine` moves every step, `open_clip` one step later; `albef` is the official one, stepped
+            every `warmup_stride` steps of the first epoch and then once an epoch; `blip` likewise, times
+            `lr_decay` once an epoch after a warm-up within the first; `mae` is a cosine too, whose warm-up
+            starts from 0; `linear` is transformers' (VLMo, ViLT): up from 0, then straight down to `min_lr`,
+            so that the first step moves nothing; `constant` keeps `lr` after the warm-up.
         optimizer: torch's AdamW, or in the order of transformers before 5 (VLMo, ViLT; `train.adamw`).
         lr_scale: name prefix -> factor on the learning rate; the longest prefix that fits counts.
         layer_decay: factor on the learning rate from one layer to the one below it (BEiT's fine-tuning), on
@@ -79,7 +79,7 @@ class TrainConfig:
     warmup_steps: int = 0
     warmup_lr: float = 1e-5
     warmup_stride: int = 100
-    schedule: Literal["cosine", "albef", "blip", "mae", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "open_clip", "albef", "blip", "mae", "linear", "constant"] = "cosine"
     optimizer: Literal["adamw", "transformers_adamw"] = "adamw"
     lr_decay: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)

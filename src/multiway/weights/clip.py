@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,22 +19,31 @@ def open_clip_layout(config: CLIPConfig) -> Layout:
     """open_clip's `CLIP`: `visual.transformer.resblocks.i`, the text tower at the top level."""
     entries = [
         Entry("logit_scale", ("logit_scale",)),
-        Entry("image_tower.cls_token", ("visual.class_embedding",), LEAD2),
-        Entry("image_tower.positions", ("visual.positional_embedding",), LEAD1),
-        Entry("image_tower.patches.proj.weight", ("visual.conv1.weight",)),
-        *pairs("image_tower.", "visual.", [("norm_pre", "ln_pre"), ("norm", "ln_post")]),
+        *vision(the_vit(config.image).depth),
+        *linear("image_tower.norm", "visual.ln_post"),
         Entry("image_proj.weight", ("visual.proj",), TRANSPOSE),
         Entry("text.words.weight", ("token_embedding.weight",)),
         Entry("text.positions", ("positional_embedding",)),
         *linear("text.norm", "ln_final"),
         Entry("text_proj.weight", ("text_projection",), TRANSPOSE),
     ]
-    entries += _resblocks("image_tower.blocks", "visual.transformer", the_vit(config.image).depth)
-    entries += _resblocks("text.blocks", "transformer", config.text.layers)
+    entries += resblocks("text.blocks", "transformer", config.text.layers)
     return Layout(tuple(entries))
 
 
-def _resblocks(ours: str, theirs: str, depth: int) -> list[Entry]:
+def vision(depth: int) -> list[Entry]:
+    """open_clip's ViT, as CLIP and CoCa have it, but for what follows its blocks."""
+    return [
+        Entry("image_tower.cls_token", ("visual.class_embedding",), LEAD2),
+        Entry("image_tower.positions", ("visual.positional_embedding",), LEAD1),
+        Entry("image_tower.patches.proj.weight", ("visual.conv1.weight",)),
+        *linear("image_tower.norm_pre", "visual.ln_pre"),
+        *resblocks("image_tower.blocks", "visual.transformer", depth),
+    ]
+
+
+def resblocks(ours: str, theirs: str, depth: int, renamed: Mapping[str, str] | None = None) -> list[Entry]:
+    """open_clip's layers of self-attention; `renamed`: other names of ours for some parts."""
     names = [
         ("norm1", "ln_1"),
         ("norm2.all", "ln_2"),
@@ -44,7 +54,7 @@ def _resblocks(ours: str, theirs: str, depth: int) -> list[Entry]:
     entries = []
     for i in range(depth):
         block, res = f"{ours}.{i}.", f"{theirs}.resblocks.{i}."
-        entries += pairs(block, res, names)
+        entries += pairs(block, res, [((renamed or {}).get(a, a), b) for a, b in names])
         for part in ("weight", "bias"):
             entries.append(Entry(f"{block}attention.qkv.{part}", (f"{res}attn.in_proj_{part}",), COPY))
     return entries
@@ -95,33 +105,44 @@ def transformers_layout(config: CLIPConfig) -> Layout:
 
 def open_clip_config_of(tensors: Mapping[str, Tensor], *, quick_gelu: bool = False) -> CLIPConfig:
     """The sizes of an open_clip checkpoint; heads are 64 wide. OpenAI's own weights need `quick_gelu`."""
-
-    def depth(prefix: str) -> int:
-        found = (re.match(rf"{re.escape(prefix)}transformer\.resblocks\.(\d+)\.", key) for key in tensors)
-        return 1 + max(int(m[1]) for m in found if m)
-
-    patch, rows = tensors["visual.conv1.weight"], tensors["visual.positional_embedding"].shape[0] - 1
-    positions, text_width = tensors["positional_embedding"].shape
     return CLIPConfig(
-        image=ViTConfig(
-            image_size=round(rows**0.5) * patch.shape[-1],
-            patch_size=patch.shape[-1],
-            width=patch.shape[0],
-            depth=depth("visual."),
-            heads=max(patch.shape[0] // 64, 1),
-            hidden=tensors["visual.transformer.resblocks.0.mlp.c_fc.bias"].shape[0],
-            eps=1e-5,
-            clip_stem=True,
-            quick_gelu=quick_gelu,
-        ),
-        text=CLIPTextConfig(
-            vocab_size=tensors["token_embedding.weight"].shape[0],
-            width=text_width,
-            layers=depth(""),
-            heads=max(text_width // 64, 1),
-            hidden=tensors["transformer.resblocks.0.mlp.c_fc.bias"].shape[0],
-            positions=positions,
-            quick_gelu=quick_gelu,
-        ),
+        image=vision_sizes(tensors, quick_gelu=quick_gelu),
+        text=text_sizes(tensors, "", quick_gelu=quick_gelu),
         embed_dim=tensors["text_projection"].shape[1],
     )
+
+
+def vision_sizes(tensors: Mapping[str, Tensor], **options: Any) -> ViTConfig:
+    """The sizes of open_clip's ViT; heads are 64 wide."""
+    patch, rows = tensors["visual.conv1.weight"], tensors["visual.positional_embedding"].shape[0] - 1
+    return ViTConfig(
+        image_size=round(rows**0.5) * patch.shape[-1],
+        patch_size=patch.shape[-1],
+        width=patch.shape[0],
+        depth=depth(tensors, "visual.transformer."),
+        heads=max(patch.shape[0] // 64, 1),
+        hidden=tensors["visual.transformer.resblocks.0.mlp.c_fc.bias"].shape[0],
+        eps=1e-5,
+        clip_stem=True,
+        **options,
+    )
+
+
+def text_sizes(tensors: Mapping[str, Tensor], prefix: str, **options: Any) -> CLIPTextConfig:
+    """The sizes of open_clip's text layers; heads are 64 wide."""
+    vocab_size, width = tensors[f"{prefix}token_embedding.weight"].shape
+    sizes: dict[str, Any] = {"positions": len(tensors[f"{prefix}positional_embedding"]), **options}
+    return CLIPTextConfig(
+        vocab_size=vocab_size,
+        width=width,
+        layers=depth(tensors, f"{prefix}transformer."),
+        heads=max(width // 64, 1),
+        hidden=tensors[f"{prefix}transformer.resblocks.0.mlp.c_fc.bias"].shape[0],
+        **sizes,
+    )
+
+
+def depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many `resblocks` a checkpoint has."""
+    found = (re.match(rf"{re.escape(prefix)}resblocks\.(\d+)\.", key) for key in tensors)
+    return 1 + max(int(m[1]) for m in found if m)

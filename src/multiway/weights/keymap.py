@@ -41,12 +41,15 @@ class Entry:
     Attributes:
         ours: our name. theirs: the layout's names that make it.
         also: further names that hold the same tensors (ties): `theirs` once more, or several times more.
+        share: (first, last, of): ours are the parts `first` to `last` - 1 of `of` equal ones, by rows, of
+            their one tensor; other entries take the others.
     """
 
     ours: str
     theirs: tuple[str, ...]
     op: Op = COPY
     also: tuple[str, ...] = ()
+    share: tuple[int, int, int] | None = None
 
     def ties(self) -> list[tuple[str, ...]]:
         """Names of the layout that hold one tensor; only where there are several."""
@@ -90,7 +93,11 @@ def to_ours(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Te
     ours, missing = {}, []
     for entry in layout.entries:
         if all(name in tensors for name in entry.theirs):
-            ours[entry.ours] = entry.op.ours([tensors[name] for name in entry.theirs])
+            found = [tensors[name] for name in entry.theirs]
+            if entry.share is not None:
+                first, last, of = entry.share
+                found = [found[0].unflatten(0, (of, -1))[first:last].flatten(0, 1)]
+            ours[entry.ours] = entry.op.ours(found)
         else:
             missing.append(entry.ours)
     return ours, missing, sorted(set(tensors) - layout.keys())
@@ -103,12 +110,18 @@ def to_theirs(layout: Layout, tensors: Mapping[str, Tensor], *, ties: bool = Tru
         ties: also write the further names of tied tensors, and the constants.
     """
     theirs: dict[str, Tensor] = {}
+    shares: dict[str, dict[tuple[int, int, int], Tensor]] = {}
     for entry in layout.entries:
-        if entry.ours in tensors:
+        if entry.ours in tensors and entry.share is not None:
+            shares.setdefault(entry.theirs[0], {})[entry.share] = tensors[entry.ours]
+        elif entry.ours in tensors:
             parts = entry.op.theirs(tensors[entry.ours], len(entry.theirs))
             theirs.update(zip(entry.theirs, parts, strict=True))
             if ties:
                 theirs.update({name: parts[i % len(parts)] for i, name in enumerate(entry.also)})
+    for name, found in shares.items():
+        if sum(last - first for first, last, _ in found) == next(iter(found))[2]:
+            theirs[name] = torch.cat([found[share] for share in sorted(found)])
     return {**theirs, **layout.constants} if ties else theirs
 
 
