@@ -40,7 +40,7 @@ from multiway.objectives import language
 from multiway.systems.bert import unpadded
 from multiway.systems.captioning import Captioning
 from multiway.systems.coca_config import CoCaConfig
-from multiway.systems.coca_network import Pooled, Pooler, Words, init_tower, multimodal, unimodal
+from multiway.systems.coca_network import Pooled, Pooler, Words, init_tower, multimodal, projection, unimodal
 from multiway.systems.contrast import MAX_SCALE, contrast
 from multiway.systems.decoding import StackDecoding
 from multiway.systems.image_tower import ImageTower
@@ -96,23 +96,16 @@ class CoCa(Captioning):
         self.pooler = Pooler(config.pooler, tower.width, width)
         self.words, self.text, self.multimodal = Words(config.text), unimodal(config), multimodal(config)
         self.text_norm, self.norm = nn.LayerNorm(width, eps=1e-5), nn.LayerNorm(width, eps=1e-5)
-        self.image_proj = nn.Linear(width, config.embed_dim, bias=False)
-        self.text_proj = nn.Linear(width, config.embed_dim, bias=False)
-        self.word_head = nn.Linear(width, config.text.vocab_size, bias=False)
-        nn.init.normal_(self.image_proj.weight, std=tower.width**-0.5)
-        nn.init.normal_(self.text_proj.weight, std=width**-0.5)
-        nn.init.normal_(self.word_head.weight, std=width**-0.5)
+        self.image_proj = projection(width, config.embed_dim, std=tower.width**-0.5)
+        self.text_proj = projection(width, config.embed_dim, std=width**-0.5)
+        self.word_head = projection(width, config.text.vocab_size, std=width**-0.5)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale))
         self.image_size, self.image_mean, self.image_std = tower.image_size, tower.image_mean, tower.image_std
 
     # --- the figure
 
     def losses(
-        self,
-        batch: Batch,
-        state: nn.Module,
-        draws: None = None,
-        generator: torch.Generator | None = None,
+        self, batch: Batch, state: nn.Module, draws: None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """`itc` and `lm`, weighted by equation 4; there is nothing to draw."""
         return self.figure(batch).losses

@@ -86,6 +86,13 @@ class Words(nn.Module):
         return torch.cat([self(input_ids), cls], dim=1)
 
 
+def projection(width: int, out: int, *, std: float) -> nn.Linear:
+    """A linear map without a bias."""
+    linear = nn.Linear(width, out, bias=False)
+    nn.init.normal_(linear.weight, std=std)
+    return linear
+
+
 def unimodal(config: CoCaConfig) -> Stack:
     """The layers that read texts alone; with experts, pictures too."""
     text, experts = config.text, ("image", "text") if config.experts else ("all",)

@@ -21,7 +21,8 @@ def profile(name: str) -> dict[str, dict[str, float]]:
 
     Returns:
         `vision`, `text` and `interaction`, each with `parameters` (millions) and `gflops`: one picture and
-        one text of 16 tokens, encoded and matched (CoCa: captioned) once; a multiplication and an addition count as two.
+        one text of 16 tokens, encoded and matched (CoCa: captioned) once; a multiplication and an addition
+        count as two.
     """
     entry = SYSTEMS[name]
     with torch.device("meta"):
@@ -53,7 +54,8 @@ def _gflops(model: System) -> dict[str, float]:
         return {"vision": count(lambda: model.image_tower(image)), "text": 0.0, "interaction": 0.0}
     vision, text = count(lambda: model.image_context(image)), count(lambda: model.text_context(ids, mask))
     if isinstance(model, CoCa):  # it writes what others match
-        pooled, embeds = model.pool(model.image_tower(image)), model.read(ids, mask)
+        with torch.no_grad():
+            pooled, embeds = model.pool(model.image_tower(image)), model.read(ids, mask)
         written = count(lambda: model.logits(model.caption_hidden(embeds, mask, model.context(pooled))))
         return {"vision": vision, "text": text, "interaction": written}
     if not model.has_itm:
