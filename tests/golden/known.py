@@ -25,6 +25,7 @@ import coca_runs
 import mae
 import momentum
 import momentum_runs as runs
+import simvlm
 import vlmo
 import vlmo_runs
 import vlmo_setup
@@ -97,6 +98,7 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "coca/lucidrains": (coca_palm.lucidrains, coca.rule),
     "coca/trajectory": (coca_runs.trajectory, coca_runs.trajectory_rule),
     "coca/init": (coca_runs.init, coca_runs.init_rule),
+    "simvlm/prefix_lm_mask": (simvlm.prefix_lm_mask, simvlm.rule),
     "vlmo/pretrain_step": (vlmo.pretrain_step, vlmo.rule),
     "vlmo/pretrain_step_2proc": (vlmo.pretrain_step_2proc, vlmo.rule),
     "vlmo/pretrain_step_abs_pos": (vlmo.pretrain_step, vlmo.rule),

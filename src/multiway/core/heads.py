@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class WordHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.bias = nn.Parameter(Tensor(vocab_size).zero_())
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, x: Float[Tensor, "*P D"], words: Float[Tensor, "V D"]) -> Float[Tensor, "*P V"]:
         return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)

@@ -189,11 +189,24 @@ def _coca() -> type:
     return CoCa
 
 
+def _simvlm(config: str, network: str, module: str = "simvlm_heads") -> Entry:
+    """SimVLM or its classifier, by the names of its classes."""
+
+    def config_class() -> type:
+        return getattr(importlib.import_module(f"multiway.systems.{module}"), config)
+
+    def network_class() -> type:
+        return getattr(importlib.import_module(f"multiway.systems.{module}"), network)
+
+    return Entry(SIMVLM_PAPER, config_class, network_class)
+
+
 ALBEF_PAPER = "Li et al. 2021, arXiv:2107.07651"
 BEIT3_PAPER = "Wang et al. 2022, arXiv:2208.10442"
 BEIT_PAPER = "Bao et al. 2021, arXiv:2106.08254"
 BLIP_PAPER = "Li et al. 2022, arXiv:2201.12086"
 MAE_PAPER = "He et al. 2021, arXiv:2111.06377"
+SIMVLM_PAPER = "Wang et al. 2021, arXiv:2108.10904"
 VLMO_PAPER = "Bao et al. 2021, arXiv:2111.02358"
 
 SYSTEMS: dict[str, Entry] = {
@@ -204,6 +217,7 @@ SYSTEMS: dict[str, Entry] = {
     "clip": Entry("Radford et al. 2021, arXiv:2103.00020", _clip_config, _clip),
     "coca": Entry("Yu et al. 2022, arXiv:2205.01917", _coca_config, _coca),
     "mae": _mae("MAEConfig", "MAE", "mae"),
+    "simvlm": _simvlm("SimVLMConfig", "SimVLM", "simvlm"),
     "vlmo": _vlmo("VLMoConfig", "VLMo", "vlmo"),
     "vqkd": Entry("Peng et al. 2022, arXiv:2208.06366", _vqkd_config, _vqkd),
 }
@@ -224,6 +238,7 @@ NETWORKS: dict[str, Entry] = SYSTEMS | {
     "blip_nlvr": _blip_head("NLVRConfig", "PairModel"),
     "blip_base": _blip_head("FeaturesConfig", "FeatureExtractor"),
     "mae_classify": _mae("ClassifierConfig", "Classifier", "mae_heads"),
+    "simvlm_vqa": _simvlm("VQAConfig", "AnswerModel"),
     "vlmo_nlvr2": _vlmo("ReasoningConfig", "ReasoningModel"),
     "vlmo_retrieval": _vlmo("RetrievalConfig", "Retrieval"),
     "vlmo_vqa": _vlmo("AnswerConfig", "AnswerModel"),

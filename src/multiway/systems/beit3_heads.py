@@ -12,7 +12,6 @@ Captions are written in `systems.beit3_captioner`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,10 +21,9 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.gather import gather, rank
-from multiway.errors import UserError
 from multiway.objectives import contrastive
 from multiway.objectives.classification import one_of
-from multiway.systems.base import Picture
+from multiway.systems.answering import AnswerChoice
 from multiway.systems.beit3_config import ClassifierConfig, NLVR2Config, RetrievalConfig, VQAConfig
 from multiway.systems.beit3_system import MultiwaySystem
 
@@ -81,7 +79,7 @@ class Retrieval(MultiwaySystem):
         return {"loss": loss, "itc": loss}
 
 
-class AnswerModel(MultiwaySystem):
+class AnswerModel(AnswerChoice, MultiwaySystem):
     """Chooses an answer to a question about a picture (BEiT3ForVisualQuestionAnswering)."""
 
     config: VQAConfig
@@ -105,36 +103,6 @@ class AnswerModel(MultiwaySystem):
 
     def predict(self, batch: Batch) -> Float[Tensor, "B C"]:
         return self.head(self.pooled(batch))
-
-    def losses(
-        self, batch: Batch, state: Any, draws: Any = None, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """Binary cross-entropy of every answer, summed over answers, mean over questions.
-
-        `batch.targets` is the share of agreement with each answer; without it, `batch.labels` names one.
-        """
-        logits, targets = self.predict(batch), batch.targets
-        if targets is None:
-            targets = F.one_hot(batch.need("labels"), logits.shape[1]).to(logits)
-        loss = F.binary_cross_entropy_with_logits(logits, targets) * logits.shape[1]
-        return {"loss": loss, "vqa": loss}
-
-    @torch.inference_mode()
-    def answer(
-        self, images: Picture | Sequence[Picture], questions: str | Sequence[str], **options: Any
-    ) -> list[str]:
-        """The likeliest answer of each pair of picture and question.
-
-        Raises:
-            UserError: numbers of pictures and questions differ, or the answers' names are not known.
-        """
-        if not self.config.labels:
-            raise UserError("this model knows no names of its answers: fine-tune it with labels")
-        image, (ids, mask) = self.prepare(images), self.tokenize(questions)
-        if len(image) != len(ids):
-            raise UserError(f"answer got {len(image)} pictures, {len(ids)} questions: give as many of both")
-        best = self.predict(Batch(image=image, input_ids=ids, attention_mask=mask)).argmax(1)
-        return [self.config.labels[i] for i in best.tolist()]
 
 
 class TwoLayers(nn.Module):

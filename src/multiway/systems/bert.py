@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Int
@@ -101,9 +102,9 @@ def unpadded(
     attention_mask: Int[Tensor, "B T"],
     *,
     causal: bool = False,
+    mask: Tensor | Sequence[Tensor] | None = None,
     context: Context | None = None,
     read: Bool[Tensor, "B T"] | None = None,
-    mask: Bool[Tensor, "B 1 T T"] | None = None,
     route: Route = "all",
 ) -> Float[Tensor, "B T D"]:
     """The stack on real tokens only, where there is padding; what comes out at padding is zero then.
@@ -111,7 +112,8 @@ def unpadded(
     With `read`, the last layer computes only the real tokens among those, and zero comes out elsewhere.
 
     Args:
-        mask: who sees whom; None: the real tokens, and with `causal` those before.
+        mask: who sees whom in the padded batch, padding left out, one or one a layer; None: all real tokens,
+            or with `causal` those before.
     """
     mask = _mask(attention_mask, causal) if mask is None else mask
     if attention_mask.is_meta:  # sizes alone are counted there: which tokens are real is not known

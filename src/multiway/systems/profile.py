@@ -6,12 +6,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from multiway.batch import Batch
 from multiway.systems import SYSTEMS
 from multiway.systems.base import System
 from multiway.systems.beit3_system import MultiwaySystem
 from multiway.systems.coca import CoCa
+from multiway.systems.simvlm import PrefixSystem
 
 TEXT_TOKENS = 16
 
@@ -50,6 +53,10 @@ def _gflops(model: System) -> dict[str, float]:
         alone, read = count(lambda: model.look(image)), count(lambda: model.read(ids, mask))
         pair = count(lambda: model.fuse(image, ids, mask))
         return {"vision": alone, "text": read, "interaction": pair - alone - read}
+    if isinstance(model, PrefixSystem):  # half of a text goes through the encoder
+        alone = count(lambda: model.image_tower(image))
+        pair = count(lambda: _prefixed(model, image, ids, mask))
+        return {"vision": alone, "text": 0.0, "interaction": pair - alone}
     if not model.has_text:
         return {"vision": count(lambda: model.image_tower(image)), "text": 0.0, "interaction": 0.0}
     vision, text = count(lambda: model.image_context(image)), count(lambda: model.text_context(ids, mask))
@@ -66,3 +73,9 @@ def _gflops(model: System) -> dict[str, float]:
     assert context is not None  # has_itm says so
     matched = count(partial(model.match_pairs, context, hidden, mask))
     return {"vision": tower, "text": text, "interaction": matched + vision - tower}
+
+
+def _prefixed(model: PrefixSystem, image: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    half, network = ids.shape[1] // 2, model.network
+    context = network.context(*model.encode(Batch(image=image), ids[:, :half], mask[:, :half]))
+    return network.logits(network.decode(ids[:, half:], mask[:, half:], context))

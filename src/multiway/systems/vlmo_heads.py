@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.init import init_bert
 from multiway.errors import UserError
-from multiway.systems.base import Picture
+from multiway.systems.answering import AnswerChoice
 from multiway.systems.two_pictures import TwoPictures
 from multiway.systems.vlmo_config import AnswerConfig, ReasoningConfig, RetrievalConfig
 from multiway.systems.vlmo_system import Multiway
@@ -51,7 +47,7 @@ def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:
     return layers
 
 
-class AnswerModel(Multiway):
+class AnswerModel(AnswerChoice, Multiway):
     """Question and picture read together, then one of the answers (objectives.py `compute_vqa`)."""
 
     config: AnswerConfig
@@ -65,37 +61,6 @@ class AnswerModel(Multiway):
     def predict(self, batch: Batch) -> Float[Tensor, "B K"]:
         pictures = self.transformer.embed_image(batch.need("image"))
         return self.classifier(self.read(*batch.text(), pictures))
-
-    def losses(
-        self,
-        batch: Batch,
-        state: nn.Module,
-        draws: None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """`vqa`: binary cross-entropy of each answer against `batch.targets`, summed over answers."""
-        logits = self.predict(batch)
-        loss = F.binary_cross_entropy_with_logits(logits, batch.need("targets")) * logits.shape[1]
-        return {"loss": loss, "vqa": loss}
-
-    @torch.inference_mode()
-    def answer(
-        self,
-        images: Picture | Sequence[Picture],
-        questions: str | Sequence[str],
-        *args: Any,
-        **options: Any,
-    ) -> list[str]:
-        """The likeliest answer of each pair of picture and question.
-
-        Raises:
-            UserError: numbers of pictures and questions differ, or the model has no tokenizer.
-        """
-        image, (ids, mask) = self.prepare(images), self.tokenize(questions)
-        if len(image) != len(ids):
-            raise UserError(f"answer got {len(image)} pictures, {len(ids)} questions: give as many of both")
-        best = self.predict(Batch(image=image, input_ids=ids, attention_mask=mask)).argmax(1)
-        return [self.config.labels[i] for i in best.tolist()]
 
 
 class ReasoningModel(TwoPictures, Multiway):

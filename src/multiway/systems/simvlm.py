@@ -1,0 +1,239 @@
+"""SimVLM: simple visual language model pre-training with weak supervision (Wang et al. 2021,
+arXiv:2108.10904), figure 1.
+
+```
+                                                    which word comes next?
+                                                             |
+   +---------------------------------+      +------------------------------------+
+   |  encoder: both directions, 2-D  | ---> |  decoder: causal, cross-attention  |
+   |  relative positions of patches  |      +------------------------------------+
+   +---------------------------------+           [CLS]  on    the   street
+       |                 |
+   conv stem       [CLS]  a   dog
+       |
+    picture        a dog | on the street: the prefix is as long as the draw says
+```
+One loss, prefix language modelling (section 3.1): of a pair the prefix is the picture and some first words,
+of a text alone its first half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from multiway.batch import Batch
+from multiway.core.gather import mean_over_ranks
+from multiway.errors import UserError
+from multiway.generation import Decoding, GenerationConfig, Trie, generate
+from multiway.objectives import language
+from multiway.systems.answering import paired
+from multiway.systems.captioning import Captioning
+from multiway.systems.conv_tower import ConvTower, StemConfig
+from multiway.systems.pictures import Picture
+from multiway.systems.prefix_network import Parted, PrefixConfig, PrefixDecoding, PrefixNetwork, part
+from multiway.text import TokenizerConfig
+
+
+def simvlm_tokenizer(max_length: int = 256) -> TokenizerConfig:
+    """BERT's words, [SEP] at the end; the paper's own vocabulary was not published."""
+    return TokenizerConfig(cleaning="none", add_sep=True, max_length=max_length, max_words=10**6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimVLMConfig:
+    """SimVLM; the defaults are the paper's base model (section 4.1, appendix A).
+
+    Attributes:
+        label_smoothing: of the words that are predicted.
+        prompt: what captions begin with, read by the encoder ("a picture of": zero-shot, section 4.3).
+        caption_length: fewest and most new tokens of a caption, [SEP] included.
+    """
+
+    system: Literal["simvlm"] = "simvlm"
+    image: StemConfig = field(default_factory=StemConfig)
+    text: PrefixConfig = field(default_factory=PrefixConfig)
+    tokenizer: TokenizerConfig = field(default_factory=simvlm_tokenizer)
+    label_smoothing: float = 0.0
+    prompt: str = "a picture of"
+    caption_length: tuple[int, int] = (2, 30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The random choices of one step; None is drawn.
+
+    Attributes:
+        prefix: `[B]`, tokens of the text that belong to the prefix, [CLS] not counted.
+    """
+
+    prefix: Int[Tensor, " B"] | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Every box of one step; `logits` are of the M predicted tokens in order."""
+
+    encoded: Float[Tensor, "B S D"]
+    parted: Parted
+    logits: Float[Tensor, "M V"]
+    losses: dict[str, Tensor]
+
+
+class PrefixSystem(Captioning):
+    """What SimVLM and its classifier share: a conv tower and a prefix network.
+
+    Args:
+        image_tower: not taken; the tower is a convolutional stem.
+    """
+
+    parts = {
+        "vision": ("image_tower.",),
+        "text": ("network.embed.", "network.head."),
+        "interaction": ("network.encoder", "network.decoder", "head."),
+    }
+    config: Any
+
+    def __init__(self, config: Any, image_tower: nn.Module | None = None):
+        super().__init__()
+        text = config.text
+        self.config = config
+        self.image_tower = tower = ConvTower(
+            config.image, text.width, layers=text.encoder_layers, heads=text.heads
+        )
+        self.network = PrefixNetwork(text)
+        self.image_size, self.image_mean, self.image_std = tower.image_size, tower.image_mean, tower.image_std
+
+    @property
+    def dec_id(self) -> int:
+        """What every text begins with, also in the decoder."""
+        if self.tokenizer is None:
+            raise UserError("this model has no tokenizer: build it with multiway.create or multiway.load")
+        return self.tokenizer.cls_id
+
+    def encode(
+        self, batch: Batch, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B S D"], Int[Tensor, "B S"]]:
+        """Prefixes, and which of their tokens are real: pictures where rows have them, and these words."""
+        has, tower, patches, bias = batch.has_image, self.image_tower, None, None
+        if batch.image is not None and (has is None or has.any()):
+            bias = tower.bias()
+            patches = tower(batch.image if has is None else batch.image[has])
+            if has is not None:
+                patches = patches.new_zeros(len(has), *patches.shape[1:]).index_put((has,), patches)
+        return self.network.encode(patches, input_ids, attention_mask, has_image=has, bias=bias)
+
+    def resize(self, name: str, tensor: Tensor, old_grid: tuple[int, int] | None = None) -> Tensor | None:
+        return self.image_tower.resized(name.removeprefix("image_tower."), tensor, old_grid)
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Not biases, gains, and pictures' positions; the paper does not say."""
+        return super().decays(name, parameter) and not name.endswith((".positions", "relative.table"))
+
+
+class SimVLM(PrefixSystem):
+    """Prefix language modelling; captions and answers by generation."""
+
+    config: SimVLMConfig
+
+    # --- the figure
+
+    def losses(
+        self, batch: Batch, state: Any, draws: Draws | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        return self.figure(batch, draws, generator).losses
+
+    def figure(
+        self, batch: Batch, draws: Draws | None = None, generator: torch.Generator | None = None
+    ) -> Figure:
+        """One step, box by box; rows without a picture (`batch.has_image`) are texts alone."""
+        ids, mask = batch.text()
+        prefix = draws.prefix if draws is not None else None
+        parted = part(ids, mask, self.prefixes(batch, generator) if prefix is None else prefix)
+
+        # The encoder reads pictures and first words, in both directions.
+        encoded, real = self.encode(batch, ids, parted.prefix)
+
+        # The decoder says the rest, word by word; the head where a word follows.
+        context = self.network.context(encoded, real)
+        hidden = self.network.decode(parted.input_ids, parted.attention_mask, context)
+        known = parted.labels != -100
+        logits = self.network.logits(hidden[known])
+        loss = language.lm(
+            logits,
+            parted.labels[known],
+            smoothing=self.config.label_smoothing,
+            count=mean_over_ranks(known.sum().float()),
+        )
+        return Figure(encoded, parted, logits, {"loss": loss, "lm": loss})
+
+    def prefixes(self, batch: Batch, generator: torch.Generator | None = None) -> Int[Tensor, " B"]:
+        """Prefix lengths: of pairs any that leaves a token, alike likely; of texts alone the first half."""
+        _, mask = batch.text()
+        length = mask.sum(1) - 1
+        drawn = (torch.rand(len(mask), generator=generator, device=mask.device) * length).long()
+        if batch.image is None:
+            return length // 2
+        return drawn if batch.has_image is None else torch.where(batch.has_image, drawn, length // 2)
+
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        """The config of this model's classifier: `vqa`."""
+        if task != "vqa":
+            return super().fine_tuning(task, labels)
+        from multiway.systems.simvlm_heads import VQAConfig
+
+        own = self.config
+        return VQAConfig(image=own.image, text=own.text, tokenizer=own.tokenizer, labels=tuple(labels))
+
+    # --- captions and answers
+
+    def prompt_ids(self, prompt: str | None = None) -> Int[Tensor, "1 P"]:
+        ids, _ = self.tokenize(self.config.prompt if prompt is None else prompt)
+        return ids[:, :-1]  # without [SEP]: the text goes on
+
+    def decoding(self, image: Any) -> Decoding:
+        """A generation over G pictures; each prompt is read by the encoder, beside its picture."""
+        batch = Batch(image=image)
+        return PrefixDecoding(self.network, lambda ids, mask: self.encode(batch, ids, mask), len(image))
+
+    def generation_config(self, prompt_length: int) -> GenerationConfig:
+        """Beam 3; new tokens are counted, the prompt's are not."""
+        assert self.tokenizer is not None  # prompt_ids asked for it
+        least, most = self.config.caption_length
+        ends = {"eos_id": self.tokenizer.sep_id, "pad_id": self.tokenizer.pad_id}
+        return GenerationConfig(min_length=least, max_length=most, **ends)
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        images: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        *,
+        answers: Sequence[str] | None = None,
+        config: GenerationConfig | None = None,
+    ) -> list[str]:
+        """Answers by generation (section 4.4): each question is a prefix.
+
+        Args:
+            answers: of which one must come; None: any text.
+
+        Raises:
+            UserError: numbers of pictures and questions differ, or the model has no tokenizer.
+        """
+        image, ids, mask = paired(self, images, questions)
+        assert self.tokenizer is not None  # tokenize asked for it
+        mask = mask * (ids != self.tokenizer.sep_id)
+        if config is None:
+            config = GenerationConfig(
+                max_length=10, eos_id=self.tokenizer.sep_id, pad_id=self.tokenizer.pad_id
+            )
+        if answers is not None:
+            trie = Trie([self.tokenizer.encode(answer)[1:-1] for answer in answers])
+            config = replace(config, trie=trie, max_length=max(config.max_length, trie.depth + 1))
+        found = generate(self.decoding(image), ids, mask, config)
+        return self.tokenizer.decode([group[0] for group in found.sequences])

@@ -1,0 +1,51 @@
+"""SimVLM's classifier: the encoder sees a picture, the decoder reads a question and its last token chooses.
+
+Source: section 4.2 of the paper (VQA; SNLI-VE likewise).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from multiway.batch import Batch
+from multiway.core.init import init_bert
+from multiway.systems.answering import AnswerChoice
+from multiway.systems.conv_tower import StemConfig
+from multiway.systems.prefix_network import PrefixConfig
+from multiway.systems.simvlm import PrefixSystem, simvlm_tokenizer
+from multiway.text import TokenizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQAConfig:
+    """A choice among `labels`, row by row of the head, or among `classes` answers without names."""
+
+    system: Literal["simvlm_vqa"] = "simvlm_vqa"
+    image: StemConfig = field(default_factory=lambda: StemConfig(image_size=480))
+    text: PrefixConfig = field(default_factory=PrefixConfig)
+    tokenizer: TokenizerConfig = field(default_factory=simvlm_tokenizer)
+    labels: tuple[str, ...] = ()
+    classes: int = 3129
+
+
+class AnswerModel(AnswerChoice, PrefixSystem):
+    """Chooses an answer to a question about a picture."""
+
+    config: VQAConfig
+
+    def __init__(self, config: VQAConfig, image_tower: nn.Module | None = None):
+        super().__init__(config)
+        self.head = nn.Linear(config.text.width, len(config.labels) or config.classes)
+        init_bert(self.head)
+
+    def predict(self, batch: Batch) -> Float[Tensor, "B K"]:
+        ids, mask = batch.text()
+        context = self.network.context(*self.encode(batch, ids[:, :1], mask[:, :1]))
+        hidden = self.network.decode(ids, mask, context)
+        last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
+        return self.head(self.network.decoder_norm(last))
