@@ -98,6 +98,7 @@ class PrefixSystem(Captioning):
         "interaction": ("network.encoder", "network.decoder", "head."),
     }
     config: Any
+    image_tower: ConvTower
 
     def __init__(self, config: Any, image_tower: nn.Module | None = None):
         super().__init__()
