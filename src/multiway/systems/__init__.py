@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -16,232 +17,63 @@ class Entry:
     network: Callable[[], type]
 
 
-def _albef_config() -> type:
-    from multiway.systems.albef import ALBEFConfig
+def _entry(paper: str, config: str, network: str) -> Entry:
+    """An entry whose classes are named as `file:Class`."""
+    return Entry(paper, partial(_class, config), partial(_class, network))
 
-    return ALBEFConfig
 
-
-def _albef() -> type:
-    from multiway.systems.albef import ALBEF
-
-    return ALBEF
-
-
-def _albef_nlvr_config() -> type:
-    from multiway.systems.albef_nlvr import NLVRConfig
-
-    return NLVRConfig
-
-
-def _albef_nlvr() -> type:
-    from multiway.systems.albef_nlvr import PairModel
-
-    return PairModel
-
-
-def _assignment_config() -> type:
-    from multiway.systems.albef_assignment import AssignmentConfig
-
-    return AssignmentConfig
-
-
-def _assignment() -> type:
-    from multiway.systems.albef_assignment import TextAssignment
-
-    return TextAssignment
-
-
-def _clip_config() -> type:
-    from multiway.systems.clip import CLIPConfig
-
-    return CLIPConfig
-
-
-def _clip() -> type:
-    from multiway.systems.clip import CLIP
-
-    return CLIP
-
-
-def _blip_config() -> type:
-    from multiway.systems.blip_config import BLIPConfig
-
-    return BLIPConfig
-
-
-def _blip() -> type:
-    from multiway.systems.blip import BLIP
-
-    return BLIP
-
-
-def _blip_head(config: str, network: str) -> Entry:
-    """A fine-tuning network of BLIP, by the names of its classes."""
-
-    def config_class() -> type:
-        from multiway.systems import blip_config
-
-        return getattr(blip_config, config)
-
-    def network_class() -> type:
-        from multiway.systems import blip_heads
-
-        return getattr(blip_heads, network)
-
-    return Entry(BLIP_PAPER, config_class, network_class)
-
-
-def _beit_config() -> type:
-    from multiway.systems.beit_config import BEiTConfig
-
-    return BEiTConfig
-
-
-def _beit() -> type:
-    from multiway.systems.beit import BEiT
-
-    return BEiT
-
-
-def _beit_classifier_config() -> type:
-    from multiway.systems.beit_config import ClassifierConfig
-
-    return ClassifierConfig
-
-
-def _beit_classifier() -> type:
-    from multiway.systems.beit_heads import Classifier
-
-    return Classifier
-
-
-def _mae(config: str, network: str, module: str) -> Entry:
-    """MAE or its classifier, by the names of its classes."""
-
-    def class_of(name: str) -> type:
-        return getattr(importlib.import_module(f"multiway.systems.{module}"), name)
-
-    return Entry(MAE_PAPER, lambda: class_of(config), lambda: class_of(network))
-
-
-def _vqkd_config() -> type:
-    from multiway.systems.vqkd import VQKDConfig
-
-    return VQKDConfig
-
-
-def _vqkd() -> type:
-    from multiway.systems.vqkd import VQKD
-
-    return VQKD
-
-
-def _dvae_config() -> type:
-    from multiway.systems.dvae import DVAEConfig
-
-    return DVAEConfig
-
-
-def _dvae() -> type:
-    from multiway.systems.dvae import DVAE
-
-    return DVAE
-
-
-def _beit3(config: str, network: str, module: str = "beit3_heads") -> Entry:
-    """BEiT-3 or one of its fine-tuning networks, by the names of its classes."""
-
-    def config_class() -> type:
-        from multiway.systems import beit3_config
-
-        return getattr(beit3_config, config)
-
-    def network_class() -> type:
-        return getattr(importlib.import_module(f"multiway.systems.{module}"), network)
-
-    return Entry(BEIT3_PAPER, config_class, network_class)
-
-
-def _vlmo(config: str, network: str, module: str = "vlmo_heads") -> Entry:
-    """VLMo or one of its fine-tuning networks, by the names of its classes."""
-
-    def config_class() -> type:
-        from multiway.systems import vlmo_config
-
-        return getattr(vlmo_config, config)
-
-    def network_class() -> type:
-        return getattr(importlib.import_module(f"multiway.systems.{module}"), network)
-
-    return Entry(VLMO_PAPER, config_class, network_class)
-
-
-def _coca_config() -> type:
-    from multiway.systems.coca_config import CoCaConfig
-
-    return CoCaConfig
-
-
-def _coca() -> type:
-    from multiway.systems.coca import CoCa
-
-    return CoCa
-
-
-def _simvlm(config: str, network: str, module: str = "simvlm_heads") -> Entry:
-    """SimVLM or its classifier, by the names of its classes."""
-
-    def config_class() -> type:
-        return getattr(importlib.import_module(f"multiway.systems.{module}"), config)
-
-    def network_class() -> type:
-        return getattr(importlib.import_module(f"multiway.systems.{module}"), network)
-
-    return Entry(SIMVLM_PAPER, config_class, network_class)
+def _class(name: str) -> type:
+    module, kind = name.split(":")
+    return getattr(importlib.import_module(f"multiway.systems.{module}"), kind)
 
 
 ALBEF_PAPER = "Li et al. 2021, arXiv:2107.07651"
 BEIT3_PAPER = "Wang et al. 2022, arXiv:2208.10442"
 BEIT_PAPER = "Bao et al. 2021, arXiv:2106.08254"
 BLIP_PAPER = "Li et al. 2022, arXiv:2201.12086"
+CLIP_PAPER = "Radford et al. 2021, arXiv:2103.00020"
+COCA_PAPER = "Yu et al. 2022, arXiv:2205.01917"
+DVAE_PAPER = "Ramesh et al. 2021, arXiv:2102.12092"
 MAE_PAPER = "He et al. 2021, arXiv:2111.06377"
 SIMVLM_PAPER = "Wang et al. 2021, arXiv:2108.10904"
 VLMO_PAPER = "Bao et al. 2021, arXiv:2111.02358"
+VQKD_PAPER = "Peng et al. 2022, arXiv:2208.06366"
 
 SYSTEMS: dict[str, Entry] = {
-    "albef": Entry(ALBEF_PAPER, _albef_config, _albef),
-    "beit": Entry(BEIT_PAPER, _beit_config, _beit),
-    "beit3": _beit3("BEiT3Config", "BEiT3", "beit3"),
-    "blip": Entry(BLIP_PAPER, _blip_config, _blip),
-    "clip": Entry("Radford et al. 2021, arXiv:2103.00020", _clip_config, _clip),
-    "coca": Entry("Yu et al. 2022, arXiv:2205.01917", _coca_config, _coca),
-    "mae": _mae("MAEConfig", "MAE", "mae"),
-    "simvlm": _simvlm("SimVLMConfig", "SimVLM", "simvlm"),
-    "vlmo": _vlmo("VLMoConfig", "VLMo", "vlmo"),
-    "vqkd": Entry("Peng et al. 2022, arXiv:2208.06366", _vqkd_config, _vqkd),
+    "albef": _entry(ALBEF_PAPER, "albef:ALBEFConfig", "albef:ALBEF"),
+    "beit": _entry(BEIT_PAPER, "beit_config:BEiTConfig", "beit:BEiT"),
+    "beit3": _entry(BEIT3_PAPER, "beit3_config:BEiT3Config", "beit3:BEiT3"),
+    "blip": _entry(BLIP_PAPER, "blip_config:BLIPConfig", "blip:BLIP"),
+    "clip": _entry(CLIP_PAPER, "clip:CLIPConfig", "clip:CLIP"),
+    "coca": _entry(COCA_PAPER, "coca_config:CoCaConfig", "coca:CoCa"),
+    "mae": _entry(MAE_PAPER, "mae:MAEConfig", "mae:MAE"),
+    "simvlm": _entry(SIMVLM_PAPER, "simvlm:SimVLMConfig", "simvlm:SimVLM"),
+    "vlmo": _entry(VLMO_PAPER, "vlmo_config:VLMoConfig", "vlmo:VLMo"),
+    "vqkd": _entry(VQKD_PAPER, "vqkd:VQKDConfig", "vqkd:VQKD"),
 }
 
 #: The systems, and the fine-tuning networks that are saved and loaded by their own names.
 NETWORKS: dict[str, Entry] = SYSTEMS | {
-    "albef_assignment": Entry(ALBEF_PAPER, _assignment_config, _assignment),
-    "albef_nlvr2": Entry(ALBEF_PAPER, _albef_nlvr_config, _albef_nlvr),
-    "beit_classify": Entry(BEIT_PAPER, _beit_classifier_config, _beit_classifier),
-    "beit3_captioner": _beit3("CaptionerConfig", "Captioner", "beit3_captioner"),
-    "beit3_classify": _beit3("ClassifierConfig", "Classifier"),
-    "beit3_nlvr2": _beit3("NLVR2Config", "PairModel"),
-    "beit3_retrieval": _beit3("RetrievalConfig", "Retrieval"),
-    "beit3_vqa": _beit3("VQAConfig", "AnswerModel"),
-    "dvae": Entry("Ramesh et al. 2021, arXiv:2102.12092", _dvae_config, _dvae),
-    "blip_captioner": _blip_head("CaptionerConfig", "Captioner"),
-    "blip_vqa": _blip_head("VQAConfig", "AnswerModel"),
-    "blip_nlvr": _blip_head("NLVRConfig", "PairModel"),
-    "blip_base": _blip_head("FeaturesConfig", "FeatureExtractor"),
-    "mae_classify": _mae("ClassifierConfig", "Classifier", "mae_heads"),
-    "simvlm_vqa": _simvlm("VQAConfig", "AnswerModel"),
-    "vlmo_nlvr2": _vlmo("ReasoningConfig", "ReasoningModel"),
-    "vlmo_retrieval": _vlmo("RetrievalConfig", "Retrieval"),
-    "vlmo_vqa": _vlmo("AnswerConfig", "AnswerModel"),
+    "albef_assignment": _entry(
+        ALBEF_PAPER, "albef_assignment:AssignmentConfig", "albef_assignment:TextAssignment"
+    ),
+    "albef_nlvr2": _entry(ALBEF_PAPER, "albef_nlvr:NLVRConfig", "albef_nlvr:PairModel"),
+    "beit_classify": _entry(BEIT_PAPER, "beit_config:ClassifierConfig", "beit_heads:Classifier"),
+    "beit3_captioner": _entry(BEIT3_PAPER, "beit3_config:CaptionerConfig", "beit3_captioner:Captioner"),
+    "beit3_classify": _entry(BEIT3_PAPER, "beit3_config:ClassifierConfig", "beit3_heads:Classifier"),
+    "beit3_nlvr2": _entry(BEIT3_PAPER, "beit3_config:NLVR2Config", "beit3_heads:PairModel"),
+    "beit3_retrieval": _entry(BEIT3_PAPER, "beit3_config:RetrievalConfig", "beit3_heads:Retrieval"),
+    "beit3_vqa": _entry(BEIT3_PAPER, "beit3_config:VQAConfig", "beit3_heads:AnswerModel"),
+    "dvae": _entry(DVAE_PAPER, "dvae:DVAEConfig", "dvae:DVAE"),
+    "blip_captioner": _entry(BLIP_PAPER, "blip_config:CaptionerConfig", "blip_heads:Captioner"),
+    "blip_vqa": _entry(BLIP_PAPER, "blip_config:VQAConfig", "blip_heads:AnswerModel"),
+    "blip_nlvr": _entry(BLIP_PAPER, "blip_config:NLVRConfig", "blip_heads:PairModel"),
+    "blip_base": _entry(BLIP_PAPER, "blip_config:FeaturesConfig", "blip_heads:FeatureExtractor"),
+    "mae_classify": _entry(MAE_PAPER, "mae_heads:ClassifierConfig", "mae_heads:Classifier"),
+    "simvlm_vqa": _entry(SIMVLM_PAPER, "simvlm_heads:VQAConfig", "simvlm_heads:AnswerModel"),
+    "vlmo_nlvr2": _entry(VLMO_PAPER, "vlmo_config:ReasoningConfig", "vlmo_heads:ReasoningModel"),
+    "vlmo_retrieval": _entry(VLMO_PAPER, "vlmo_config:RetrievalConfig", "vlmo_heads:Retrieval"),
+    "vlmo_vqa": _entry(VLMO_PAPER, "vlmo_config:AnswerConfig", "vlmo_heads:AnswerModel"),
 }
 
 
