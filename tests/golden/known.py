@@ -26,6 +26,7 @@ import mae
 import momentum
 import momentum_runs as runs
 import simvlm
+import vilt
 import vlmo
 import vlmo_runs
 import vlmo_setup
@@ -99,6 +100,11 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "coca/trajectory": (coca_runs.trajectory, coca_runs.trajectory_rule),
     "coca/init": (coca_runs.init, coca_runs.init_rule),
     "simvlm/prefix_lm_mask": (simvlm.prefix_lm_mask, simvlm.rule),
+    "vilt/pretrain": (vilt.pretrain, vilt.rule),
+    "vilt/irtr": (vilt.irtr, vilt.rule),
+    "vilt/vqa": (vilt.vqa, vilt.rule),
+    "vilt/nlvr2": (vilt.nlvr2, vilt.rule),
+    "vilt/schedule": (vilt.schedule, vilt.rule),
     "vlmo/pretrain_step": (vlmo.pretrain_step, vlmo.rule),
     "vlmo/pretrain_step_2proc": (vlmo.pretrain_step_2proc, vlmo.rule),
     "vlmo/pretrain_step_abs_pos": (vlmo.pretrain_step, vlmo.rule),
@@ -133,6 +139,7 @@ RECORDED_FACTS = {
     "pre_caption",
     "pre_question",
     "prompt_length",
+    "recalls",
     "stage2_frozen",
     "stage2_trainable",
     "synthetic_texts",

@@ -85,6 +85,7 @@ class Block(nn.Module):
         drop_path: probability of dropping a residual branch of a sample.
         dropout: probability in attention weights and on every residual branch (BERT).
         quick_gelu, tanh_gelu: the feed-forward's approximation of GELU (CLIP's; FLIP's).
+        attention_dropout: of the attention weights where it is another (timm's ViT: 0).
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Block(nn.Module):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         dropout: float = 0.0,
+        attention_dropout: float | None = None,
         eps: float = 1e-6,
         quick_gelu: bool = False,
         tanh_gelu: bool = False,
@@ -115,7 +117,7 @@ class Block(nn.Module):
         self.attention = SelfAttention(
             width,
             heads,
-            dropout=dropout,
+            dropout=dropout if attention_dropout is None else attention_dropout,
             experts=attending,
             norm_eps=eps if sub_norm else None,
             key_bias=key_bias,

@@ -15,11 +15,15 @@ def resize_positions(
     *,
     prefix: int = 1,
     old_grid: tuple[int, int] | None = None,
+    corners: bool = False,
 ) -> Float[Tensor, "1 Q D"]:
     """Resize a table of learned positions to another grid of patches by bicubic interpolation.
 
     The first `prefix` rows (class token) are kept. The old grid is square unless `old_grid` says otherwise;
     the new one may have any shape. Source: `interpolate_pos_embed` of ALBEF's vit.py (align_corners=False).
+
+    Args:
+        corners: bilinear instead, corners on corners (ViLT, vision_transformer.py `visual_embed`).
 
     Raises:
         ValueError: the table's patch rows are not `old_grid`, or not a square when it is not given.
@@ -36,7 +40,8 @@ def resize_positions(
         return table
     kept, rows = table[:, :prefix], table[:, prefix:]
     rows = rearrange(rows, "1 (h w) d -> 1 d h w", h=old_grid[0])
-    rows = F.interpolate(rows.float(), size=grid, mode="bicubic", align_corners=False).to(table.dtype)
+    mode = "bilinear" if corners else "bicubic"
+    rows = F.interpolate(rows.float(), size=grid, mode=mode, align_corners=corners).to(table.dtype)
     return torch.cat([kept, rearrange(rows, "1 d h w -> 1 (h w) d")], dim=1)
 
 
@@ -66,6 +71,32 @@ def patchify(image: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor, 
 def unpatchify(patches: Float[Tensor, "B N F"], patch_size: int, grid: tuple[int, int]) -> Tensor:
     """The pictures `[B, C, H, W]` that `patchify` cuts into these patches."""
     return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=grid[0], p=patch_size, q=patch_size)
+
+
+def padded_positions(
+    table: Float[Tensor, "1 P D"],
+    sizes: Int[Tensor, "B 2"],
+    canvas: tuple[int, int],
+    *,
+    old_grid: tuple[int, int] | None = None,
+) -> Float[Tensor, "B N D"]:
+    """Positions of pictures of different sizes in the corner of one canvas of patches; zeros around them.
+
+    Each picture has the table resized to its own grid, bilinearly, corners on corners (ViLT, section 3.4).
+
+    Args:
+        sizes: patches (down, across) of each picture.
+    """
+    if sizes.is_meta:  # their values are not known there
+        distinct, which = torch.tensor([canvas], device="cpu"), sizes[:, 0] * 0
+    else:
+        distinct, which = sizes.unique(dim=0, return_inverse=True)
+    tables = []
+    for height, width in distinct.tolist():
+        rows = resize_positions(table, (height, width), old_grid=old_grid, corners=True)[0, 1:]
+        rows = rows.unflatten(0, (height, width))
+        tables.append(F.pad(rows, (0, 0, 0, canvas[1] - width, 0, canvas[0] - height)).flatten(0, 1))
+    return torch.stack(tables)[which]
 
 
 class PatchEmbed(nn.Module):

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from multiway.core.init import init_bert
+
 
 class WordHead(nn.Module):
     """BERT's prediction head: dense, GELU, LayerNorm, then logits over the vocabulary.
@@ -27,3 +29,12 @@ class WordHead(nn.Module):
 
 class PlainWordHead(nn.Linear):
     """Logits over the vocabulary by one linear map of its own (BEiT-3)."""
+
+
+def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:
+    """Linear, LayerNorm (eps 1e-5), GELU, Linear: a choice among classes (ViLT, VLMo)."""
+    layers = nn.Sequential(
+        nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes)
+    )
+    init_bert(layers)
+    return layers

@@ -36,6 +36,7 @@ COCA_PAPER = "Yu et al. 2022, arXiv:2205.01917"
 DVAE_PAPER = "Ramesh et al. 2021, arXiv:2102.12092"
 MAE_PAPER = "He et al. 2021, arXiv:2111.06377"
 SIMVLM_PAPER = "Wang et al. 2021, arXiv:2108.10904"
+VILT_PAPER = "Kim et al. 2021, arXiv:2102.03334"
 VLMO_PAPER = "Bao et al. 2021, arXiv:2111.02358"
 VQKD_PAPER = "Peng et al. 2022, arXiv:2208.06366"
 
@@ -48,6 +49,7 @@ SYSTEMS: dict[str, Entry] = {
     "coca": _entry(COCA_PAPER, "coca_config:CoCaConfig", "coca:CoCa"),
     "mae": _entry(MAE_PAPER, "mae:MAEConfig", "mae:MAE"),
     "simvlm": _entry(SIMVLM_PAPER, "simvlm:SimVLMConfig", "simvlm:SimVLM"),
+    "vilt": _entry(VILT_PAPER, "vilt_config:ViLTConfig", "vilt:ViLT"),
     "vlmo": _entry(VLMO_PAPER, "vlmo_config:VLMoConfig", "vlmo:VLMo"),
     "vqkd": _entry(VQKD_PAPER, "vqkd:VQKDConfig", "vqkd:VQKD"),
 }
@@ -71,6 +73,9 @@ NETWORKS: dict[str, Entry] = SYSTEMS | {
     "blip_base": _entry(BLIP_PAPER, "blip_config:FeaturesConfig", "blip_heads:FeatureExtractor"),
     "mae_classify": _entry(MAE_PAPER, "mae_heads:ClassifierConfig", "mae_heads:Classifier"),
     "simvlm_vqa": _entry(SIMVLM_PAPER, "simvlm_heads:VQAConfig", "simvlm_heads:AnswerModel"),
+    "vilt_nlvr2": _entry(VILT_PAPER, "vilt_config:ReasoningConfig", "vilt_heads:ReasoningModel"),
+    "vilt_retrieval": _entry(VILT_PAPER, "vilt_config:RetrievalConfig", "vilt_heads:Retrieval"),
+    "vilt_vqa": _entry(VILT_PAPER, "vilt_config:AnswerConfig", "vilt_heads:AnswerModel"),
     "vlmo_nlvr2": _entry(VLMO_PAPER, "vlmo_config:ReasoningConfig", "vlmo_heads:ReasoningModel"),
     "vlmo_retrieval": _entry(VLMO_PAPER, "vlmo_config:RetrievalConfig", "vlmo_heads:Retrieval"),
     "vlmo_vqa": _entry(VLMO_PAPER, "vlmo_config:AnswerConfig", "vlmo_heads:AnswerModel"),

@@ -32,12 +32,15 @@ class System(nn.Module):
         tokenizer: set by `multiway.create` and `multiway.load`.
         image_size, image_mean, image_std: how pictures are prepared.
         image_tower: the module that turns pictures into tokens.
-        has_itm: whether `match_pairs` can be asked.
+        has_itm, has_itc: whether `match_pairs` can be asked, and whether there are features to compare.
+        longest_side: pictures keep their shape, `image_size` is the shorter side and this the longer one's
+            largest; None: they are squashed.
         has_image, has_text: whether the system reads pictures, and texts.
         parts: prefixes of parameter names in `vision`, `text` and `interaction` (`systems.profile`).
     """
 
     has_itm = False
+    has_itc = True
     has_image = True
     has_text = True
     config: Any
@@ -45,6 +48,7 @@ class System(nn.Module):
     calibration: Calibration | None = None
     parts: dict[str, tuple[str, ...]]
     image_size: int | tuple[int, int]
+    longest_side: int | None = None
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
 
@@ -154,6 +158,14 @@ class System(nn.Module):
         """ITC features, and what `match_pairs` continues from: hidden states `[B, T, D]`, or ids `[B, T]`."""
         raise UserError(f"{type(self).__name__} has no contrastive features: take a model trained with ITC")
 
+    def match_context(self, image: Float[Tensor, "B 3 H W"]) -> Any:
+        """What `match_pairs` looks at, without features."""
+        return self.image_context(image)[1]
+
+    def match_text(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Tensor:
+        """What `match_pairs` continues from, without features."""
+        return self.text_context(input_ids, attention_mask)[1]
+
     def match_pairs(
         self, context: Any, hidden: Tensor, attention_mask: Int[Tensor, "P T"]
     ) -> Float[Tensor, "P 2"]:
@@ -223,12 +235,12 @@ class System(nn.Module):
             raise UserError(
                 f"match got {len(image)} pictures and {len(ids)} texts: give as many, or one of either"
             )
-        _, context = self.image_context(image)
+        context = self.match_context(image)
         if context is None:
             raise UserError(
                 f"{type(self).__name__} has no image-text matching head: compare encode_image and encode_text"
             )
-        _, hidden = self.text_context(ids, mask)
+        hidden = self.match_text(ids, mask)
         rows = torch.arange(pairs, device=self.device)
         logits = self.match_pairs(
             context.select(rows % len(image)), hidden[rows % len(ids)], mask[rows % len(ids)]
@@ -239,12 +251,6 @@ class System(nn.Module):
         """Captions of pictures, where the system generates text."""
         raise UserError(f"{type(self).__name__} does not generate text: take a captioning system")
 
-    def answer(
-        self,
-        images: Picture | Sequence[Picture],
-        questions: str | Sequence[str],
-        *args: Any,
-        **options: Any,
-    ) -> list[str]:
+    def answer(self, images: Any, questions: Any, *args: Any, **options: Any) -> list[str]:
         """Answers to questions about pictures, where the system was fine-tuned for them."""
         raise UserError(f"{type(self).__name__} does not answer questions: fine-tune it for VQA")

@@ -59,6 +59,10 @@ def _gflops(model: System) -> dict[str, float]:
         return {"vision": alone, "text": 0.0, "interaction": pair - alone}
     if not model.has_text:
         return {"vision": count(lambda: model.image_tower(image)), "text": 0.0, "interaction": 0.0}
+    if not model.has_itc:
+        vision, context = count(lambda: model.match_context(image)), model.match_context(image)
+        pair = count(partial(model.match_pairs, context, model.match_text(ids, mask), mask))
+        return {"vision": vision, "text": 0.0, "interaction": pair}
     vision, text = count(lambda: model.image_context(image)), count(lambda: model.text_context(ids, mask))
     if isinstance(model, CoCa):  # it writes what others match
         with torch.no_grad():

@@ -29,6 +29,7 @@ class ViTConfig:
         channels: of a picture.
         hidden: width of the feed-forward's middle.
         drop_path: rate at the last block, growing linearly from 0.
+        dropout: on every residual branch (ViLT).
         frozen_blocks: the embeddings and so many first blocks are never trained; "all": nothing of the tower.
         clip_stem: CLIP's form: no bias in the patch projection, a LayerNorm before the blocks.
         quick_gelu, tanh_gelu: approximations of GELU (OpenAI's weights; FLIP's).
@@ -54,6 +55,7 @@ class ViTConfig:
     hidden: int = 3072
     eps: float = 1e-6
     drop_path: float = 0.0
+    dropout: float = 0.0
     frozen_blocks: FrozenBlocks = 0
     clip_stem: bool = False
     quick_gelu: bool = False
@@ -82,6 +84,8 @@ class ViTConfig:
             self.hidden,
             eps=self.eps,
             drop_path=self.drop_path * layer / max(last, 1),
+            dropout=self.dropout,
+            attention_dropout=0.0,
             quick_gelu=self.quick_gelu,
             tanh_gelu=self.tanh_gelu,
             layer_scale=self.layer_scale,

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
-from multiway.core.init import init_bert
+from multiway.core.heads import classifier
 from multiway.errors import UserError
 from multiway.systems.answering import AnswerChoice
 from multiway.systems.two_pictures import TwoPictures
@@ -36,15 +36,6 @@ class Retrieval(Multiway):
         text, _ = self.text_context(*batch.text())
         loss = self.contrast(image, text, self.logit_scale, batch).loss
         return {"loss": loss, "itc": loss}
-
-
-def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:
-    """Linear, LayerNorm, GELU, Linear."""
-    layers = nn.Sequential(
-        nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes)
-    )
-    init_bert(layers)
-    return layers
 
 
 class AnswerModel(AnswerChoice, Multiway):

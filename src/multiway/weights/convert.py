@@ -29,6 +29,7 @@ from multiway.weights import (
     hf_mae,
     mae,
     official,
+    vilt,
     vlmo,
     vqkd,
 )
@@ -113,6 +114,8 @@ def official_layout(model: System) -> Layout:
     name, config = model.config.system, model.config
     if name.startswith("blip"):
         return blip.layout_of(config, ())
+    if name.startswith("vilt"):
+        return vilt.layout(config)
     if name.startswith("vlmo"):
         return vlmo.layout(config)
     if name.startswith("beit3"):
@@ -130,7 +133,7 @@ def official_layout(model: System) -> Layout:
         "vqkd": vqkd.layout,
     }
     if name not in layouts:
-        known = ", ".join((*layouts, "beit3", "blip", "vlmo"))
+        known = ", ".join((*layouts, "beit3", "blip", "vilt", "vlmo"))
         raise UserError(f"no official layout is written for {name}: there are {known}")
     return layouts[name](config)
 

@@ -17,7 +17,21 @@ from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
-from multiway.weights import albef, beit, beit3, blip, clip, dvae, hf_beit, hf_blip, hf_mae, mae, vlmo, vqkd
+from multiway.weights import (
+    albef,
+    beit,
+    beit3,
+    blip,
+    clip,
+    dvae,
+    hf_beit,
+    hf_blip,
+    hf_mae,
+    mae,
+    vilt,
+    vlmo,
+    vqkd,
+)
 from multiway.weights.keymap import Layout, Report, to_ours
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")  # of transformers; the second is what its fifth version writes
@@ -94,6 +108,9 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
     if vlmo.is_vlmo(tensors):
         config = vlmo.config_of(tensors)
         return config, vlmo.layout(config)
+    if vilt.is_vilt(tensors):
+        config = vilt.config_of(tensors)
+        return config, vilt.layout(config)
     if beit3.is_beit3(tensors):
         config = beit3.config_of(tensors, vocab=path.parent / "beit3.spm")
         return config, beit3.layout(config)
@@ -104,8 +121,8 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
         config = mae.config_of(tensors)
         return config, mae.layout_of(config)
     raise UserError(
-        f"{path} is in no layout known here (ALBEF, BEiT, BEiT-3, BLIP, CLIP, dVAE, MAE, VLMo, VQ-KD): its "
-        f"first key is {next(iter(tensors))}"
+        f"{path} is in no layout known here (ALBEF, BEiT, BEiT-3, BLIP, CLIP, dVAE, MAE, ViLT, VLMo, VQ-KD): "
+        f"its first key is {next(iter(tensors))}"
     )
 
 

@@ -97,3 +97,24 @@ def word_head(ours: str, theirs: str) -> list[Entry]:
         *linear(f"{ours}norm", f"{theirs}transform.LayerNorm"),
         Entry(f"{ours}bias", (f"{theirs}bias",), also=(f"{theirs}decoder.bias",)),
     ]
+
+
+def word_embeddings(ours: str, theirs: str) -> list[Entry]:
+    """BERT's word embeddings alone."""
+    tables = (
+        ("words", "word_embeddings"),
+        ("positions", "position_embeddings"),
+        ("types", "token_type_embeddings"),
+    )
+    entries = [Entry(f"{ours}{a}.weight", (f"{theirs}{b}.weight",)) for a, b in tables]
+    return entries + linear(f"{ours}norm", f"{theirs}LayerNorm")
+
+
+def untied_word_head() -> list[Entry]:
+    """The head for words of ViLT and VLMo, whose decoder is a matrix of its own."""
+    return [
+        *linear("mlm_head.dense", "mlm_score.transform.dense"),
+        *linear("mlm_head.norm", "mlm_score.transform.LayerNorm"),
+        Entry("mlm_head.bias", ("mlm_score.bias",)),
+        Entry("mlm_decoder.weight", ("mlm_score.decoder.weight",)),
+    ]

@@ -22,6 +22,7 @@ from multiway.systems.vlmo_config import (
 )
 from multiway.text import TokenizerConfig
 from multiway.weights.keymap import Entry, Layout, linear, pairs
+from multiway.weights.parts import untied_word_head, word_embeddings
 
 OFFICIAL_POSITIONS = 196  # texts that every published table of relative positions is made for
 OFFICIAL_HEADS = {544: 16}  # by width, where they are not 64 wide and no table tells (base plus)
@@ -34,12 +35,7 @@ def layout(config: MultiwayConfig) -> Layout:
     retrieval = isinstance(config, RetrievalConfig)
     if isinstance(config, VLMoConfig):
         if config.mlm_weight or config.stage == "text":
-            entries += [
-                *linear("mlm_head.dense", "mlm_score.transform.dense"),
-                *linear("mlm_head.norm", "mlm_score.transform.LayerNorm"),
-                Entry("mlm_head.bias", ("mlm_score.bias",)),
-                Entry("mlm_decoder.weight", ("mlm_score.decoder.weight",)),
-            ]
+            entries += untied_word_head()
         if config.stage == "pairs":
             retrieval = True
             entries += linear("itm_head", "itm_score.fc") if config.itm_weight else []
@@ -62,12 +58,8 @@ def layout(config: MultiwayConfig) -> Layout:
 
 
 def _transformer(config: MultiwayConfig) -> list[Entry]:
-    words, theirs = "transformer.text_embed.", "text_embeddings."
     entries = [
-        Entry(f"{words}words.weight", (f"{theirs}word_embeddings.weight",)),
-        Entry(f"{words}positions.weight", (f"{theirs}position_embeddings.weight",)),
-        Entry(f"{words}types.weight", (f"{theirs}token_type_embeddings.weight",)),
-        *linear(f"{words}norm", f"{theirs}LayerNorm"),
+        *word_embeddings("transformer.text_embed.", "text_embeddings."),
         Entry("transformer.types.weight", ("token_type_embeddings.weight",)),
         Entry("transformer.cls_token", ("transformer.cls_token",)),
         *linear("transformer.patches.proj", "transformer.patch_embed.proj"),
