@@ -14,7 +14,7 @@ from multiway.core.block import Stack
 from multiway.errors import UserError
 from multiway.metrics.calibration import Calibration
 from multiway.systems.image_tower import ImageTower
-from multiway.systems.pictures import Picture, prepared
+from multiway.systems.pictures import Picture, pair_count, prepared
 from multiway.systems.resizing import resize
 from multiway.text import Tokenizer
 
@@ -33,8 +33,7 @@ class System(nn.Module):
         image_size, image_mean, image_std: how pictures are prepared.
         image_tower: the module that turns pictures into tokens.
         has_itm, has_itc: whether `match_pairs` can be asked, and whether there are features to compare.
-        longest_side: pictures keep their shape, `image_size` is the shorter side and this the longer one's
-            largest; None: they are squashed.
+        longest_side: of pictures that keep their shape, whose shorter side is `image_size`; None: squashed.
         has_image, has_text: whether the system reads pictures, and texts.
         parts: prefixes of parameter names in `vision`, `text` and `interaction` (`systems.profile`).
     """
@@ -228,24 +227,16 @@ class System(nn.Module):
         Raises:
             UserError: the system has no ITM head, or the numbers of pictures and texts do not fit.
         """
-        ids, mask = self.tokenize(texts)
-        image = self.prepare(images)
-        pairs = max(len(ids), len(image))
-        if pairs % len(ids) or pairs % len(image) or min(len(ids), len(image)) not in (1, pairs):
-            raise UserError(
-                f"match got {len(image)} pictures and {len(ids)} texts: give as many, or one of either"
-            )
+        (ids, mask), image = self.tokenize(texts), self.prepare(images)
+        rows = torch.arange(pair_count(len(image), len(ids)), device=self.device)
+        of_picture, of_text = rows % len(image), rows % len(ids)
         context = self.match_context(image)
         if context is None:
             raise UserError(
                 f"{type(self).__name__} has no image-text matching head: compare encode_image and encode_text"
             )
-        hidden = self.match_text(ids, mask)
-        rows = torch.arange(pairs, device=self.device)
-        logits = self.match_pairs(
-            context.select(rows % len(image)), hidden[rows % len(ids)], mask[rows % len(ids)]
-        )
-        return self.match_probability(logits)
+        hidden = self.match_text(ids, mask)[of_text]
+        return self.match_probability(self.match_pairs(context.select(of_picture), hidden, mask[of_text]))
 
     def caption(self, images: Picture | Sequence[Picture], *args: Any, **options: Any) -> list[str]:
         """Captions of pictures, where the system generates text."""

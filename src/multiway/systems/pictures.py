@@ -40,6 +40,18 @@ def prepared(
     return torch.stack(rows)
 
 
+def pair_count(pictures: int, texts: int) -> int:
+    """How many pairs they make: as many of both, or one of either for all of the other.
+
+    Raises:
+        UserError: they make none.
+    """
+    pairs = max(pictures, texts)
+    if not pairs or not {pictures, texts} <= {1, pairs}:
+        raise UserError(f"match got {pictures} pictures and {texts} texts: give as many, or one of either")
+    return pairs
+
+
 def opened(path: str | Path) -> Image.Image:
     """The picture of a file.
 

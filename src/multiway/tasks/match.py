@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from multiway.errors import UserError
 from multiway.systems.base import Picture, System
+from multiway.systems.pictures import pair_count
 from multiway.tasks.two_stage import evaluating
 
 
@@ -37,11 +37,7 @@ def match(
     Raises:
         UserError: the numbers of pictures and texts do not fit, or a picture can't be read.
     """
-    pairs = max(len(images), len(texts))
-    if not pairs or len(images) not in (1, pairs) or len(texts) not in (1, pairs):
-        raise UserError(
-            f"match got {len(images)} pictures and {len(texts)} texts: give as many, or one of either"
-        )
+    pairs = pair_count(len(images), len(texts))
     found: list[Match] = []
     with evaluating(model):
         lone = model.image_context(model.prepare(images)) if len(images) == 1 else None
