@@ -128,6 +128,20 @@ def blip() -> str:
     return table(["", "times as fast as transformers"], rows) + "\n" + "; ".join(dict.fromkeys(notes)) + ".\n"
 
 
+def ranks() -> str:
+    """Exact ranks of synthetic features."""
+    if (found := load("retrieval_ranks")) is None:
+        return "Not measured yet: `python benchmarks/retrieval_ranks.py`.\n"
+    setting, mib = found["setting"], 2**20
+    return (
+        f"Exact ranks and shortlists of {setting['k']} of {setting['pictures']:,} pictures by "
+        f"{setting['texts']:,} texts, both directions, synthetic features of {setting['width']}: "
+        f"{found['both_seconds']:.1f} s, {found['peak_bytes_over_features'] / mib:.0f} MiB over the features "
+        f"at the peak; the whole matrix would be {found['matrix_bytes'] / mib:.0f} MiB ({machine(found)}). "
+        "`python benchmarks/retrieval_ranks.py`.\n"
+    )
+
+
 def captions() -> str:
     """Captions of what was never seen, beside a nearest neighbour's and those of other pictures."""
     rows, notes = [], []
@@ -183,6 +197,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "photos": photos,
     "step": step,
     "blip": blip,
+    "ranks": ranks,
     "captions": captions,
     "summary": summary,
 }

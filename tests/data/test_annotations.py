@@ -30,6 +30,21 @@ def table(kind):
         return "filepath\ttitle\n" + "".join(f"{name}\t{text}\n" for name, text in pairs)
     if kind == "jsonl":
         return "".join(json.dumps({"file_name": name, "text": text}) + "\n" for name, text in pairs)
+    if kind == "token":  # Flickr30k's results_20130124.token
+        return "".join(
+            f"{name}#{n}\t{text}\n" for name, texts in TEXTS.items() for n, text in enumerate(texts)
+        )
+    if kind == "hub.csv":  # Flickr30k's on the hub: lists inside a csv
+        rows = ["raw,split,filename"]
+        for name, texts in TEXTS.items():
+            inner = json.dumps(texts).replace('"', '""')
+            rows.append(f'"{inner}",{"val" if name == "b.jpg" else "train"},{name}')
+        return "\n".join(rows) + "\n"
+    if kind == "nocaps.json":
+        read = json.loads(table("coco.json"))
+        for image in read["images"]:
+            image |= {"domain": "near-domain", "open_images_id": "0013ea2087020901"}
+        return json.dumps(read)
     if kind == "albef.json":
         return json.dumps([{"image": name, "caption": texts} for name, texts in TEXTS.items()])
     if kind == "coco.json":
@@ -56,6 +71,7 @@ def table(kind):
 
 
 KINDS = ["csv", "tsv", "jsonl", "albef.json", "coco.json", "karpathy.json"]
+KINDS += ["token", "hub.csv", "nocaps.json"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,3 +149,16 @@ def test_missing_paths(tmp_path, folder):
         read_annotations(folder)
     with pytest.raises(UserError, match="has no splits"):
         read_annotations(folder / "a.csv", split="train")
+
+
+def test_a_column_of_splits_and_other_columns(folder, tmp_path):
+    path = tmp_path / "list.hub.csv"
+    path.write_text(table("hub.csv"))
+    val = Dataset(Source(path=str(path), images=str(folder), split="val"))
+    assert [val.key(i) for i in range(len(val))] == ["b.jpg"]
+    assert val.meta(0)["split"] == "val"
+    with pytest.raises(UserError, match="no split test: choose from train, val"):
+        Dataset(Source(path=str(path), images=str(folder), split="test"))
+    (tmp_path / "nocaps.json").write_text(table("nocaps.json"))
+    found = Dataset(Source(path=str(tmp_path / "nocaps.json"), images=str(folder)))
+    assert found.meta(1)["domain"] == "near-domain"

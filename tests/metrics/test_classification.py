@@ -55,3 +55,16 @@ def test_ties_count_against_the_class():
     assert in_top(logits, labels, 1).tolist() == [True, False, False]
     assert in_top(logits, labels, 2).tolist() == [True, True, False]
     assert in_top(logits, labels, 5).all()
+
+
+def test_top_k_beside_a_sorted_list():
+    """Thousands of random cases with ties: the class is counted behind every class of its score."""
+    rng = np.random.default_rng(0)
+    for k in (1, 2, 5):
+        logits = rng.integers(0, 6, (1500, 7)).astype(float)
+        labels = rng.integers(0, 7, 1500)
+        expected = []
+        for row, label in zip(logits, labels, strict=True):
+            order = sorted(range(7), key=lambda c, row=row, label=label: (-row[c], c == label))
+            expected.append(label in order[:k])
+        assert in_top(logits, labels, k).tolist() == expected

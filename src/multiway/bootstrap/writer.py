@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from multiway.data.images import extension
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, write_tar
 
@@ -166,24 +167,6 @@ def _samples(
 def _known(meta: dict[str, Any], names: tuple[str, ...], default: str | None) -> Any:
     """The first of these fields that says something: img2dataset writes null where it knows nothing."""
     return next((meta[name] for name in names if meta.get(name)), default)
-
-
-def extension(content: bytes) -> str:
-    """The usual extension of a picture file, by its first bytes."""
-    starts = {
-        b"\xff\xd8": "jpg",
-        b"\x89PNG": "png",
-        b"GIF8": "gif",
-        b"BM": "bmp",
-        b"II*": "tif",
-        b"MM\0*": "tif",
-    }
-    for start, name in starts.items():
-        if content.startswith(start):
-            return name
-    if content[:4] == b"RIFF":
-        return "webp"
-    return "avif" if content[4:8] == b"ftyp" else "ppm"
 
 
 def _counts(texts: Iterable[Text]) -> dict[str, dict[str, int]]:

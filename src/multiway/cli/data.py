@@ -1,4 +1,4 @@
-"""`multiway data inspect`: what a source of pairs holds, and what of it can't be used."""
+"""`multiway data inspect|pack|drop`: look at a source, write it as shards, take samples out."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from multiway.cli.arguments import Command, Parser, dispatch
 
 COMMANDS = {
-    "inspect": Command("multiway.cli.data:inspect", "count pictures, texts and bad samples of a source"),
+    "inspect": Command("multiway.cli.inspect:inspect", "counts, problems, near-duplicates, a contact sheet"),
+    "pack": Command("multiway.cli.data:pack", "any source into img2dataset tars with source and licence"),
+    "drop": Command("multiway.cli.data:drop", "take samples out of tars, features and indexes"),
 }
 
 
 def data(argv: Sequence[str]) -> None:
     """Look at data."""
-    dispatch("multiway data", "Look at a source of pairs before training on it.", COMMANDS, argv)
+    dispatch("multiway data", "Look at data before training on it, pack it, drop samples.", COMMANDS, argv)
 
 
 def add_source(parser: Parser, flag: str) -> None:
@@ -41,43 +43,67 @@ def source_of(args: argparse.Namespace):
     return Source(path=args.source, images=args.images, split=args.split, texts=args.texts)
 
 
-def inspect(argv: Sequence[str]) -> None:
-    """Read a source and print what is in it."""
+def pack(argv: Sequence[str]) -> None:
+    """Write img2dataset tars whose json says source, licence and opt-out."""
     parser = Parser(
-        "multiway data inspect", "Count pictures, texts and bad samples of a source, and show a few."
+        "multiway data pack",
+        "Write a source as img2dataset tars. Every json has source, licence and opt_out; what a column "
+        "opt_out (or noai) or --opt-out names is left out. Picture files are copied as they are.",
     )
     add_source(parser, "source")
-    parser.add_argument("--read", type=int, default=1000, help="pictures to decode, spread evenly; 0 for all")
-    parser.add_argument("--show", type=int, default=5, help="samples to show")
+    parser.add_argument("--out", required=True, help="folder of the tars")
+    parser.add_argument("--from", dest="named", help="source of samples that name none; else the path")
+    parser.add_argument("--licence", help="licence of samples that name none")
+    parser.add_argument("--opt-out", help="file of keys to leave out, one a line")
+    parser.add_argument("--shard-size", type=int, default=10_000, help="samples in a tar")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse(argv)
 
     import json
+    from pathlib import Path
 
+    from multiway.cli.model import progress_bar
     from multiway.data.dataset import Dataset
-    from multiway.tasks.inspect import look
+    from multiway.data.pack import pack as run
+    from multiway.tasks.drop import read_keys
 
-    dataset = Dataset(source_of(args))
-    seen = look(dataset, read=args.read, show=args.show)
-    texts, sizes = seen.texts, seen.sizes
-    shown = [{"key": s.key, "size": list(s.image.size), "texts": s.texts} for s in seen.first]
-    words = [len(text.split()) for group in texts for text in group]
-    report = {
-        "source": args.source,
-        "pictures": len(dataset),
-        "read": len(seen.tally.seen),
-        "bad": seen.tally.reasons,
-        "texts_per_picture": sum(map(len, texts)) / max(len(texts), 1),
-        "words_per_text": sum(words) / max(len(words), 1),
-        "smallest": list(min(sizes, key=min, default=(0, 0))),
-        "largest": list(max(sizes, key=max, default=(0, 0))),
-        "samples": shown,
-    }
+    opted_out = read_keys(Path(args.opt_out)) if args.opt_out else set()
+    with progress_bar() as progress:
+        found = run(
+            Dataset(source_of(args)),
+            Path(args.out),
+            source=args.named,
+            licence=args.licence,
+            opted_out=opted_out,
+            shard_size=args.shard_size,
+            progress=progress,
+        )
     if args.json:
-        print(json.dumps(report, ensure_ascii=False))
+        print(json.dumps(found))
         return
-    print(f"{args.source}: {len(dataset):,} pictures; {seen.tally.sentence()}")
-    print(f"{report['texts_per_picture']:.2f} texts a picture, {report['words_per_text']:.1f} words a text")
-    print("smallest {} x {}, largest {} x {} pixels".format(*report["smallest"], *report["largest"]))
-    for row in shown:
-        print(f"  {row['key']}  {' | '.join(row['texts'])}")
+    why = ", ".join(f"{reason} {count:,}" for reason, count in found["skipped"].items()) or "none"
+    print(f"{found['written']:,} samples in {found['tars']:,} tars in {args.out}; skipped: {why}")
+    print(f"{found['opted_out']:,} left out as opted out, {found['without_licence']:,} without a licence")
+
+
+def drop(argv: Sequence[str]) -> None:
+    """Remove samples for good, and say where they were."""
+    parser = Parser(
+        "multiway data drop",
+        "Remove samples by their keys (in the tar, or the key that the source had before `data pack`) from "
+        "tars, folders of `multiway embed` and search indexes; caches that hold their pictures are deleted. "
+        "Files are written aside, then renamed.",
+    )
+    parser.add_argument("places", nargs="+", help="tars (a tar, a folder, a glob), feature folders, indexes")
+    parser.add_argument("--keys", required=True, help="file of keys, one a line")
+    args = parser.parse(argv)
+
+    from pathlib import Path
+
+    from multiway.tasks.drop import drop as run
+    from multiway.tasks.drop import read_keys
+
+    found = run(read_keys(Path(args.keys)), args.places)
+    for place, count in found["removed"].items():
+        print(f"{place}: {count:,} removed")
+    print(f"{found['caches']:,} caches of features deleted; {len(found['unknown']):,} keys were nowhere")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +101,14 @@ def read_annotations(
     - a folder: its one table (csv, tsv, jsonl, json), or pictures with a .txt of the same name beside them;
     - csv and tsv with a header, jsonl: a picture column (`image`, `file_name`, `filepath`, ...) and a text
       column (`caption`, `text`, ...), one row a pair or a list of texts a row;
-    - json: a list of such rows (ALBEF's own layout), COCO captions, or Karpathy's `dataset_*.json`.
+    - json: a list of such rows (ALBEF's own layout), COCO captions (NoCaps' too), or Karpathy's
+      `dataset_*.json`;
+    - .token: Flickr8k's and Flickr30k's own list.
 
     Args:
         images: the pictures' folder; the annotation file's own by default.
-        split: Karpathy's `train`, `restval`, `val` or `test`; several joined by "+" (`train+restval`).
+        split: Karpathy's `train`, `restval`, `val` or `test`; several joined by "+" (`train+restval`); of
+            any table with a column `split` likewise.
 
     Raises:
         UserError: missing, unknown layout, no such column or split.
@@ -117,8 +122,8 @@ def read_annotations(
     if not path.exists():
         raise UserError(f"There is no file or folder {path}: check the path.")
     root = picture_folder(path, None if images is None else str(images))
-    rows, karpathy = _read_rows(path, root, split)
-    if split is not None and not karpathy:
+    rows, splits = _read_rows(path, root, split)
+    if split is not None and not splits:
         raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
     return Files(root, rows, where=str(path))
 
@@ -143,7 +148,7 @@ def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[Row]
                 return _coco(read), False
             return _karpathy(read, root, split, path), True
         if isinstance(read, list):
-            return _table(read, path), False
+            return _table(read, path, split)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} lacks what its layout promises ({type(error).__name__}: {error})."
@@ -153,17 +158,25 @@ def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[Row]
     )
 
 
-def _table(rows: list[dict[str, Any]], path: Path) -> Iterator[Row]:
+def _table(rows: list[dict[str, Any]], path: Path, split: str | None) -> tuple[Iterator[Row], bool]:
     rows = check_rows(rows, path)
     image, text = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
-    return (
-        (
-            str(row.get(image) or "").strip(),
-            _as_texts(row.get(text)),
-            _others(row, image, text),
-        )
+    if split is not None and "split" in rows[0]:
+        wanted = _wanted(split, {str(row.get("split")) for row in rows}, path)
+        rows = [row for row in rows if str(row.get("split")) in wanted]
+    found = (
+        (str(row.get(image) or "").strip(), _as_texts(row.get(text)), _others(row, image, text))
         for row in rows
     )
+    return found, "split" in rows[0]
+
+
+def _wanted(split: str | None, known: set[str], path: Path) -> set[str]:
+    """The splits that are meant; all where none is named."""
+    wanted = set(split.split("+")) if split else known
+    if not wanted <= known:
+        raise UserError(f"{path} has no split {split}: choose from {', '.join(sorted(known))}.")
+    return wanted
 
 
 def _others(row: dict[str, Any], *used: str) -> dict[str, Any]:
@@ -173,6 +186,9 @@ def _others(row: dict[str, Any], *used: str) -> dict[str, Any]:
 def _as_texts(value: Any) -> list[str]:
     if value is None:
         return []
+    if isinstance(value, str) and value.startswith("["):  # a list inside a csv, as Flickr30k's on the hub
+        with suppress(ValueError):  # or a text that begins so
+            value = json.loads(value)
     return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
@@ -187,10 +203,7 @@ def _coco(read: dict[str, Any]) -> Iterator[Row]:
 
 
 def _karpathy(read: dict[str, Any], root: Path, split: str | None, path: Path) -> Iterator[Row]:
-    known = sorted({image["split"] for image in read["images"]})
-    wanted = set(split.split("+")) if split else set(known)
-    if not wanted <= set(known):
-        raise UserError(f"{path} has no split {split}: choose from {', '.join(known)}.")
+    wanted = _wanted(split, {image["split"] for image in read["images"]}, path)
     rows = []
     for image in read["images"]:
         if image["split"] in wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -130,6 +131,20 @@ class Dataset(Numbered[Source, Store]):
         _, store, inside = self._place(i)
         image = store.image(inside)
         return decode(image, min_side=self.min_side) if isinstance(image, bytes) else image
+
+    def file(self, i: int) -> bytes:
+        """The picture of sample `i` as it lies in its file; a drawn one as PNG.
+
+        Raises:
+            BadSample: it can't be read.
+        """
+        _, store, inside = self._place(i)
+        image = store.image(inside)
+        if isinstance(image, bytes):
+            return image
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return file.getvalue()
 
     def digest(self, i: int) -> bytes:
         """A hash of sample `i`'s picture as it lies in its file."""

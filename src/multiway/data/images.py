@@ -103,3 +103,21 @@ def read_file(path: Path) -> bytes:
         raise BadSample("missing", str(path)) from error
     except OSError as error:
         raise BadSample("unreadable", str(error)) from error
+
+
+def extension(content: bytes) -> str:
+    """The usual extension of a picture file, by its first bytes."""
+    starts = {
+        b"\xff\xd8": "jpg",
+        b"\x89PNG": "png",
+        b"GIF8": "gif",
+        b"BM": "bmp",
+        b"II*": "tif",
+        b"MM\0*": "tif",
+    }
+    for start, name in starts.items():
+        if content.startswith(start):
+            return name
+    if content[:4] == b"RIFF":
+        return "webp"
+    return "avif" if content[4:8] == b"ftyp" else "ppm"

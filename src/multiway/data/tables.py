@@ -10,7 +10,7 @@ from typing import Any
 
 from multiway.errors import UserError
 
-TABLES = (".csv", ".tsv", ".jsonl", ".json")
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".token")
 IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "image_path", "path", "img")
 TEXT_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "title", "raw", "comment")
 
@@ -18,13 +18,16 @@ TEXT_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "title", "ra
 def read_table(path: Path) -> Any:
     """A list of rows, each a dict; of a .json whatever it holds, or its lines where each is an object.
 
+    A .token is Flickr8k's and Flickr30k's own list, `1000092795.jpg#0<tab>a caption` a line.
+
     Raises:
         UserError: missing, of another kind, or damaged.
     """
     kind = path.suffix.lower()
     if kind not in TABLES:
         raise UserError(
-            f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO or Karpathy json."
+            f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO or Karpathy json, "
+            "or Flickr's .token."
         )
     if not path.is_file():
         raise UserError(f"There is no file or folder {path}: check the path.")
@@ -37,6 +40,9 @@ def read_table(path: Path) -> Any:
                 csv.field_size_limit(2**24)
                 return list(csv.DictReader(file, delimiter=delimiter))
         text = path.read_text(encoding="utf-8-sig")
+        if kind == ".token":
+            lines = (line.split("\t", 1) for line in text.splitlines() if line.strip())
+            return [{"image": name.rpartition("#")[0], "caption": caption} for name, caption in lines]
         if kind == ".json" and not _is_lines(text):
             return json.loads(text)
         return [json.loads(line) for line in text.splitlines() if line.strip()]

@@ -69,18 +69,30 @@ def load_index(path: str) -> TarIndex:
     return index
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """A member's key, up to the first dot of the last part of its name, and what follows that dot."""
+    folder, _, last = name.rpartition("/")
+    stem, _, extension = last.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), extension
+
+
+def forget_index(path: str) -> None:
+    """Delete the cached indexes of the tar at `path`."""
+    for place in _cache_places(path):
+        place.unlink(missing_ok=True)
+
+
 def build_index(path: str, *, texts: bool = True) -> TarIndex:
     """Read every header of the tar at `path`; without `texts`, pictures that have none are samples too."""
     rows: dict[str, list[int]] = {}
     problems: Counter[str] = Counter()
     with _open(path) as file:
         for name, offset, size in _members(file, path, problems):
-            folder, _, last = name.rpartition("/")
-            stem, _, extension = last.partition(".")
+            key, extension = split_name(name)
             part = _part(extension.lower())
+            stem = key.rpartition("/")[2]
             if part is None or not stem or stem.startswith("._"):  # "._": droppings of macOS
                 continue
-            key = f"{folder}/{stem}" if folder else stem
             row = rows.setdefault(key, [-1] * (2 * len(PARTS)))
             if row[2 * part] == -1:  # of a.jpg and a.png the first counts
                 row[2 * part : 2 * part + 2] = offset, size

@@ -17,8 +17,7 @@ from typing import Any
 from PIL import Image
 
 from multiway.bootstrap import journal
-from multiway.bootstrap.writer import extension
-from multiway.data.images import decode
+from multiway.data.images import decode, extension
 from multiway.data.pictures import Files, Folder, Tars
 from multiway.data.sample import BadSample
 from multiway.data.shards import write_tar

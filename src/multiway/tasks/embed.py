@@ -71,7 +71,7 @@ def embed(
         UserError: `out` holds other features, or pyarrow is missing for parquet.
     """
     if format == "parquet":
-        _arrow()
+        arrow_modules()
     if part_size < 1 or batch_size < 1:
         raise UserError(f"part size {part_size} and batch size {batch_size}: give at least 1")
     out.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ def _write(stem: Path, rows: Sequence[Row], features: np.ndarray, format: Format
         with open(aside, "wb") as file:
             np.save(file, features)
     else:
-        arrow, parquet = _arrow()
+        arrow, parquet = arrow_modules()
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         flat = arrow.array(features.reshape(-1))
         columns["embedding"] = arrow.FixedSizeListArray.from_arrays(flat, features.shape[1])
@@ -173,7 +173,7 @@ def _rename(path: Path, content: bytes) -> None:
     os.replace(aside, path)
 
 
-def _arrow() -> tuple[Any, Any]:
+def arrow_modules() -> tuple[Any, Any]:
     """pyarrow and its parquet module.
 
     Raises:

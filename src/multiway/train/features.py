@@ -27,12 +27,29 @@ from multiway.errors import UserError
 from multiway.systems.base import System
 
 BATCH = 64
+DIGITS = 16  # of a picture's digest, in the list of the pictures that a cache holds
 
 
 def cache_folder() -> Path:
     """`$MULTIWAY_CACHE/features`, or `~/.cache/multiway/features`; what is in it may be deleted."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(os.environ.get("MULTIWAY_CACHE") or Path(home) / "multiway") / "features"
+
+
+def forget(digests: Sequence[bytes]) -> int:
+    """Delete the caches that hold one of these pictures, or do not say what they hold; how many.
+
+    Args:
+        digests: SHA-256 of picture files.
+    """
+    wanted, gone = {digest.hex()[:DIGITS] for digest in digests}, 0
+    for listed in cache_folder().glob("*.json") if wanted else ():
+        held = json.loads(listed.read_text()).get("pictures")
+        if held is None or wanted & set(held):
+            listed.with_suffix(".npy").unlink(missing_ok=True)
+            listed.unlink()
+            gone += 1
+    return gone
 
 
 class CachedDataset:
@@ -115,7 +132,8 @@ def cached_dataset(
             aside = path.with_name(f".{path.name}.new")
             try:
                 bad = _write(aside, system, dataset, first, captions, config, say)
-                listed.write_text(json.dumps({"bad": bad}))
+                shown = [digest.hex()[:DIGITS] for digest in members]
+                listed.write_text(json.dumps({"bad": bad, "pictures": shown}))
                 os.replace(aside, path)
             finally:
                 aside.unlink(missing_ok=True)

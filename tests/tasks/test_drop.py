@@ -1,0 +1,92 @@
+"""`multiway data drop`: what was removed is nowhere, and all else is as it was."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multiway.data.dataset import Dataset, Source
+from multiway.data.shards import Shards, write_shards
+from multiway.errors import UserError
+from multiway.search.index import Index, build
+from multiway.tasks.drop import drop, read_keys
+from multiway.tasks.embed import embed
+from multiway.train import features
+
+
+@pytest.fixture
+def tars(tmp_path):
+    samples = []
+    for i in range(7):
+        Image.new("RGB", (24, 16), (30 * i,) * 3).save(tmp_path / "one.png")
+        content = (tmp_path / "one.png").read_bytes()
+        about = {"key": f"was/{i}.png", "licence": "CC0"}
+        samples.append({"__key__": f"{i:03d}", "png": content, "txt": f"picture {i}", "json": about})
+    write_shards(tmp_path / "tars", samples, shard_size=3)
+    return tmp_path / "tars"
+
+
+def test_from_tars_by_either_key(tars):
+    before = {path.name: path.read_bytes() for path in tars.glob("*.tar")}
+    found = drop({"001", "was/2.png", "nowhere"}, [str(tars)])
+    assert found["removed"] == {str(tars): 2}
+    assert found["unknown"] == ["nowhere"]
+    left = Shards(sorted(map(str, tars.glob("*.tar"))))
+    assert [left.key(i) for i in range(len(left))] == ["000", "003", "004", "005", "006"]
+    assert left.texts(0) == ["picture 0"]
+    assert left.meta(1)["key"] == "was/3.png"
+    assert (tars / "00001.tar").read_bytes() == before["00001.tar"]  # untouched
+    assert not [path for path in tars.iterdir() if path.suffix != ".tar"]
+
+
+def test_from_features_and_from_an_index(albef, tars, tmp_path):
+    data = Dataset(Source(path=str(tars)))
+    embed(albef, data, tmp_path / "out", kinds=("image", "text"), part_size=4)
+    build(albef, tars, tmp_path / "index")
+    before = np.load(tmp_path / "out" / "image-00000.npy")
+    found = drop({"001", "005"}, [str(tmp_path / "out"), str(tmp_path / "index")])
+    assert found["removed"] == {str(tmp_path / "out"): 2, str(tmp_path / "index"): 2}
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "image-00000.npy"), before[[0, 2, 3]])
+    lines = (tmp_path / "out" / "text-00001.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == ["004", "006"]
+    index = Index.load(tmp_path / "index")
+    assert [entry.key for entry in index.entries] == ["000", "002", "003", "004", "006"]
+    assert drop({"001"}, [str(tmp_path / "out")])["unknown"] == ["001"]
+
+
+def test_a_kill_between_features_and_keys_is_mended(albef, tars, tmp_path):
+    out = tmp_path / "out"
+    embed(albef, Dataset(Source(path=str(tars))), out)
+    features_, lines = np.load(out / "image-00000.npy"), (out / "image-00000.jsonl").read_text().splitlines()
+    np.save(out / "image-00000.npy", features_[1:])
+    (out / ".image-00000.jsonl.drop").write_text("\n".join(lines[1:]) + "\n")
+    assert drop({"006"}, [str(out)])["removed"] == {str(out): 1}
+    assert (
+        len(np.load(out / "image-00000.npy"))
+        == len((out / "image-00000.jsonl").read_text().splitlines())
+        == 5
+    )
+
+
+def test_caches_that_hold_a_picture_go(tars, tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIWAY_CACHE", str(tmp_path / "cache"))
+    data = Dataset(Source(path=str(tars)))
+    held = {
+        "held": [data.digest(1).hex()[: features.DIGITS]],
+        "other": [data.digest(4).hex()[: features.DIGITS]],
+    }
+    features.cache_folder().mkdir(parents=True)
+    for name, pictures in held.items():
+        (features.cache_folder() / f"{name}.npy").write_bytes(b"")
+        (features.cache_folder() / f"{name}.json").write_text(json.dumps({"bad": {}, "pictures": pictures}))
+    assert drop({"001"}, [str(tars)])["caches"] == 1
+    assert sorted(path.name for path in features.cache_folder().iterdir()) == ["other.json", "other.npy"]
+
+
+def test_lists_of_keys(tmp_path):
+    (tmp_path / "keys").write_text("a\n\n b \n")
+    assert read_keys(tmp_path / "keys") == {"a", "b"}
+    (tmp_path / "keys").write_text("\n")
+    with pytest.raises(UserError, match="holds no key"):
+        read_keys(tmp_path / "keys")
