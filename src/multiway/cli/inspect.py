@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from multiway.cli.arguments import Parser
 from multiway.cli.data import add_source, source_of
@@ -50,7 +51,7 @@ def inspect(argv: Sequence[str]) -> None:
     texts, sizes = seen.texts, seen.sizes
     words = [len(text.split()) for group in texts for text in group]
     same = Counter(text for group in texts for text in set(group))
-    report = {
+    report: dict[str, Any] = {
         "source": args.source,
         "pictures": len(dataset),
         "read": len(seen.tally.seen),
