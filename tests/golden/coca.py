@@ -17,12 +17,13 @@ from multiway.systems.coca import CoCa, Figure
 from multiway.systems.coca_config import CoCaConfig
 from multiway.train.optim import gradient_norm
 from multiway.weights import coca as layouts
+from multiway.weights.open_clip import config_of as open_clip_config
 
 
 def config_of(case: Case) -> CoCaConfig:
     """Our config of a case's open_clip sizes, and its loss weights."""
     weights = case.config["loss_weights"]
-    config = layouts.config_from_open_clip(case.config["model"])
+    config = open_clip_config(case.config["model"])
     return replace(config, contrastive_weight=weights["contrastive"], caption_weight=weights["caption"])
 
 

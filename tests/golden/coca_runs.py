@@ -16,6 +16,7 @@ from multiway.systems.coca import CoCa
 from multiway.train.optim import build_optimizer, gradient_norm, learning_rate, set_lr
 from multiway.train.run import TrainConfig
 from multiway.weights import coca as layouts
+from multiway.weights.open_clip import config_of as open_clip_config
 
 
 def trajectory(case: Case) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def trajectory_rule(case: Case, name: str) -> Rule:
 def init(case: Case) -> dict[str, Any]:
     """Statistics of freshly built models; their draws are not the official ones."""
     sizes = case.config["model"]
-    config = layouts.config_from_open_clip(
+    config = open_clip_config(
         {
             "embed_dim": sizes["D"],
             "vision_cfg": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-LAYOUTS = ("multiway", "transformers", "official")
+LAYOUTS = ("multiway", "transformers", "open_clip", "official")
 SHOWN = 20  # names of each kind
 
 
@@ -16,9 +16,9 @@ def convert(argv: Sequence[str]) -> None:
     parser = Parser(
         "multiway convert",
         "Write a model in another layout: a folder of ours (multiway), a folder that transformers reads "
-        "(transformers: BEiT, BLIP), or a checkpoint as its authors publish it (official: ALBEF, BEiT, "
-        "BEiT-3, BLIP, CLIP, dVAE, VLMo, VQ-KD). With --check nothing is written: it says which tensors "
-        "match, are resized, missing or unexpected.",
+        "(transformers: BEiT, BLIP) or open_clip (open_clip: CLIP, CoCa), or a checkpoint as its authors "
+        "publish it (official: ALBEF, BEiT, BEiT-3, BLIP, CLIP, CoCa, dVAE, MAE, ViLT, VLMo, VQ-KD). With "
+        "--check nothing is written: it says which tensors match, are resized, missing or unexpected.",
     )
     parser.add_argument("source", help="model folder, hub id or official checkpoint")
     parser.add_argument("out", nargs="?", help="new folder, or x.pth or x.safetensors for official")

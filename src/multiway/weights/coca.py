@@ -1,24 +1,17 @@
-"""CoCa's layout, open_clip's: its tensors, and the sizes that a checkpoint or an open_clip config tell."""
+"""CoCa's layout, open_clip's: its tensors, and the sizes that a checkpoint tells."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
 from multiway.errors import UserError
-from multiway.systems.clip import CLIPTextConfig
 from multiway.systems.coca_config import OFFICIAL, CoCaConfig, Form, MultimodalConfig, PoolerConfig
-from multiway.systems.vit import ViTConfig
-from multiway.text import TokenizerConfig
 from multiway.weights.clip import depth, resblocks, text_sizes, vision, vision_sizes
 from multiway.weights.keymap import LEAD1, STACK, TRANSPOSE, Entry, Layout, linear, pairs
 from multiway.weights.parts import the_vit
-
-#: open_clip's `attentional_pool`.
-FORMS: dict[Any, Form] = {False: "none", True: "single", "cascade": "cascade", "parallel": "parallel"}
 
 
 def layout(config: CoCaConfig) -> Layout:
@@ -135,72 +128,3 @@ def config_of(tensors: Mapping[str, Tensor]) -> CoCaConfig:
         embed_dim=tensors["text.text_projection"].shape[1],
         compat=OFFICIAL,
     )
-
-
-def config_from_open_clip(values: Mapping[str, Any]) -> CoCaConfig:
-    """The config of an `open_clip_config.json`, or of its `model_cfg`.
-
-    Raises:
-        UserError: it asks for a tower or an option that is not here.
-    """
-    values = values.get("model_cfg", values)
-    vision, text, own = (values[f"{part}_cfg"] for part in ("vision", "text", "multimodal"))
-    _known(vision, text)
-    width, gelu = text.get("width", 512), values.get("quick_gelu", False)
-    pool = vision.get("attentional_pool", False)
-    form = FORMS[pool]
-    vision_width = vision.get("width", 768)
-    positions = text.get("context_length", 77)
-    dropped = {"shifted_padding_mask"} if text.get("correct_cls_mask", False) else set()
-    return CoCaConfig(
-        image=ViTConfig(
-            image_size=vision.get("image_size", 224),
-            patch_size=vision.get("patch_size", 16),
-            width=vision_width,
-            depth=vision.get("layers", 12),
-            heads=vision_width // vision.get("head_width", 64),
-            hidden=int(vision_width * vision.get("mlp_ratio", 4.0)),
-            eps=1e-5,
-            clip_stem=True,
-            pool="none",
-            quick_gelu=gelu,
-        ),
-        text=CLIPTextConfig(
-            vocab_size=text.get("vocab_size", 49408),
-            width=width,
-            layers=text.get("layers", 12),
-            heads=text.get("heads", 8),
-            hidden=int(width * text.get("mlp_ratio", 4.0)),
-            positions=positions,
-            quick_gelu=gelu,
-        ),
-        multimodal=MultimodalConfig(
-            layers=own.get("layers", 12),
-            heads=own.get("heads", 8),
-            hidden=4 * width,  # open_clip passes no ratio on
-            feed_forwards=2,
-            context_norm=True,
-        ),
-        pooler=PoolerConfig(
-            form=form,
-            queries=vision.get("attn_pooler_queries", 256),
-            heads=vision.get("attn_pooler_heads", 8),
-        ),
-        tokenizer=TokenizerConfig(kind="clip_bpe", vocab="clip", cleaning="none", max_length=positions),
-        embed_dim=values["embed_dim"],
-        compat=tuple(quirk for quirk in OFFICIAL if quirk not in dropped),
-    )
-
-
-def _known(vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
-    others = {
-        "vision_cfg.timm_model_name": vision.get("timm_model_name"),
-        "vision_cfg.ls_init_value": vision.get("ls_init_value"),
-        "vision_cfg.no_ln_pre": vision.get("no_ln_pre"),
-        "text_cfg.hf_model_name": text.get("hf_model_name"),
-        "text_cfg.ls_init_value": text.get("ls_init_value"),
-        "text_cfg without embed_cls": not text.get("embed_cls"),
-    }
-    found = [name for name, value in others.items() if value]
-    if found:
-        raise UserError(f"this CoCa of open_clip has {found[0]}, which is not known here: take another one")

@@ -23,12 +23,14 @@ from multiway.weights import (
     beit3,
     blip,
     clip,
+    coca,
     dvae,
     hf_beit,
     hf_blip,
     hf_mae,
     mae,
     official,
+    open_clip,
     vilt,
     vlmo,
     vqkd,
@@ -40,7 +42,7 @@ from multiway.weights.keymap import Layout, Report, to_ours, to_theirs
 
 BLIP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the second is an older transformers'
 
-To = Literal["multiway", "transformers", "official"]
+To = Literal["multiway", "transformers", "open_clip", "official"]
 
 
 def examine(source: str | Path, *, image_size: int | None = None) -> tuple[str, Report]:
@@ -56,7 +58,8 @@ def examine(source: str | Path, *, image_size: int | None = None) -> tuple[str, 
     if not path.is_file():
         folder = standing(path)
         folder = folder if folder.is_dir() else fetch(path.as_posix())
-        path = next((folder / name for name in BLIP_WEIGHTS if _is_blip(folder / name)), folder)
+        path = open_clip.weights_of(folder) if open_clip.is_open_clip(folder) else folder
+        path = next((folder / name for name in BLIP_WEIGHTS if _is_blip(folder / name)), path)
     if not path.is_file():  # such a folder fits its own config, or `load` says why not
         model = load(path, image_size=image_size)
         return model.config.system, Report(tuple(model.state_dict()), (), (), ())
@@ -98,6 +101,8 @@ def convert(
     model = load(source, image_size=image_size)
     if to == "official":
         _write_checkpoint(out, to_theirs(official_layout(model), model.state_dict()))
+    elif to == "open_clip":
+        open_clip.write(model, out)
     elif to == "transformers":
         write_transformers(model, out)
     else:
@@ -127,6 +132,7 @@ def official_layout(model: System) -> Layout:
         "beit": beit.layout,
         "beit_classify": beit.classifier_layout,
         "clip": clip.open_clip_layout,
+        "coca": coca.layout,
         "dvae": dvae.layout,
         "mae": mae.layout,
         "mae_classify": mae.classifier_layout,

@@ -20,6 +20,7 @@ from multiway.text import Tokenizer
 from multiway.weights.aside import replacing, standing
 from multiway.weights.hub import fetch
 from multiway.weights.official import is_transformers, load_checkpoint, load_transformers
+from multiway.weights.open_clip import is_open_clip, weights_of
 
 FILES = ("config.json", "model.safetensors")
 CALIBRATION = "calibration.json"
@@ -54,8 +55,9 @@ def load(
     """A model from a folder of ours, a hub id, or a published checkpoint; in eval mode, with its tokenizer.
 
     Args:
-        path: a folder with config.json (ours, or a BLIP of transformers), `owner/name` on the Hugging Face
-            hub, or a `.pth`, `.pt` or `.safetensors` file in an official layout.
+        path: a folder with config.json (ours, or a BLIP of transformers) or open_clip_config.json,
+            `owner/name` on the Hugging Face hub, or a `.pth`, `.pt` or `.safetensors` file in an official
+            layout.
         image_tower: the module, when the model has a tower of the user's own.
         image_size: pixels, when a ViT tower shall take others than its own: its positions are resized.
 
@@ -100,6 +102,8 @@ def resized(model: System, image_size: int | tuple[int, int]) -> System:
 def _load_folder(folder: Path, image_tower: nn.Module | None) -> System:
     if is_transformers(folder):
         return load_transformers(folder)
+    if is_open_clip(folder):
+        return load_checkpoint(weights_of(folder))
     for name in FILES:
         if not (folder / name).is_file():
             raise UserError(

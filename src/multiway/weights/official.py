@@ -23,11 +23,13 @@ from multiway.weights import (
     beit3,
     blip,
     clip,
+    coca,
     dvae,
     hf_beit,
     hf_blip,
     hf_mae,
     mae,
+    open_clip,
     vilt,
     vlmo,
     vqkd,
@@ -63,7 +65,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_checkpoint(path: Path) -> System:
-    """A system from an official checkpoint of ALBEF, BLIP or CLIP, told apart by their keys.
+    """A system from an official checkpoint, told by its keys; of open_clip by the config beside it, if any.
 
     Raises:
         UserError: the layout is none of those, or a tensor of it is missing.
@@ -96,6 +98,12 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
             return config, blip.layout_of(config, tensors)
         if (found := albef.recognised(tensors)) is not None:
             return found
+    if "visual.conv1.weight" in tensors and open_clip.is_open_clip(path.parent):
+        config = open_clip.read_config(path.parent)
+        return config, open_clip.layout_of(config)
+    if "visual.conv1.weight" in tensors and "text_decoder.text_projection" in tensors:
+        config = coca.config_of(tensors)
+        return config, coca.layout(config)
     if "visual.conv1.weight" in tensors and "token_embedding.weight" in tensors:
         config = clip.open_clip_config_of(tensors, quick_gelu="input_resolution" in tensors)
         return config, clip.open_clip_layout(config)
@@ -121,7 +129,8 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
         config = mae.config_of(tensors)
         return config, mae.layout_of(config)
     raise UserError(
-        f"{path} is in no layout known here (ALBEF, BEiT, BEiT-3, BLIP, CLIP, dVAE, MAE, ViLT, VLMo, VQ-KD): "
+        f"{path} is in no layout known here (ALBEF, BEiT, BEiT-3, BLIP, CLIP, CoCa, dVAE, MAE, ViLT, VLMo, "
+        "VQ-KD): "
         f"its first key is {next(iter(tensors))}"
     )
 
