@@ -22,6 +22,7 @@ import clip
 import coca
 import coca_palm
 import coca_runs
+import flip
 import mae
 import momentum
 import momentum_runs as runs
@@ -84,6 +85,8 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "blip/vqa": (blip_text.vqa, blip_text.vqa_rule),
     "blip/nlvr": (blip_text.nlvr, default_rule),
     "blip/features": (blip_text.features, default_rule),
+    "flip/official_jax": (flip.official_jax, flip.jax_rule),
+    "flip/open_clip_patch_dropout": (flip.open_clip, clip.rule),
     "mae/official": (mae.mae, beit.rule),
     "mae/hf_vit_mae": (mae.hf, beit.rule),
     "mae/init": (mae.init, vlmo_setup.init_rule),

@@ -15,8 +15,9 @@ from torch import Tensor
 from multiway.batch import Batch
 from multiway.core.embed import patchify, sincos_positions, unpatchify
 from multiway.systems.base import System
-from multiway.systems.mae import MAE, Draws, MAEConfig, split
+from multiway.systems.mae import MAE, Draws, MAEConfig
 from multiway.systems.mae_heads import Classifier, ClassifierConfig, mae_vit
+from multiway.systems.patch_dropping import split
 from multiway.train.optim import build_optimizer, gradient_norm, learning_rate, set_lr
 from multiway.train.run import TrainConfig
 from multiway.weights import hf_mae

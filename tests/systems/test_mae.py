@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import multiway
 from multiway.batch import Batch
 from multiway.errors import UserError
-from multiway.systems.mae import MAE, split
+from multiway.systems.mae import MAE
 from multiway.systems.mae_heads import Classifier
+from multiway.systems.patch_dropping import drawn_noise, split
 from multiway.train.optim import build_optimizer, learning_rate
 from multiway.train.run import TrainConfig
 
@@ -98,8 +99,10 @@ def test_removed_patches_are_not_seen() -> None:
 
 
 def test_masks_are_drawn_from_the_generator() -> None:
-    model, image = tiny_mae.mae(), tiny_mae.pictures().image
-    first, again, other = (model.draw(image, None, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    image = tiny_mae.pictures().image
+    first, again, other = (
+        drawn_noise(image, tiny_mae.PATCH, torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+    )
     assert first.equal(again)
     assert not first.equal(other)
     kept = split(first, 0.75).kept

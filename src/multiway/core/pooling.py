@@ -30,6 +30,13 @@ def pooled_positions(attention_mask: Int[Tensor, "B T"], how: Literal["cls", "me
     return real if how == "mean" else real & (torch.arange(real.shape[1], device=real.device) == 0)
 
 
+class MeanPool(nn.Module):
+    """The mean of all tokens, a class token among them (FLIP)."""
+
+    def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
+        return tokens.mean(1)
+
+
 class AttentionPool(nn.Module):
     """Learned queries attend to all tokens (CoCa, section 3.2).
 

@@ -34,6 +34,7 @@ BLIP_PAPER = "Li et al. 2022, arXiv:2201.12086"
 CLIP_PAPER = "Radford et al. 2021, arXiv:2103.00020"
 COCA_PAPER = "Yu et al. 2022, arXiv:2205.01917"
 DVAE_PAPER = "Ramesh et al. 2021, arXiv:2102.12092"
+FLIP_PAPER = "Li et al. 2022, arXiv:2212.00794"
 MAE_PAPER = "He et al. 2021, arXiv:2111.06377"
 SIMVLM_PAPER = "Wang et al. 2021, arXiv:2108.10904"
 VILT_PAPER = "Kim et al. 2021, arXiv:2102.03334"
@@ -47,6 +48,7 @@ SYSTEMS: dict[str, Entry] = {
     "blip": _entry(BLIP_PAPER, "blip_config:BLIPConfig", "blip:BLIP"),
     "clip": _entry(CLIP_PAPER, "clip:CLIPConfig", "clip:CLIP"),
     "coca": _entry(COCA_PAPER, "coca_config:CoCaConfig", "coca:CoCa"),
+    "flip": _entry(FLIP_PAPER, "flip:FLIPConfig", "flip:FLIP"),
     "mae": _entry(MAE_PAPER, "mae:MAEConfig", "mae:MAE"),
     "simvlm": _entry(SIMVLM_PAPER, "simvlm:SimVLMConfig", "simvlm:SimVLM"),
     "vilt": _entry(VILT_PAPER, "vilt_config:ViLTConfig", "vilt:ViLT"),

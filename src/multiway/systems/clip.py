@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Block, Stack
-from multiway.core.pooling import AttentionPool
+from multiway.core.pooling import AttentionPool, MeanPool
 from multiway.systems.base import System
 from multiway.systems.contrast import MAX_SCALE, ContrastConfig, contrast
 from multiway.systems.image_tower import ImageTower, image_feature
@@ -46,7 +46,15 @@ def clip_vit(**sizes: Any) -> ViTConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPTextConfig:
-    """CLIP's text layers; `positions` is the longest text in tokens, start and end included."""
+    """CLIP's text layers.
+
+    Attributes:
+        positions: the longest text in tokens, start and end included.
+        sees: a token sees those before it, or all, padding too (FLIP): texts are then padded to `positions`
+            with 0, so that a text does not depend on the others of its batch.
+        reads: the feature is the last real token's, or the first one's (FLIP).
+        quick_gelu, tanh_gelu: approximations of GELU (OpenAI's weights; FLIP's).
+    """
 
     vocab_size: int = 49408
     width: int = 512
@@ -55,6 +63,10 @@ class CLIPTextConfig:
     hidden: int = 2048
     positions: int = 77
     quick_gelu: bool = False
+    tanh_gelu: bool = False
+    eps: float = 1e-5
+    sees: Literal["before", "all"] = "before"
+    reads: Literal["last", "first"] = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,25 +87,28 @@ class CLIPConfig(ContrastConfig):
 
 
 class TextTower(nn.Module):
-    """Token and position embeddings, causal pre-norm layers, a last LayerNorm."""
+    """Token and position embeddings, pre-norm layers, a last LayerNorm."""
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
+        self.config, gelu = config, {"quick_gelu": config.quick_gelu, "tanh_gelu": config.tanh_gelu}
         self.words = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Parameter(torch.empty(config.positions, config.width))
         self.blocks = Stack(
-            Block(config.width, config.heads, config.hidden, eps=1e-5, quick_gelu=config.quick_gelu)
+            Block(config.width, config.heads, config.hidden, eps=config.eps, **gelu)
             for _ in range(config.layers)
         )
-        self.norm = nn.LayerNorm(config.width, eps=1e-5)
+        self.norm = nn.LayerNorm(config.width, eps=config.eps)
         nn.init.normal_(self.words.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
         init_clip(self.blocks, config.width)
 
-    def forward(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """No padding mask: a token sees only what came before it, and nothing after the end is read."""
+    def forward(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B S D"]:
+        """No padding mask: S is T, and nothing after a text's end is read; or all are seen, S of them."""
+        if self.config.sees == "all":
+            input_ids = F.pad(input_ids, (0, self.config.positions - input_ids.shape[1]))
         x = self.words(input_ids) + self.positions[: input_ids.shape[1]]
-        return self.norm(self.blocks(x, causal=True))
+        return self.norm(self.blocks(x, causal=self.config.sees == "before"))
 
 
 def init_clip(blocks: Stack, width: int) -> None:
@@ -133,7 +148,11 @@ class CLIP(System):
         width = self.image_tower.width
         if isinstance(self.image_tower, VisionTransformer):
             init_clip(self.image_tower.blocks, width)
-        self.pool = AttentionPool(width, width) if self.image_tower.pooled_index is None else None
+        self.pool = None
+        if isinstance(config.image, ViTConfig) and config.image.pool == "all":
+            self.pool = MeanPool()
+        elif self.image_tower.pooled_index is None:
+            self.pool = AttentionPool(width, width)
         self.text = TextTower(config.text)
         self.image_proj = nn.Linear(width, config.embed_dim, bias=False)
         self.text_proj = nn.Linear(config.text.width, config.embed_dim, bias=False)
@@ -148,22 +167,30 @@ class CLIP(System):
         return image_feature(image_embeds, self.image_tower, self.pool, self.image_proj)
 
     def text_features(
-        self, hidden: Float[Tensor, "B T D"], attention_mask: Int[Tensor, "B T"]
+        self, hidden: Float[Tensor, "B S D"], attention_mask: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B E"]:
-        """Normalised features of a text's last token, which has seen all of it."""
+        """Normalised features of a text's last token, which has seen all of it; FLIP's: of its first."""
+        if self.config.text.reads == "first":
+            return F.normalize(self.text_proj(hidden[:, 0]), dim=-1)
         last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
         return F.normalize(self.text_proj(last), dim=-1)
+
+    def image_tokens(
+        self, batch: Batch, draws: Any, generator: torch.Generator | None
+    ) -> Float[Tensor, "B N C"]:
+        """The image tower's tokens of a training batch."""
+        return self.image_tower.rest(self.image_tower.batch_prefix(batch))
 
     def losses(
         self,
         batch: Batch,
         state: nn.Module,
-        draws: None = None,
+        draws: Any = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """`itc`: the symmetric cross-entropy; there is nothing to draw."""
+        """`itc`: the symmetric cross-entropy; CLIP has nothing to draw, FLIP its patches."""
         input_ids, attention_mask = batch.text()
-        image = self.image_features(self.image_tower.rest(self.image_tower.batch_prefix(batch)))
+        image = self.image_features(self.image_tokens(batch, draws, generator))
         text = self.text_features(self.text(input_ids), attention_mask)
         loss = contrast(self.config, batch, image, text, self.logit_scale)
         return {"loss": loss, "itc": loss}
@@ -181,6 +208,6 @@ class CLIP(System):
 
     def text_context(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B T D"]]:
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B S D"]]:
         hidden = self.text(input_ids)
         return self.text_features(hidden, attention_mask), hidden

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from multiway.batch import Batch
-from multiway.core.pooling import AttentionPool
 
 #: How many of a tower's first blocks are never trained; "all" freezes the whole tower.
 FrozenBlocks = int | Literal["all"]
@@ -64,7 +63,7 @@ class ImageTower(nn.Module, ABC):
 
 
 def image_feature(
-    tokens: Float[Tensor, "B N C"], tower: ImageTower, pool: AttentionPool | None, proj: nn.Linear
+    tokens: Float[Tensor, "B N C"], tower: ImageTower, pool: nn.Module | None, proj: nn.Linear
 ) -> Float[Tensor, "B E"]:
     """The normalised ITC feature of a tower's tokens: its class token, or all of them pooled, projected."""
     pooled = tokens[:, tower.pooled_index] if pool is None else pool(tokens)

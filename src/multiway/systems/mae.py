@@ -22,7 +22,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +36,7 @@ from multiway.errors import UserError
 from multiway.objectives import masked_image
 from multiway.systems.base import System
 from multiway.systems.mae_heads import ClassifierConfig, mae_vit
+from multiway.systems.patch_dropping import Split, drawn_noise, kept_of, split
 from multiway.systems.vit import VisionTransformer, ViTConfig
 
 
@@ -71,21 +72,6 @@ class Draws:
     noise: Float[Tensor, "B N"] | None = None
 
 
-class Split(NamedTuple):
-    """The patches of each picture, by number: those that are seen, those that are not, and the way back."""
-
-    kept: Int[Tensor, "B K"]
-    masked: Int[Tensor, "B M"]
-    restore: Int[Tensor, "B N"]
-    """Where patch n lies among the kept and, after them, the masked ones."""
-
-
-def split(noise: Float[Tensor, "B N"], ratio: float) -> Split:
-    """Random masking: int(N (1 - ratio)) patches are kept (section 3, "Simple implementation")."""
-    order, count = noise.argsort(dim=1), int(noise.shape[1] * (1 - ratio))
-    return Split(order[:, :count], order[:, count:], order.argsort(dim=1))
-
-
 class MAE(System):
     """A ViT that sees a quarter of a picture, and a decoder that draws the rest.
 
@@ -104,10 +90,10 @@ class MAE(System):
         super().__init__()
         self.config, image, width = config, config.image, config.decoder_width
         patches = image.grid[0] * image.grid[1]
-        if not 0 < int(patches * (1 - config.mask_ratio)) < patches:
+        if not 0 < (kept := kept_of(patches, config.mask_ratio)) < patches:
             raise UserError(
-                f"system.mask_ratio {config.mask_ratio} leaves {int(patches * (1 - config.mask_ratio))} of "
-                f"{patches} patches: keep at least one, and mask at least one"
+                f"system.mask_ratio {config.mask_ratio} leaves {kept} of {patches} patches: keep and "
+                "mask at least one"
             )
         if image.relative_bias != "none" or not image.absolute_positions:
             raise UserError("MAE's tower has absolute positions: leave system.image.relative-bias none")
@@ -135,27 +121,18 @@ class MAE(System):
     ) -> dict[str, Tensor]:
         """`mim`: the mean squared error of the removed patches' pixels; the decoder draws no others."""
         image = batch.need("image")
-        parts = split(self.draw(image, draws, generator), self.config.mask_ratio)
+        noise = None if draws is None else draws.noise
+        if noise is None:
+            noise = drawn_noise(image, self.config.image.patch_size, generator)
+        parts = split(noise, self.config.mask_ratio)
         hidden = self.decode(self.latent(image, parts), parts)[:, 1:]
         pred = self.pixels(_rows(hidden, parts.masked))
         loss = masked_image.reconstruction(pred, _rows(self.target(image), parts.masked))
         return {"loss": loss, "mim": loss}
 
-    def draw(
-        self, image: Float[Tensor, "B C H W"], draws: Draws | None, generator: torch.Generator | None
-    ) -> Float[Tensor, "B N"]:
-        """A number in 0..1 for each patch, drawn where `draws` has none."""
-        if draws is not None and draws.noise is not None:
-            return draws.noise
-        height, width = (side // self.config.image.patch_size for side in image.shape[-2:])
-        device = image.device if generator is None else generator.device
-        noise = torch.rand(len(image), height * width, generator=generator, device=device)
-        return noise.to(image.device)
-
     def latent(self, image: Float[Tensor, "B C H W"], parts: Split) -> Float[Tensor, "B T D"]:
         """Hidden states of the class token and the kept patches."""
-        tower = self.image_tower
-        return tower.norm(tower.layers(tower.embed(image, kept=parts.kept)))
+        return self.image_tower.partly(image, parts.kept)
 
     def decode(self, latent: Float[Tensor, "B T D"], parts: Split) -> Float[Tensor, "B S E"]:
         """The decoder's hidden states of the class token and all patches, in the picture's order."""

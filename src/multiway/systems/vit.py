@@ -223,6 +223,10 @@ class VisionTransformer(ImageTower):
             return 1 + int(rest[0])
         return self.config.depth + 1
 
+    def partly(self, image: Float[Tensor, "B C H W"], kept: Int[Tensor, "B K"]) -> Float[Tensor, "B T D"]:
+        """Normalised last hidden states of pictures of which these patches are seen, and no others exist."""
+        return self.norm(self.layers(self.embed(image, kept=kept)))
+
     def prefix(self, image: Float[Tensor, "B C H W"]) -> Tensor:
         return self.layers(self.embed(image), 0, self.frozen) if self.frozen else image
 

@@ -16,6 +16,7 @@ from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.systems.beit import BEiT
 from multiway.systems.beit_heads import Classifier
+from multiway.systems.clip import CLIP
 from multiway.systems.mae import MAE
 from multiway.weights import (
     albef,
@@ -25,8 +26,10 @@ from multiway.weights import (
     clip,
     coca,
     dvae,
+    flip,
     hf_beit,
     hf_blip,
+    hf_clip,
     hf_mae,
     mae,
     official,
@@ -60,11 +63,12 @@ def examine(source: str | Path, *, image_size: int | None = None) -> tuple[str, 
         folder = folder if folder.is_dir() else fetch(path.as_posix())
         path = open_clip.weights_of(folder) if open_clip.is_open_clip(folder) else folder
         path = next((folder / name for name in BLIP_WEIGHTS if _is_blip(folder / name)), path)
-    if not path.is_file():  # such a folder fits its own config, or `load` says why not
-        model = load(path, image_size=image_size)
+    tensors = official.read_tensors(path) if path.is_file() else {}
+    of_transformers = "vision_model.embeddings.class_embedding" in tensors
+    if not tensors or (of_transformers and not _is_blip(path)):
+        model = load(path, image_size=image_size)  # such a folder fits its own config, or this says why not
         return model.config.system, Report(tuple(model.state_dict()), (), (), ())
-    tensors = official.read_tensors(path)
-    if "vision_model.embeddings.class_embedding" in tensors:
+    if of_transformers:
         config = hf_blip.config_of(tensors, json.loads((path.parent / "config.json").read_text()))
         ours, missing, unexpected = to_ours(hf_blip.layout(config), tensors)
         return config.system, Report(tuple(ours), (), tuple(missing), tuple(unexpected))
@@ -134,6 +138,7 @@ def official_layout(model: System) -> Layout:
         "clip": clip.open_clip_layout,
         "coca": coca.layout,
         "dvae": dvae.layout,
+        "flip": flip.layout,
         "mae": mae.layout,
         "mae_classify": mae.classifier_layout,
         "vqkd": vqkd.layout,
@@ -155,6 +160,9 @@ def write_transformers(model: System, out: Path) -> None:
         return
     if isinstance(model, MAE):
         _write_pictures(hf_mae.to_transformers(model), "ViTImageProcessor", model, out)
+        return
+    if isinstance(model, CLIP):
+        _write_pictures(hf_clip.to_transformers(model), "CLIPImageProcessor", model, out)
         return
     tensors, values = hf_blip.to_transformers(model)
     tied = {name for entry in hf_blip.layout(model.config).entries for name in entry.also}
@@ -185,13 +193,16 @@ def write_transformers(model: System, out: Path) -> None:
 def _write_pictures(
     found: tuple[dict[str, Tensor], dict[str, Any]], processor: str, model: System, out: Path
 ) -> None:
-    """A model that reads no texts: its tensors and config.json, and how pictures are made for it."""
+    """Tensors and config.json, how pictures are made for the model, and its words where it reads any."""
     tensors, values = found
     with replacing(out) as aside:
         _json(aside / "config.json", values)
-        _json(aside / "preprocessor_config.json", {"image_processor_type": processor, **_looks(model)})
+        looks = {"image_processor_type": processor, "do_center_crop": False, **_looks(model)}
+        _json(aside / "preprocessor_config.json", looks)
         kept = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(kept, aside / "model.safetensors", metadata={"format": "pt"})
+        if model.tokenizer is not None:
+            hf_clip.write_tokenizer(model.tokenizer, aside)
 
 
 def _looks(model: System) -> dict[str, Any]:

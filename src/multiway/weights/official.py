@@ -25,8 +25,10 @@ from multiway.weights import (
     clip,
     coca,
     dvae,
+    flip,
     hf_beit,
     hf_blip,
+    hf_clip,
     hf_mae,
     mae,
     open_clip,
@@ -125,23 +127,25 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
     if beit.is_beit(tensors):
         config = beit.config_of(tensors)
         return config, beit.layout_of(config)
+    if flip.is_flip(tensors):
+        config = flip.config_of(tensors)
+        return config, flip.layout(config)
     if mae.is_mae(tensors):
         config = mae.config_of(tensors)
         return config, mae.layout_of(config)
     raise UserError(
-        f"{path} is in no layout known here (ALBEF, BEiT, BEiT-3, BLIP, CLIP, CoCa, dVAE, MAE, ViLT, VLMo, "
-        "VQ-KD): "
-        f"its first key is {next(iter(tensors))}"
+        f"{path} is in no layout known here (ALBEF, BEiT, BEiT-3, BLIP, CLIP, CoCa, dVAE, FLIP, MAE, ViLT, "
+        f"VLMo, VQ-KD): its first key is {next(iter(tensors))}"
     )
 
 
 def is_transformers(folder: Path) -> bool:
-    """Whether a folder's config.json is that of a BLIP, BEiT or ViTMAE of transformers."""
+    """Whether a folder's config.json is that of a BEiT, BLIP, CLIP or ViTMAE of transformers."""
     try:
         values = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(values, dict) and values.get("model_type") in ("beit", "blip", "vit_mae")
+    return isinstance(values, dict) and values.get("model_type") in ("beit", "blip", "clip", "vit_mae")
 
 
 def load_transformers(folder: Path, weights: Path | None = None) -> System:
@@ -167,6 +171,10 @@ def load_transformers(folder: Path, weights: Path | None = None) -> System:
         return hf_beit.from_transformers(read_tensors(found), values)
     if values.get("model_type") == "vit_mae":
         return hf_mae.from_transformers(read_tensors(found), values)
+    if values.get("model_type") == "clip":
+        merges = folder / "merges.txt"
+        found_merges = merges if merges.is_file() else None
+        return hf_clip.from_transformers(read_tensors(found), values, merges=found_merges)
     words = next((path for name in VOCABULARIES if (path := folder / name).is_file()), None)
     return hf_blip.from_transformers(read_tensors(found), values, vocab=words)
 

@@ -1,0 +1,122 @@
+"""CLIP beside transformers' CLIP: the same random weights, copied both ways, give the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import multiway
+from multiway.batch import Batch
+from multiway.errors import UserError
+from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.text import Tokenizer
+from multiway.weights.convert import convert, examine
+from multiway.weights.hf_clip import to_transformers
+
+transformers = pytest.importorskip("transformers")
+
+TEXTS = ["a photo of a dog", "it's 3 o'clock!", "Ein Bär läuft."]
+
+
+def theirs(act: str = "quick_gelu", **changes) -> torch.nn.Module:
+    """Their model, with weights large enough to tell wrong from right."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+    config = transformers.CLIPConfig(
+        text_config={**sizes, "max_position_embeddings": 20, "hidden_act": act, **changes},
+        vision_config={**sizes, "image_size": 32, "patch_size": 8, "hidden_act": act, "layer_norm_eps": 1e-6},
+        projection_dim=12,
+    )
+    model = transformers.CLIPModel(config).eval()
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=g)
+    return model
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
+def test_loss_and_features(act: str, tmp_path: Path) -> None:
+    model = theirs(act)
+    model.save_pretrained(tmp_path / "hf")
+    ours = multiway.load(tmp_path / "hf")
+    assert isinstance(ours, CLIP)
+    assert ours.config.tokenizer.vocab == "clip"
+    ids, mask = ours.tokenize(TEXTS)
+    image = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    end = torch.full_like(ids, 49407).where(mask == 0, ids)  # transformers pads with the end
+    reference = model(input_ids=end, pixel_values=image, attention_mask=mask, return_loss=True)
+    loss = ours.losses(Batch(image=image, input_ids=ids, attention_mask=mask), ours.init_state())["loss"]
+    torch.testing.assert_close(loss, reference.loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.text_context(ids, mask)[0], reference.text_embeds, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.image_context(image)[0], reference.image_embeds, rtol=1e-4, atol=1e-5)
+    own = load_file(tmp_path / "hf/model.safetensors")
+    back = to_transformers(ours)[0]
+    assert own.keys() == back.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in own.items())
+    assert examine(tmp_path / "hf/model.safetensors")[0] == "clip"
+
+
+def test_transformers_reads_what_convert_writes(tmp_path: Path) -> None:
+    model = theirs()
+    model.save_pretrained(tmp_path / "hf")
+    ours = multiway.load(tmp_path / "hf")
+    folder = convert(multiway.save(ours, tmp_path / "ours"), tmp_path / "back", to="transformers")
+    again = transformers.CLIPModel.from_pretrained(folder).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    picture = Image.new("RGB", (40, 30), (255, 0, 127))
+    found = processor(text=TEXTS, images=[picture] * 3, padding=True, return_tensors="pt")
+    ids, mask = ours.tokenize(TEXTS)
+    assert found["attention_mask"].equal(mask)
+    assert found["input_ids"][mask.bool()].equal(ids[mask.bool()])
+    torch.testing.assert_close(found["pixel_values"][:1], ours.prepare(picture), atol=1e-6, rtol=0)
+    with torch.no_grad():
+        features = again(**found)
+        torch.testing.assert_close(
+            features.text_embeds, ours.text_context(ids, mask)[0], rtol=1e-4, atol=1e-5
+        )
+        assert torch.equal(features.image_embeds, model(**found).image_embeds)
+    loaded = multiway.load(folder)
+    assert loaded.tokenize(TEXTS)[0].equal(ids)
+
+
+def small(**text) -> CLIP:
+    torch.manual_seed(0)
+    sizes = {"width": 16, "layers": 1, "heads": 2, "hidden": 28, "positions": 11}
+    image = clip_vit(image_size=32, patch_size=8, width=24, depth=1, heads=3, hidden=40)
+    return CLIP(CLIPConfig(image=image, text=CLIPTextConfig(**sizes, **text), embed_dim=12))
+
+
+def test_berts_words_leave_too(tmp_path: Path) -> None:
+    config = replace(
+        small().config,
+        tokenizer=replace(CLIPConfig().tokenizer, kind="wordpiece", vocab="bert-base-uncased", add_sep=True),
+    )
+    ours = CLIP(config)
+    ours.tokenizer = Tokenizer.load(config.tokenizer)
+    folder = convert(multiway.save(ours.eval(), tmp_path / "ours"), tmp_path / "back", to="transformers")
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    found = words(["a dog", "a big red dog"], padding=True, return_tensors="pt")
+    ids, mask = ours.tokenize(["a dog", "a big red dog"])
+    assert found["input_ids"].equal(ids)
+    image = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        features = model(input_ids=ids, attention_mask=mask, pixel_values=image).text_embeds
+        torch.testing.assert_close(features, ours.text_context(ids, mask)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_transformers_could_not_read_is_refused() -> None:
+    with pytest.raises(UserError, match="causal"):
+        to_transformers(small(sees="all"))
+    ours = small()
+    ours.tokenizer = Tokenizer.load(
+        replace(ours.config.tokenizer, kind="wordpiece", vocab="bert-base-uncased")
+    )
+    ours.config = replace(ours.config, tokenizer=ours.tokenizer.config)
+    with pytest.raises(UserError, match="an end of its own"):
+        to_transformers(ours)
