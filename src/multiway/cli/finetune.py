@@ -19,6 +19,7 @@ PAIRS = (
     "cut), scenes:N or boxes:N (drawn)"
 )
 CLASSES = "a folder of pictures a class, a table of pictures and labels, tars with .cls or .json, or emoji"
+FIND = "cut the batch into as few micro-batches (train.accumulate) as fit into memory, by trying a step"
 ABOUT = """The classes are read from the data and saved with the model. Any field of the run can be changed by
 its dotted flag, as in --system.image.image-size 128 or --data.augment.flip 0; those of `train` also by their
 name alone, as in --lr 1e-4 or --epochs 3. What ran is written to OUT/run.json."""
@@ -75,6 +76,7 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
         "--resume", choices=("auto", "never"), default="auto", help="go on from OUT's last checkpoint"
     )
     add_device(parser)
+    parser.add_argument("--find-batch-size", action="store_true", help=FIND)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
     args, flags = parser.parse_known_args(argv)
 
@@ -91,16 +93,20 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
     run = override(run, flags, kind=generic[type(run.system), TaskData], prog=f"multiway finetune {task}")
     if args.device != "auto":
         run = replace(run, train=replace(run.train, device=args.device))
+
+    def make(run, ranks):
+        return tasks.build(task, run, ranks)
+
+    if args.find_batch_size:
+        from multiway.train.memory import find
+
+        run = find(run, make)
     if args.dry_run:
         import json
 
         from multiway.train.build import describe
 
-        shown = describe(
-            run,
-            world=int(os.environ.get("WORLD_SIZE", "1")),
-            make=lambda run, ranks: tasks.build(task, run, ranks),
-        )
+        shown = describe(run, world=int(os.environ.get("WORLD_SIZE", "1")), make=make)
         print("\n".join([json.dumps(shown.run, indent=2), *shown.lines()]))
         return
     result = tasks.finetune(task, run, args.out, resume=args.resume)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from multiway.cli.finetune import FIND
 from multiway.errors import UserError
 
 READ = 200  # pictures of each source that --dry-run decodes
@@ -37,6 +38,7 @@ def train(argv: Sequence[str]) -> None:
         "--stage", help="this stage of the recipe alone, as image, text or pairs of vlmo_base"
     )
     add_device(parser)
+    parser.add_argument("--find-batch-size", action="store_true", help=FIND)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
 
     name = argv[0] if argv and not argv[0].startswith("-") else None
@@ -65,6 +67,10 @@ def train(argv: Sequence[str]) -> None:
         run = override(run, flags, kind=generic[type(run.system), type(run.data)], prog=prog)
         if args.device != "auto":
             run = replace(run, train=replace(run.train, device=args.device))
+        if args.find_batch_size:
+            from multiway.train.memory import find
+
+            run = find(run)
         resolved.append(run)
 
     if args.dry_run:

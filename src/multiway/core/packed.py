@@ -23,6 +23,7 @@ from multiway.core.cache import KeyValue
 from multiway.core.experts import Route
 from multiway.core.feedforward import FeedForward
 from multiway.core.heads import WordHead
+from multiway.core.lora import LoRALinear
 from multiway.core.ragged import Ragged, Reading
 
 M = TypeVar("M", bound=nn.Module)
@@ -176,7 +177,7 @@ def packed(module: M) -> M:
 def _twin(module, done: dict[int, nn.Module]):
     if id(module) in done:  # shared by several, as BLIP's encoder and decoder share
         return done[id(module)]
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | LoRALinear):
         twin = PackedLinear(module.weight, module.bias)
     elif isinstance(module, nn.LayerNorm):
         twin = PackedNorm(module)

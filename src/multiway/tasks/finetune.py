@@ -22,6 +22,7 @@ from multiway.train.build import start_from_model
 from multiway.train.loop import Result, train
 from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run, TrainConfig
+from multiway.weights.adapter import save_adapter
 
 Data = PicturePairs | LabelledPictures
 Sources = Sequence[LabelledSource]
@@ -101,6 +102,8 @@ def plan(
 def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "never"] = "auto") -> Result:
     """Train `run` (of `plan`) into the folder `out`: `out/model`, and `out/best` where there is validation.
 
+    With `train.lora` the adapters are merged there, and lie by themselves in `out/model-adapter`.
+
     Raises:
         UserError: the run is impossible, its data is missing or bad, or `out` holds another run.
     """
@@ -110,6 +113,10 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
         return build(name, run, ranks)
 
     def save(system: System, folder: Path) -> Path:
+        if run.train.lora.rank:
+            save_adapter(
+                system, folder.with_name(f"{folder.name}-adapter"), run.init.checkpoint, run.train.lora
+            )
         return weights.save(system, folder, card=card(name, run))
 
     evaluate = None
@@ -128,7 +135,7 @@ def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader | Mixed]:
     base = weights.load(checkpoint)
     system = NETWORKS[run.system.system].network()(run.system)
     system.tokenizer = base.tokenizer  # the one that its word embeddings were learned with
-    said = start_from_model(system, base, checkpoint)
+    said = start_from_model(system, base, checkpoint, lora=run.train.lora)
     if ranks.first:
         print(f"{checkpoint}: {said}")
     return system, build_loader(name, run, system, ranks)

@@ -16,6 +16,7 @@ from multiway.systems.base import System
 from multiway.train.loop import Result, train
 from multiway.train.run import Run
 from multiway.train.validate import Evaluate
+from multiway.weights.adapter import save_adapter
 from multiway.weights.aside import replacing
 
 RERANKED = 16  # candidates that a validation re-ranks
@@ -29,6 +30,10 @@ def pretrain(run: Run, out: str | Path, *, resume: Literal["auto", "never"] = "a
     """
 
     def save(system: System, folder: Path) -> Path:
+        if run.train.lora.rank:
+            save_adapter(
+                system, folder.with_name(f"{folder.name}-adapter"), run.init.checkpoint, run.train.lora
+            )
         return weights.save(system, folder, card=card(run))
 
     return train(run, Path(out), resume=resume, evaluate=validation(run.data), save=save)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from multiway.core.heads import PlainWordHead, WordHead
+from multiway.core.lora import adapt
 from multiway.data.augment import train_transform
 from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.loader import Loader
@@ -27,7 +28,7 @@ from multiway.text import Tokenizer, train_vocabulary
 from multiway.train import optim
 from multiway.train.features import PrefixLoader, cached_dataset, one_view
 from multiway.train.parallel import Ranks, choose_device, seed_all
-from multiway.train.run import Init, Run
+from multiway.train.run import Init, LoRAConfig, Run
 from multiway.weights import load
 from multiway.weights.alignment import fusion_from_itc, grounding_from_itc
 from multiway.weights.folder import resized
@@ -94,7 +95,7 @@ def build_system(run: Run, say: Callable[[str], None] = print) -> System:
     system = NETWORKS[run.system.system].network()(run.system)
     if system.has_text:
         system.tokenizer = _tokenizer(run)
-    _start_from(system, run.init, say)
+    _start_from(system, run.init, run.train.lora, say)
     for name in (run.init.teacher, run.init.visual_tokenizer):
         if name is not None:
             system.learn_from(load_frozen(name))
@@ -154,9 +155,14 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _start_from(system: System, init: Init, say: Callable[[str], None]) -> None:
+def _start_from(system: System, init: Init, lora: LoRAConfig, say: Callable[[str], None]) -> None:
+    if lora.rank and init.checkpoint is None:
+        raise UserError(
+            "train.lora adapts a checkpoint: name it as init.checkpoint, or set train.lora.rank 0"
+        )
     if init.checkpoint is not None:
-        say(f"{init.checkpoint}: {start_from_model(system, load(init.checkpoint), init.checkpoint)}")
+        model = load(init.checkpoint)
+        say(f"{init.checkpoint}: {start_from_model(system, model, init.checkpoint, lora=lora)}")
     if init.image_tower is not None:
         tower = _part(system, "image_tower", lambda name, _: name.split(".")[-1] == "image_tower")
         say(f"image tower from {init.image_tower}: {load_image_tower(tower, init.image_tower).sentence()}")
@@ -170,14 +176,15 @@ def _start_from(system: System, init: Init, say: Callable[[str], None]) -> None:
         torch.nn.init.zeros_(proj.bias)
 
 
-def start_from_model(system: System, model: System, name: str) -> str:
+def start_from_model(system: System, model: System, name: str, *, lora: LoRAConfig | None = None) -> str:
     """Put every tensor of `model` that has a place in `system` there, positions resized; says how many.
 
     Args:
         name: the model's, for messages.
+        lora: adapters to put beside what is taken; only they and what is left fresh are then trained.
 
     Raises:
-        UserError: none has.
+        UserError: none has, or no linear map that was taken is called as `lora` says.
     """
     image = system.config.image
     if hasattr(model.config.image, "grid") and model.config.image.image_size != image.image_size:
@@ -189,7 +196,36 @@ def start_from_model(system: System, model: System, name: str) -> str:
         raise UserError(f"init.checkpoint {name} shares no weight with {kind}: name another")
     system.load_state_dict(fits, strict=False)
     fresh, unused = len(own) - len(fits), len(given) - len(fits)
-    return f"{len(fits)} tensors taken, {fresh} left fresh, {unused} not used"
+    said = f"{len(fits)} tensors taken, {fresh} left fresh, {unused} not used"
+    return said if lora is None or not lora.rank else f"{said}; {_adapt(system, fits, lora)}"
+
+
+def _adapt(system: System, taken: Collection[str], lora: LoRAConfig) -> str:
+    """Freeze what was taken and put adapters beside it; the sentence that says so."""
+    optim.check_prefixes(system, lora.train, "lora.train")
+    frozen = set()
+    for name, parameter in system.named_parameters():
+        whole = any(optim.fits(name, prefix) for prefix in lora.train)
+        if name in taken and parameter.requires_grad and not whole:
+            parameter.requires_grad_(False)
+            frozen.add(name)
+    named = [
+        name
+        for name, part in system.named_modules()
+        if isinstance(part, nn.Linear)
+        and f"{name}.weight" in frozen
+        and {*name.split(".")[-2:]} & {*lora.targets}  # an expert's name stands behind its map's
+    ]
+    if not named:
+        kinds = sorted(
+            {n.split(".")[-1] for n, part in system.named_modules() if isinstance(part, nn.Linear)}
+        )
+        raise UserError(
+            f"train.lora.targets {', '.join(lora.targets)} name no linear map that the checkpoint brought: "
+            f"there are {', '.join(kinds)}"
+        )
+    adapt(system, named, rank=lora.rank, alpha=lora.alpha)
+    return f"{len(named)} adapters of rank {lora.rank}"
 
 
 def _part(system: System, option: str, fits: Callable[[str, nn.Module], bool]) -> Any:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from multiway.core.lora import is_adapter
 from multiway.errors import UserError
 from multiway.train import parallel
 from multiway.train.parallel import Ranks, whole
@@ -68,7 +69,15 @@ class Checkpoint:
 
     def restore(self, system: nn.Module, state: nn.Module) -> None:
         """Give both the weights and buffers that they had."""
-        system.load_state_dict(self.load("model"))
+        tensors = self.load("model")
+        adapted = any(
+            map(is_adapter, tensors)
+        )  # what is frozen beside adapters came from the run's checkpoint
+        unknown = system.load_state_dict(tensors, strict=not adapted).unexpected_keys
+        if unknown:
+            raise UserError(
+                f"{self.path} holds {unknown[0]}, which this run has not: resume it with its own run"
+            )
         state.load_state_dict(self.load("state"))
 
     def sentence(self, world: int) -> str:
@@ -135,8 +144,12 @@ def save(
     Args:
         names: the trained parameters' names. write: on one rank only; under FSDP2 all have to call.
     """
+    model = tensors_of(system)
+    if any(map(is_adapter, names.values())):  # frozen weights are the run's checkpoint's, and come from there
+        frozen = {name for name, p in system.named_parameters() if not p.requires_grad}
+        model = {name: tensor for name, tensor in model.items() if name not in frozen}
     tensors = {
-        "model": tensors_of(system),
+        "model": model,
         "state": tensors_of(state),
         "optimizer": optimizer_tensors(optimizer, names),
     }

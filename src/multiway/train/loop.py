@@ -20,7 +20,7 @@ from torch import nn
 from multiway import weights
 from multiway.batch import Batch
 from multiway.systems.base import System
-from multiway.train import checkpoint, optim, parallel
+from multiway.train import checkpoint, memory, optim, parallel
 from multiway.train.build import build
 from multiway.train.checkpoint import Progress
 from multiway.train.log import Log
@@ -159,6 +159,7 @@ def train(
         return Result(progress, validation, stopped_by)
 
 
+@memory.explained
 def _step(
     model: nn.Module,
     system: System,

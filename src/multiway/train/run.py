@@ -40,6 +40,23 @@ HARMLESS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Adapters of low rank beside what a checkpoint brought, which stays; what is fresh is trained whole.
+
+    Attributes:
+        rank: of the adapters (Hu et al. 2021); 0: none, everything is trained.
+        alpha: they count alpha / rank times.
+        targets: names of the linear maps that get one, in every block.
+        train: name prefixes that are trained whole all the same.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("qkv", "query", "key_value", "out", "fc1", "fc2")
+    train: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How a system is trained; the defaults are ALBEF's official optimizer.
 
@@ -59,6 +76,7 @@ class TrainConfig:
         layer_decay: factor on the learning rate from one layer to the one below it (BEiT's fine-tuning), on
             top of `lr_scale`; None: all layers alike.
         freeze: name prefixes that are not trained and stay in eval mode; a part `*` stands for any.
+        lora: adapters instead of all weights.
         clip_grad: largest L2 norm of the gradient, or None.
         precision: `bf16` computes under autocast; weights, momentum model and optimizer stay fp32.
         compile: `torch.compile` the transformer blocks. checkpointing: recompute them in the backward pass.
@@ -88,6 +106,7 @@ class TrainConfig:
     lr_scale: dict[str, float] = field(default_factory=dict)
     layer_decay: float | None = None
     freeze: tuple[str, ...] = ()
+    lora: LoRAConfig = LoRAConfig()
     clip_grad: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
@@ -117,6 +136,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"train.{name} is {value}: give a whole number of at least 1")
+        if self.lora.rank < 0 or self.lora.alpha <= 0:
+            raise UserError("train.lora: give a rank of at least 1 (0 for none), and an alpha above 0")
         if self.validate_every is not None and self.validate_every < 1:
             raise UserError(
                 f"train.validate_every is {self.validate_every}: give at least 1, or None for the end only"

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from multiway.core.lora import merged
 from multiway.errors import UserError
 from multiway.metrics.calibration import Calibration
 from multiway.systems import NETWORKS
@@ -29,13 +30,15 @@ CALIBRATION = "calibration.json"
 def save(model: System, folder: str | Path, *, card: str | None = None) -> Path:
     """Write `model` as a folder; killed at any moment, `load` reads the old one or the new one.
 
+    Adapters (`core.lora`) are merged.
+
     Args:
         card: text of README.md, the model card; a short one is made when it is None.
     """
     folder = Path(folder)
     with replacing(folder) as aside:
         (aside / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n")
-        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        tensors = {name: tensor.contiguous() for name, tensor in merged(model).items()}
         save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
         if model.tokenizer is not None:
             model.tokenizer.save(aside)
@@ -100,6 +103,10 @@ def resized(model: System, image_size: int | tuple[int, int]) -> System:
 
 
 def _load_folder(folder: Path, image_tower: nn.Module | None) -> System:
+    if (folder / "adapter.json").is_file():
+        from multiway.weights.adapter import load_adapter  # which loads its base from here
+
+        return load_adapter(folder)
     if is_transformers(folder):
         return load_transformers(folder)
     if is_open_clip(folder):
