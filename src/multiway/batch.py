@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -24,6 +24,8 @@ class Batch:
         labels: `[B]` int64, the class of each sample.
         targets: `[B, C]` float, the share of agreement with each class, 0..1 (VQA).
         weights: `[B]` float, weight of each sample in a task's loss.
+        answer_ids, answer_mask: `[B, K, T]` up to K answers to each question, start and end token included;
+            a row without an answer is padding alone. answer_weights: `[B, K]` their shares of the annotators.
         keys: the samples' keys in their source.
         source: the name of each sample's source.
     """
@@ -37,6 +39,9 @@ class Batch:
     labels: Tensor | None = None
     targets: Tensor | None = None
     weights: Tensor | None = None
+    answer_ids: Tensor | None = None
+    answer_mask: Tensor | None = None
+    answer_weights: Tensor | None = None
     keys: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
 
@@ -61,6 +66,18 @@ class Batch:
             ValueError: the batch has no texts.
         """
         return self.need("input_ids"), self.need("attention_mask")
+
+    def answers(
+        self,
+    ) -> tuple[Int[Tensor, "A T"], Int[Tensor, "A T"], Int[Tensor, " A"], Float[Tensor, " A"]]:
+        """Ids and mask of all answers one after the other, the row that each belongs to, and its weight.
+
+        Raises:
+            ValueError: the batch has no answers.
+        """
+        ids, mask = self.need("answer_ids"), self.need("answer_mask")
+        real = mask.any(-1)
+        return ids[real], mask[real], real.nonzero()[:, 0], self.need("answer_weights")[real]
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -10,14 +10,12 @@ import albef_nlvr
 import official
 import torch
 from case import Case, at_tokens
-from torch import Tensor, nn
+from torch import Tensor
 
-from multiway.core.embed import resize_positions
 from multiway.systems.albef import ALBEF
 from multiway.systems.albef_assignment import TextAssignment
-from multiway.systems.albef_heads import AnswerModel
+from multiway.systems.albef_vqa import AnswerModel, VQAConfig
 from multiway.weights import albef as layouts
-from multiway.weights.keymap import Layout, to_ours
 from multiway.weights.official import load_layout
 
 
@@ -62,13 +60,6 @@ def _retrieval(case: Case, config, image: Tensor, ids: Tensor, mask: Tensor) -> 
     }
 
 
-def _load_resized(model: nn.Module, layout: Layout, case: Case, renamed: dict[str, str], grid) -> None:
-    """Load the renamed checkpoint, which must fill all of `model`."""
-    ours, _, _ = to_ours(layout, {new: case.weights[old] for new, old in renamed.items()} | _heads(case))
-    ours["image_tower.positions"] = resize_positions(ours["image_tower.positions"], grid)
-    model.load_state_dict(ours)
-
-
 def _heads(case: Case) -> dict[str, Tensor]:
     """Layers that the checkpoint lacks."""
     prefix = "pretrain_nlvr_init."
@@ -76,18 +67,19 @@ def _heads(case: Case) -> dict[str, Tensor]:
 
 
 def _vqa(case: Case, config, image: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-    model = AnswerModel(config).eval()
-    decoder = replace(config.text, layers=0)
-    layout = layouts.vqa_layout(config.image, config.text, decoder)
+    layers = config.text.fusion_layers
+    model = AnswerModel(VQAConfig(image=config.image, text=config.text, decoder_layers=layers)).eval()
+    layout, network = layouts.vqa_layout(model.config), model.network
     renamed = layouts.vqa_keys(case.weights, config.text.layers)
-    _load_resized(model, layout, case, renamed, config.image.grid)
-    online = layout.keys() | {f"{t}.embeddings.position_ids" for t in ("text_encoder", "text_decoder.bert")}
-    expected = online | {key.replace(".", "_m.", 1) for key in online}
-    question = model.question(image, ids, mask)
+    report = load_layout(model, layout, {new: case.weights[old] for new, old in renamed.items()})
+    if any(not name.startswith("state.") for name in report.missing):
+        raise ValueError(f"the checkpoint lacks {report.missing}")
+    question = network.question(image, ids, mask)
+    hidden = network.hidden(question, mask, ids, mask, torch.arange(len(ids)))
     return {
         "vqa.question_hidden": at_tokens(question, mask),
-        "vqa.decoder_logits": at_tokens(model.answer_logits(question, mask, ids, mask), mask),
-        **_loaded("vqa", renamed, expected),
+        "vqa.decoder_logits": at_tokens(model.writer.logits(hidden), mask),
+        **_loaded("vqa", renamed, layout.keys()),
     }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from multiway.generation import Decoding, GenerationConfig, generate
 from multiway.generation.constraints import constrain
 from multiway.generation.sampling import likeliest
+from multiway.systems.answer_tree import Candidates
 from multiway.systems.blip import BLIP
 from multiway.systems.blip_config import CaptionerConfig, FeaturesConfig, NLVRConfig, VQAConfig
 from multiway.systems.blip_heads import AnswerModel, Captioner, FeatureExtractor, PairModel
@@ -197,7 +198,8 @@ def vqa(case: Case) -> dict[str, Any]:
     }
     with torch.no_grad():
         hidden, each = model.answer_losses(context.select(owner), ids, mask)
-        ranking = model.rank(context, i["candidate_ids"], i["candidate_mask"], k=recorded["k_test"])
+        listed = Candidates.of(i["candidate_ids"], i["candidate_mask"])
+        ranking = model.rank(context, listed, k=recorded["k_test"])
         out |= {
             "answer_logits": at_tokens(model.decoder.logits(hidden), mask),
             "answer_loss_each": each,

@@ -8,6 +8,7 @@ from typing import Any
 
 import albef
 import albef_conversion
+import albef_heads
 import albef_nlvr
 import albef_setup
 import beit
@@ -47,6 +48,8 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "albef/checkpoint_conversion": (albef_conversion.checkpoint_conversion, default_rule),
     "albef/nlvr": (albef_nlvr.nlvr, default_rule),
     "albef/nlvr_pretrain": (albef_nlvr.nlvr_pretrain, default_rule),
+    "albef/vqa": (albef_heads.vqa, albef_heads.vqa_rule),
+    "albef/ve": (albef_heads.entailment, default_rule),
     "beit/mim": (beit.mim, beit.rule),
     "beit/hf_masked_image_modeling": (beit.hf, beit.rule),
     "beit/finetune_classifier": (beit.classifier, beit.rule),

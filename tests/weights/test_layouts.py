@@ -14,8 +14,9 @@ from official_shapes import linear, predictions, shapes, vit
 
 from multiway.systems.albef import ALBEF, ALBEFConfig
 from multiway.systems.albef_assignment import AssignmentConfig, TextAssignment
-from multiway.systems.albef_heads import AnswerModel
+from multiway.systems.albef_heads import EntailmentConfig, EntailmentModel
 from multiway.systems.albef_nlvr import NLVRConfig, PairModel
+from multiway.systems.albef_vqa import AnswerModel, VQAConfig
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.weights import albef, clip, official
 from multiway.weights.keymap import Layout, to_ours, to_theirs
@@ -120,12 +121,16 @@ def test_albef_round_trip(mlm: float) -> None:
     round_trip(albef.layout(config), random(tensors))
 
 
-def test_layouts_of_the_answer_model() -> None:
-    config = tiny.albef_config()
-    model = AnswerModel(config)
-    layout = albef.vqa_layout(config.image, config.text, replace(config.text, layers=0))
-    assert {e.ours for e in layout.entries} == set(model.state_dict())
-    round_trip(layout, random(model.state_dict()))
+def test_layouts_of_tasks_with_one_picture() -> None:
+    sizes = {"image": tiny.vit(), "text": tiny.bert()}
+    for model, layout in (
+        (AnswerModel(VQAConfig(decoder_layers=1, **sizes)), albef.vqa_layout),
+        (EntailmentModel(EntailmentConfig(**sizes)), albef.entailment_layout),
+    ):
+        teacher = {f"state.{n}": t for n, t in model.init_state().state_dict().items() if n != "step"}
+        tensors, entries = model.state_dict() | teacher, layout(model.config)
+        assert {e.ours for e in entries.entries} == set(tensors)
+        round_trip(entries, random(tensors))
 
 
 def test_layouts_for_two_pictures() -> None:
@@ -140,12 +145,14 @@ def test_layouts_for_two_pictures() -> None:
         round_trip(layout, random(tensors))
 
 
-def test_checkpoints_for_two_pictures_are_told_apart(tmp_path: Path) -> None:
+def test_checkpoints_of_tasks_are_told_apart(tmp_path: Path) -> None:
     """By their keys, as load_checkpoint does; heads are 64 wide in all official ones."""
     sizes = {"image": tiny.vit(heads=1), "text": tiny.bert(heads=1, fusion_layers=4, dropout=0.1)}
     for model, layout in (
         (PairModel(NLVRConfig(**sizes)), albef.nlvr_layout),
         (TextAssignment(AssignmentConfig(**sizes, embed_dim=12)), albef.assignment_layout),
+        (AnswerModel(VQAConfig(**sizes, decoder_layers=3)), albef.vqa_layout),
+        (EntailmentModel(EntailmentConfig(**sizes)), albef.entailment_layout),
     ):
         theirs = to_theirs(layout(model.config), random(model.state_dict()))
         found, _ = official.recognise(theirs, tmp_path)

@@ -13,6 +13,7 @@ COMMANDS = {
     "caption": Command("multiway.cli.evaluate:caption", "captions against the texts of pictures"),
     "nlvr2": Command("multiway.cli.evaluate_labels:nlvr2", "is a sentence true of two pictures?"),
     "classify": Command("multiway.cli.evaluate_labels:classify", "which class is a picture of?"),
+    "vqa": Command("multiway.cli.evaluate_labels:vqa", "what is the answer to a question about a picture?"),
 }
 
 

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from multiway.cli.arguments import Command, Parser, dispatch
+from multiway.cli.labelled import ANSWERS, DATA, add_labelled, add_labels, answers_of, sources_of
 
 COMMANDS = {
     "nlvr2": Command("multiway.cli.finetune:nlvr2", "is a sentence true of two pictures?"),
     "classify": Command("multiway.cli.finetune:classify", "which class is a picture of?"),
+    "vqa": Command("multiway.cli.finetune:vqa", "what is the answer to a question about a picture?"),
 }
-PAIRS = (
-    "NLVR2's json, a table of two pictures, sentence and label, tars with .txt and .cls (NLVR1's strips are "
-    "cut), scenes:N or boxes:N (drawn)"
-)
-CLASSES = "a folder of pictures a class, a table of pictures and labels, tars with .cls or .json, or emoji"
 FIND = "cut the batch into as few micro-batches (train.accumulate) as fit into memory, by trying a step"
 ABOUT = """The classes are read from the data and saved with the model. Any field of the run can be changed by
 its dotted flag, as in --system.image.image-size 128 or --data.augment.flip 0; those of `train` also by their
@@ -40,26 +37,9 @@ def classify(argv: Sequence[str]) -> None:
     _finetune("classify", argv)
 
 
-def add_labelled(parser: Parser, flag: str, about: str, *, required: bool = True) -> None:
-    """The arguments that name labelled data; `labelled_of` reads them."""
-    parser.add_argument(
-        flag, action="append", required=required, metavar="SOURCE", help=f"{about}; may be given again"
-    )
-
-
-def add_labels(parser: Parser) -> None:
-    """What is said of all the sources alike."""
-    parser.add_argument("--images", help="folder of the pictures that an annotation file names")
-    parser.add_argument("--label", help="the column of the class; of emoji: group or subgroup")
-    parser.add_argument("--split", help="of emoji: train, combination, style or all")
-
-
-def sources_of(args, paths: Sequence[str] | None) -> tuple:
-    """The sources that the arguments name."""
-    from multiway.data.labelled import LabelledSource
-
-    options = {"images": args.images, "label": args.label, "split": args.split}
-    return tuple(LabelledSource(path=path, **options) for path in paths or ())
+def vqa(argv: Sequence[str]) -> None:
+    """A picture, a question and its answers."""
+    _finetune("vqa", argv)
 
 
 def _finetune(task: str, argv: Sequence[str]) -> None:
@@ -67,10 +47,12 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
 
     parser = Parser(f"multiway finetune {task}", f"{COMMANDS[task].summary} {ABOUT}")
     parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
-    about = PAIRS if task == "nlvr2" else CLASSES
-    add_labelled(parser, "--data", about)
+    add_labelled(parser, "--data", DATA[task])
     add_labelled(parser, "--val", "held-back data, by which the best model is kept", required=False)
     add_labels(parser)
+    if task == "vqa":
+        parser.add_argument("--answers", help=f"{ANSWERS}; without it, those of the data")
+        parser.add_argument("--min-count", type=int, default=1, help="leave out answers given less often")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument(
         "--resume", choices=("auto", "never"), default="auto", help="go on from OUT's last checkpoint"
@@ -86,7 +68,10 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
     from multiway.train.run import Run
 
     data = TaskData(train=sources_of(args, args.data), val=sources_of(args, args.val))
-    run = tasks.plan(task, args.model, data)
+    options: dict[str, Any] = (
+        {"labels": answers_of(args), "min_count": args.min_count} if task == "vqa" else {}
+    )
+    run = tasks.plan(task, args.model, data, **options)
     if any(flag.split("=")[0] in ("--steps", "--train.steps") for flag in flags):
         flags = [*flags, "--train.epochs", "None"]  # one of both counts
     generic: Any = Run

@@ -17,11 +17,12 @@ from multiway.errors import UserError
 
 COMMANDS: dict[str, Command] = {
     "train": Command("multiway.cli.train:train", "train a recipe; the same command runs under torchrun"),
-    "finetune": Command("multiway.cli.finetune:finetune", "fine-tune a model: nlvr2, classify"),
+    "finetune": Command("multiway.cli.finetune:finetune", "fine-tune a model: nlvr2, classify, vqa"),
     "evaluate": Command(
-        "multiway.cli.evaluate:evaluate", "measure a model: retrieval, caption, nlvr2, classify"
+        "multiway.cli.evaluate:evaluate", "measure a model: retrieval, caption, nlvr2, classify, vqa"
     ),
     "caption": Command("multiway.cli.caption:caption", "what pictures show: print it, or write data sets"),
+    "answer": Command("multiway.cli.answer:answer", "answer a question about a picture"),
     "match": Command("multiway.cli.match:match", "how well texts fit a picture"),
     "calibrate": Command(
         "multiway.cli.calibrate:calibrate", "probabilities of a match that hold on gold pairs"

@@ -50,6 +50,7 @@ class Loader:
         merge_equal_texts: bool = False,
         max_bad_share: float = 0.05,
         label: Callable[[int], int] | None = None,
+        complete: Callable[[Batch], Batch] | None = None,
     ):
         """Plan the epochs.
 
@@ -62,12 +63,13 @@ class Loader:
             merge_equal_texts: rows with byte-equal texts share an id, in all batches; reads all texts once.
             max_bad_share: a larger share of bad samples stops the iteration.
             label: the class of a sample, by its number.
+            complete: adds what a task has besides, in the training process; `ids` are the samples' numbers.
 
         Raises:
             UserError: fewer samples than a global batch.
         """
         self.dataset: Pairs[Any] = dataset
-        self.encode = encode
+        self.encode, self.complete = encode, complete
         self.workers = workers
         self.max_bad_share = max_bad_share
         self.tally = Tally(found=dataset.problems, total=len(dataset))
@@ -139,7 +141,7 @@ class Loader:
         if has_text.any() and self.encode is not None:
             input_ids, attention_mask = self.encode(rows.texts)
             attention_mask = attention_mask * has_text[:, None]
-        return Batch(
+        batch = Batch(
             image=rows.image,
             has_image=None if rows.image is None or all(rows.has_image) else torch.tensor(rows.has_image),
             input_ids=input_ids,
@@ -149,6 +151,7 @@ class Loader:
             keys=tuple(rows.keys),
             source=tuple(rows.sources),
         )
+        return batch if self.complete is None else self.complete(batch)
 
 
 def _first_pictures(dataset: Pairs[Any]) -> dict[str, int]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from multiway.metrics.resample import resampled
 
@@ -28,9 +28,11 @@ def wilson(right: int, count: int, z: float = Z95) -> tuple[float, float]:
 
 
 def bootstrap(
-    right: Bool[np.ndarray, " N"], groups: Sequence[object], *, draws: int = 2000, seed: int = 0
+    right: Shaped[np.ndarray, " N"], groups: Sequence[object], *, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % interval of the share that is right, where the choices of a group hang together; 0 to 1.
+
+    `right` is true or false, or how right a choice is, 0 to 1.
 
     Groups are drawn with replacement, each with all its choices.
     """

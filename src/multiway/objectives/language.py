@@ -63,12 +63,29 @@ def mlm(
         logits: of the masked positions only, as the mean is over them alone.
         count: the normaliser when it is not M: the all-rank mean number of masked positions.
     """
-    loss = F.cross_entropy(logits, targets, reduction="none")
-    if teacher_logits is not None:
-        soft = F.cross_entropy(logits, teacher_logits.detach().softmax(-1), reduction="none")
-        loss = torch.lerp(loss, soft, torch.as_tensor(alpha).to(loss))
+    loss = each(logits, targets, teacher_logits=teacher_logits, alpha=alpha)
     # Without a masked token anywhere the sum is 0, and so is the mean.
     return loss.sum() / (max(len(targets), 1) if count is None else count.clamp_min(1e-6))
+
+
+def each(
+    logits: Float[Tensor, "M V"],
+    targets: Int[Tensor, " M"],
+    *,
+    smoothing: float = 0.0,
+    teacher_logits: Float[Tensor, "M V"] | None = None,
+    alpha: float | Tensor = 0.0,
+) -> Float[Tensor, " M"]:
+    """`(1 - alpha) CE(logits, targets) + alpha CE(logits, softmax(teacher))` of every token.
+
+    Args:
+        smoothing: share of a target that is spread over all V tokens.
+    """
+    loss = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    if teacher_logits is None:
+        return loss
+    soft = F.cross_entropy(logits, teacher_logits.detach().softmax(-1), reduction="none")
+    return torch.lerp(loss, soft, torch.as_tensor(alpha).to(loss))
 
 
 def lm(

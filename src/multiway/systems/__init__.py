@@ -62,6 +62,8 @@ NETWORKS: dict[str, Entry] = SYSTEMS | {
         ALBEF_PAPER, "albef_assignment:AssignmentConfig", "albef_assignment:TextAssignment"
     ),
     "albef_nlvr2": _entry(ALBEF_PAPER, "albef_nlvr:NLVRConfig", "albef_nlvr:PairModel"),
+    "albef_ve": _entry(ALBEF_PAPER, "albef_heads:EntailmentConfig", "albef_heads:EntailmentModel"),
+    "albef_vqa": _entry(ALBEF_PAPER, "albef_vqa:VQAConfig", "albef_vqa:AnswerModel"),
     "beit_classify": _entry(BEIT_PAPER, "beit_config:ClassifierConfig", "beit_heads:Classifier"),
     "beit3_captioner": _entry(BEIT3_PAPER, "beit3_config:CaptionerConfig", "beit3_captioner:Captioner"),
     "beit3_classify": _entry(BEIT3_PAPER, "beit3_config:ClassifierConfig", "beit3_heads:Classifier"),

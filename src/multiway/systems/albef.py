@@ -179,21 +179,30 @@ class ALBEF(MomentumSystem[Encoders]):
         return Figure(own, aligned.own_m, sims, losses, *matched, mlm_hidden, mlm_hidden_m)
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        """NLVR2, without a teacher where pre-training had none; and `assignment`, from which that starts."""
+        """VQA, entailment and NLVR2, without a teacher where pre-training had none.
+
+        And `assignment`, from which NLVR2 starts.
+        """
         from multiway.systems.albef_assignment import AssignmentConfig
+        from multiway.systems.albef_heads import EntailmentConfig
         from multiway.systems.albef_nlvr import NLVRConfig
+        from multiway.systems.albef_vqa import VQAConfig
 
         config = self.config
-        text = replace(config.text, fusion_layers=2 * config.text.fusion_layers)
-        same: dict[str, Any] = {
-            name: getattr(config, name) for name in ("image", "tokenizer", "null_token")
-        } | {"text": text, "pooling": config.match_pooling}
+        same: dict[str, Any] = {name: getattr(config, name) for name in ("image", "tokenizer", "null_token")}
+        same["pooling"] = config.match_pooling
+        twice = replace(config.text, fusion_layers=2 * config.text.fusion_layers)
         if task == "assignment":
-            return AssignmentConfig(embed_dim=config.embed_dim, **same)
-        if task != "nlvr2":
-            return super().fine_tuning(task, labels)
-        teacher = {name: getattr(config, name) for name in ("momentum", "alpha", "alpha_ramp_epochs")}
-        return NLVRConfig(**same, **teacher)
+            return AssignmentConfig(text=twice, embed_dim=config.embed_dim, **same)
+        same |= {name: getattr(config, name) for name in ("momentum", "alpha", "alpha_ramp_epochs")}
+        if task == "nlvr2":
+            return NLVRConfig(text=twice, **same)
+        if task == "vqa":
+            layers = config.text.fusion_layers
+            return VQAConfig(text=config.text, decoder_layers=layers, labels=labels, **same)
+        if task == "entailment":
+            return EntailmentConfig(text=config.text, **same)
+        return super().fine_tuning(task, labels)
 
     # --- two-stage retrieval
 

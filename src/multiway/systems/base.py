@@ -201,11 +201,13 @@ class System(nn.Module):
         """
         return prepared(images, self.image_size, self.image_mean, self.image_std).to(self.device)
 
-    def tokenize(self, texts: str | Sequence[str]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-        """Token ids and attention mask of one or several texts."""
+    def tokenize(
+        self, texts: str | Sequence[str], *, clean: bool = True
+    ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+        """Token ids and attention mask of one or several texts; `clean` by the tokenizer's caption rule."""
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer: build it with multiway.create or multiway.load")
-        ids, mask = self.tokenizer([texts] if isinstance(texts, str) else list(texts))
+        ids, mask = self.tokenizer([texts] if isinstance(texts, str) else list(texts), clean=clean)
         return ids.to(self.device), mask.to(self.device)
 
     @torch.inference_mode()

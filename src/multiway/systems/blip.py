@@ -32,7 +32,7 @@ from multiway.core.gather import rank, world_size
 from multiway.core.init import init_bert
 from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
-from multiway.systems.blip_config import BLIPConfig, NLVRConfig
+from multiway.systems.blip_config import BLIPConfig, NLVRConfig, VQAConfig
 from multiway.systems.captioning import Captioning
 from multiway.systems.med import Decoder, MEDEncoders, shift
 from multiway.systems.momentum import Aligned, MomentumSystem, Similarities
@@ -93,10 +93,11 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
         }
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        if task != "nlvr2":
-            return super().fine_tuning(task, labels)
-        own = self.config
-        return NLVRConfig(image=own.image, text=own.text, tokenizer=own.tokenizer, null_token=own.null_token)
+        names = ("image", "text", "tokenizer", "null_token")
+        own: dict[str, Any] = {name: getattr(self.config, name) for name in names}
+        if task == "vqa":
+            return VQAConfig(labels=labels, **own)
+        return NLVRConfig(**own) if task == "nlvr2" else super().fine_tuning(task, labels)
 
     # --- the figure
 

@@ -106,6 +106,7 @@ class VQAConfig(FineTunedConfig):
 
     Attributes:
         label_smoothing: of the answers' LM, also where answers are ranked (official).
+        labels: the answers that are ranked where no others are given.
         compat: official slips to keep.
     """
 
@@ -115,6 +116,7 @@ class VQAConfig(FineTunedConfig):
     )
     tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(35, cleaning="none"))
     label_smoothing: float = 0.1
+    labels: tuple[str, ...] = ()
     compat: tuple[Quirk, ...] = ()
 
 

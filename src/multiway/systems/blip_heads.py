@@ -5,11 +5,9 @@ Image-text matching and retrieval are `BLIP` itself with `lm_weight=0`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -17,15 +15,14 @@ from multiway.batch import Batch
 from multiway.core import masks
 from multiway.core.block import Context
 from multiway.errors import UserError
-from multiway.generation import Decoding, GenerationConfig, generate
+from multiway.generation import Decoding
 from multiway.objectives import language
-from multiway.systems.base import Picture
 from multiway.systems.blip_config import CaptionerConfig, FeaturesConfig, NLVRConfig, VQAConfig
 from multiway.systems.captioning import Captioning, FineTuned
-from multiway.systems.decoding import StackDecoding
 from multiway.systems.encoders import seen
 from multiway.systems.med import MED, Decoder, TwinCross, shift
 from multiway.systems.two_pictures import TwoPictures
+from multiway.systems.writing import Writing
 
 
 class Captioner(FineTuned, Captioning):
@@ -67,26 +64,32 @@ class Captioner(FineTuned, Captioning):
         return hidden, labels, language.lm(logits, labels[known], smoothing=self.config.label_smoothing)
 
 
-class Ranking(NamedTuple):
-    """How a list of answers was ranked; G questions, K answers kept after their first token."""
-
-    best: Int[Tensor, " G"]
-    first_logits: Float[Tensor, "G V"]
-    first_probability: Float[Tensor, "G A"]
-    kept: Int[Tensor, "G K"]
-    score: Float[Tensor, "G K"]
-
-
-class AnswerModel(FineTuned):
+class AnswerModel(FineTuned, Writing):
     """A question is read grounded in the picture; a decoder writes the answer over the question's states.
 
     Encoder and decoder share nothing. Source: models/blip_vqa.py.
     """
 
+    genome_weight = 0.2  # data/vqa_dataset.py
+
     def __init__(self, config: VQAConfig, image_tower: nn.Module | None = None):
         super().__init__(config, image_tower)
         self.text = MED(config.text, context_width=self.image_tower.width)
         self.decoder = Decoder(config.text, context_width=config.text.width)
+
+    @property
+    def writer(self) -> Decoder:
+        return self.decoder
+
+    @property
+    def start_id(self) -> int:
+        """[DEC]."""
+        return self.dec_id
+
+    @property
+    def smoothing(self) -> float:
+        """Of the answers' cross-entropy, also where they are ranked."""
+        return self.config.label_smoothing
 
     def question(
         self,
@@ -101,92 +104,11 @@ class AnswerModel(FineTuned):
             return self.text.fusion(self.text.embed(ids), mask=masks.padding(attention_mask), context=context)
         return self.text(ids, attention_mask, context)
 
-    def answer_context(self, question: Float[Tensor, "G S D"], attention_mask: Int[Tensor, "G S"]) -> Context:
-        """What the decoder looks at: a question's states where it has words."""
-        return self.decoder.context(question, attention_mask.bool()[:, None, None, :])
-
-    def answer_losses(
-        self, context: Context, input_ids: Int[Tensor, "A T"], attention_mask: Int[Tensor, "A T"]
-    ) -> tuple[Float[Tensor, "A T D"], Float[Tensor, " A"]]:
-        """Hidden states of answers, and each one's cross-entropy summed over its tokens, smoothed."""
-        ids = self.started(input_ids)
-        hidden, labels = self.decoder(ids, attention_mask, context), shift(ids, attention_mask)
-        logits = self.decoder.logits(hidden[:, :-1]).flatten(0, 1)
-        options = {"reduction": "none", "label_smoothing": self.config.label_smoothing}
-        each = F.cross_entropy(logits, labels.flatten(), **options)
-        return hidden, each.view(labels.shape).sum(1)
-
-    def loss(
-        self,
-        context: Context,
-        input_ids: Int[Tensor, "A T"],
-        attention_mask: Int[Tensor, "A T"],
-        owner: Int[Tensor, " A"],
-        weights: Float[Tensor, " A"],
-    ) -> Float[Tensor, ""]:
-        """Sum of weight * cross-entropy over all answers, divided by the number of questions.
-
-        Args:
-            owner: the question of each answer. weights: its share of the annotators.
-        """
-        _, each = self.answer_losses(context.select(owner), input_ids, attention_mask)
-        return (weights * each).sum() / self.groups(context)
-
-    def rank(
-        self, context: Context, input_ids: Int[Tensor, "A T"], attention_mask: Int[Tensor, "A T"], *, k: int
-    ) -> Ranking:
-        """The best of A answers for each question: K by their first token, then by their whole loss."""
-        groups = self.groups(context)
-        start = torch.full((groups, 1), self.dec_id, device=input_ids.device)
-        first = self.decoder.logits(self.decoder(start, torch.ones_like(start), context)[:, 0])
-        probability = first.softmax(1)[:, input_ids[:, 1]]
-        kept = probability.topk(min(k, len(input_ids)), dim=1).indices
-        rows = kept.flatten()
-        owner = torch.arange(groups, device=rows.device).repeat_interleave(kept.shape[1])
-        _, each = self.answer_losses(context.select(owner), input_ids[rows], attention_mask[rows])
-        score = -each.view(kept.shape)
-        best = kept.gather(1, score.argmax(1, keepdim=True)).squeeze(1)
-        return Ranking(best, first, probability, kept, score)
-
-    @staticmethod
-    def groups(context: Context) -> int:
-        """How many questions a context holds."""
-        return len(next(kv.key for kv in context.layers if kv is not None))
-
     def decoding(self, question: Float[Tensor, "G S D"], attention_mask: Int[Tensor, "G S"]) -> Decoding:
         """A generation of answers over G questions."""
         if "question_padding" in self.config.compat:
             attention_mask = torch.ones_like(attention_mask)
-        context = self.answer_context(question, attention_mask)
-        return StackDecoding(self.decoder.embed, self.decoder.fusion, self.decoder.logits, context=context)
-
-    @torch.inference_mode()
-    def answer(
-        self,
-        images: Picture | Sequence[Picture],
-        questions: str | Sequence[str],
-        *,
-        answers: Sequence[str] | None = None,
-        k: int = 128,
-        config: GenerationConfig | None = None,
-    ) -> list[str]:
-        """One answer a pair of picture and question: the best of `answers`, or generated (beam 3, 10 tokens).
-
-        Raises:
-            UserError: numbers of pictures and questions differ, or the model has no tokenizer.
-        """
-        image, (ids, mask) = self.prepare(images), self.tokenize(questions)
-        assert self.tokenizer is not None  # tokenize asked for it
-        if len(image) != len(ids):
-            raise UserError(f"answer got {len(image)} pictures, {len(ids)} questions: give as many of both")
-        question = self.question(image, ids, mask)
-        if answers is not None:
-            ranking = self.rank(self.answer_context(question, mask), *self.tokenize(list(answers)), k=k)
-            return [answers[i] for i in ranking.best.tolist()]
-        start = torch.full((len(ids), 1), self.dec_id, device=ids.device)
-        default = GenerationConfig(max_length=9, length_rule="official", eos_id=self.tokenizer.sep_id)
-        found = generate(self.decoding(question, mask), start, torch.ones_like(start), config or default)
-        return self.tokenizer.decode([group[0] for group in found.sequences])
+        return super().decoding(question, attention_mask)
 
 
 class PairModel(TwoPictures, FineTuned):

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from multiway import weights
+from multiway.batch import Batch
 from multiway.data.augment import train_transform
 from multiway.data.labelled import LabelledPictures, LabelledSource, TaskData
 from multiway.data.loader import Loader
 from multiway.data.mixing import Mixed
+from multiway.data.questions import Questions
 from multiway.data.two_pictures import PairTransform, PicturePairs
 from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
-from multiway.tasks import classify, nlvr2
+from multiway.tasks import classify, nlvr2, vqa
 from multiway.tasks.predictions import Measurement
 from multiway.train.build import start_from_model
 from multiway.train.loop import Result, train
@@ -24,8 +26,12 @@ from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run, TrainConfig
 from multiway.weights.adapter import save_adapter
 
-Data = PicturePairs | LabelledPictures
+Data = PicturePairs | LabelledPictures | Questions
 Sources = Sequence[LabelledSource]
+
+
+def _labels_of_data(data: Data, network: type[System], min_count: int) -> tuple[str, ...]:
+    return data.labels
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Task:
         open: sources, the model's labels (none: those of the data) and the least side -> samples.
         evaluate: a model and samples -> figures of a validation. measure: the same with controls.
         metric: the figure of a validation that decides which model is best.
+        labels: data, the class of the network and the least count -> classes, or answers to choose from.
+        complete: a model and samples -> what is added to a batch of them (`Loader`).
     """
 
     about: str
@@ -44,6 +52,8 @@ class Task:
     evaluate: Callable[..., dict[str, Any]]
     measure: Callable[..., Measurement]
     metric: str
+    labels: Callable[[Any, type[System], int], tuple[str, ...]] = _labels_of_data
+    complete: Callable[[System, Any], Callable[[Batch], Batch]] | None = None
 
 
 def _open_pairs(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> PicturePairs:
@@ -54,12 +64,25 @@ def _open_classes(sources: Sources, labels: tuple[str, ...], min_side: int | Non
     return LabelledPictures(sources, labels=labels, min_side=min_side)
 
 
+def _open_questions(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> Questions:
+    return Questions(sources, min_side=min_side)
+
+
 TASKS: dict[str, Task] = {
     "nlvr2": Task(
         "is a sentence true of two pictures?", _open_pairs, nlvr2.evaluate, nlvr2.measure, "accuracy"
     ),
     "classify": Task(
         "which class is a picture of?", _open_classes, classify.evaluate, classify.measure, "top1"
+    ),
+    "vqa": Task(
+        "what is the answer to a question about a picture?",
+        _open_questions,
+        vqa.evaluate,
+        vqa.measure,
+        "accuracy",
+        labels=vqa.labels,
+        complete=vqa.complete,
     ),
 }
 
@@ -81,18 +104,29 @@ def task_of(name: str) -> Task:
 
 
 def plan(
-    name: str, model: str | Path, data: TaskData, *, train: TrainConfig = TRAIN, checked: System | None = None
+    name: str,
+    model: str | Path,
+    data: TaskData,
+    *,
+    train: TrainConfig = TRAIN,
+    checked: System | None = None,
+    labels: tuple[str, ...] | None = None,
+    min_count: int = 1,
 ) -> Run:
     """The run that fine-tunes a model for a task; classes are those of the training data.
 
     Args:
         model: its folder, hub id or official checkpoint. checked: the same, where it is loaded already.
+        labels: the classes, or the answers to choose from; None: those of the training data.
+        min_count: answers that were given less often are not among them.
 
     Raises:
         UserError: the model or the data can't be read, or the model has no network for the task.
     """
     task, base = task_of(name), checked or weights.load(model)
-    labels = task.open(data.train, (), None).labels
+    if labels is None:
+        network = NETWORKS[base.fine_tuning(name, ()).system].network()
+        labels = task.labels(task.open(data.train, (), None), network, min_count)
     config = base.fine_tuning(name, labels)
     if data.val and train.best_metric is None:
         train = replace(train, best_metric=task.metric)
@@ -148,12 +182,11 @@ def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader | 
         UserError: the task reads texts, and the model has no tokenizer, or pictures shall be mixed.
     """
     config: TaskData = run.data
-    samples = task_of(name).open(
-        config.train, labels_of(run.system), config.augment.min_side(system.image_size)
-    )
+    task = task_of(name)
+    samples = task.open(config.train, labels_of(run.system), config.augment.min_side(system.image_size))
     one = train_transform(system.image_size, config.augment, system.image_mean, system.image_std)
-    reads = isinstance(samples, PicturePairs)
-    transform: Any = PairTransform(one) if reads else one
+    reads = not isinstance(samples, LabelledPictures)
+    transform: Any = PairTransform(one) if isinstance(samples, PicturePairs) else one
     if reads and system.tokenizer is None:
         raise UserError(f"{run.init.checkpoint} has no tokenizer, and {name} reads texts: take another model")
     if reads and config.mixing.on:
@@ -162,7 +195,8 @@ def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader | 
         samples,
         encode=system.tokenizer if reads else None,
         transform=transform,
-        label=samples.label,
+        label=None if isinstance(samples, Questions) else samples.label,
+        complete=None if task.complete is None else task.complete(system, samples),
         batch_size=run.train.per_rank(ranks.world),
         seed=config.seed,
         rank=ranks.rank,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from multiway.batch import Batch
 from multiway.data.augment import eval_transform
+from multiway.data.labelled import LabelledPictures
 from multiway.data.sample import BadSample
 from multiway.data.two_pictures import PairTransform, PicturePairs
 from multiway.errors import UserError
@@ -24,14 +25,20 @@ from multiway.tasks.two_stage import Progress, evaluating, silent
 
 
 @runtime_checkable
-class Labelled(Protocol):
-    """Samples with a label: `data.labelled.LabelledPictures` or `data.two_pictures.PicturePairs`."""
+class Samples(Protocol):
+    """Pictures with a text each, of which a task knows more."""
 
     @property
     def labels(self) -> tuple[str, ...]: ...
     def __len__(self) -> int: ...
     def image(self, i: int) -> Any: ...
     def texts(self, i: int) -> list[str]: ...
+
+
+@runtime_checkable
+class Labelled(Samples, Protocol):
+    """Samples with a label: `LabelledPictures`, `PicturePairs` or `Sentences`."""
+
     def label(self, i: int) -> int: ...
 
 
@@ -95,48 +102,67 @@ def predict(
     Raises:
         UserError: no sample can be used, or the model predicts no classes.
     """
-    wanted = range(len(data)) if numbers is None else numbers
-    shown = wanted if pictures is None else pictures
-    single = eval_transform(model.image_size, model.image_mean, model.image_std)
-    reads = isinstance(data, PicturePairs)
-    pair = PairTransform(single)
-    generator = np.random.default_rng(0)  # nothing is drawn in evaluation
     skipped: Counter[str] = Counter()
+    options = {"numbers": numbers, "pictures": pictures, "skipped": skipped, "progress": progress}
     used: list[int] = []
     logits: list[np.ndarray] = []
-    images: list[torch.Tensor] = []
-
-    def flush() -> None:
-        if not images:
-            return
-        rows = used[len(used) - len(images) :]
-        ids, mask = model.tokenize([data.texts(i)[0] for i in rows]) if reads else (None, None)
-        batch = Batch(image=torch.stack(images).to(model.device), input_ids=ids, attention_mask=mask)
-        logits.append(model.predict(batch).float().cpu().numpy())
-        images.clear()
-
     with evaluating(model):
-        for done, (number, other) in enumerate(zip(wanted, shown, strict=True), 1):
-            try:
-                picture = data.image(other)
-            except BadSample as bad:
-                skipped[bad.reason] += 1
-            else:
-                images.append(pair(picture, "", generator) if reads else single(picture))
-                used.append(number)
-            if len(images) == batch_size:
-                flush()
-                progress("samples", done, len(wanted))
-        flush()
-    if not used:
-        why = ", ".join(f"{reason} {n:,}" for reason, n in skipped.items()) or "it is empty"
-        raise UserError(f"no sample of the data can be used ({why}): give pictures with labels")
+        for rows, batch in batches(model, data, batch_size=batch_size, **options):
+            logits.append(model.predict(batch).float().cpu().numpy())
+            used += rows
     return Predictions(
         numbers=np.array(used),
         logits=np.concatenate(logits),
         labels=np.array([data.label(i) for i in used]),
         skipped=dict(skipped),
     )
+
+
+def batches(
+    model: System,
+    data: Samples,
+    *,
+    batch_size: int,
+    skipped: Counter[str],
+    numbers: Sequence[int] | None = None,
+    pictures: Sequence[int] | None = None,
+    progress: Progress = silent,
+) -> Iterator[tuple[list[int], Batch]]:
+    """The samples that can be used, in batches as the model takes them, and which these are.
+
+    Args:
+        skipped: counts what can't be used, by reason.
+        numbers, pictures: as in `predict`.
+
+    Raises:
+        UserError: no sample can be used.
+    """
+    wanted = range(len(data)) if numbers is None else numbers
+    shown = wanted if pictures is None else pictures
+    single = eval_transform(model.image_size, model.image_mean, model.image_std)
+    pair, generator = PairTransform(single), np.random.default_rng(0)  # nothing is drawn in evaluation
+    two, reads = isinstance(data, PicturePairs), not isinstance(data, LabelledPictures)
+    rows: list[int] = []
+    images: list[torch.Tensor] = []
+    used = 0
+    for done, (number, picture_of) in enumerate(zip(wanted, shown, strict=True), 1):
+        try:
+            picture = data.image(picture_of)
+        except BadSample as bad:
+            skipped[bad.reason] += 1
+        else:
+            images.append(pair(picture, "", generator) if two else single(picture))
+            rows.append(number)
+        if len(rows) == batch_size or (rows and done == len(wanted)):
+            ids, mask = model.tokenize([data.texts(i)[0] for i in rows]) if reads else (None, None)
+            image = torch.stack(images).to(model.device)
+            yield rows, Batch(image=image, input_ids=ids, attention_mask=mask)
+            progress("samples", done, len(wanted))
+            used += len(rows)
+            rows, images = [], []
+    if not used:
+        why = ", ".join(f"{reason} {n:,}" for reason, n in skipped.items()) or "it is empty"
+        raise UserError(f"no sample of the data can be used ({why}): give pictures with labels")
 
 
 def own_and_shuffled(

@@ -1,9 +1,9 @@
-"""ALBEF's official layouts: pre-training, retrieval, VQA, NLVR2; and how one becomes another."""
+"""ALBEF's official layouts: pre-training and all fine-tunings; and how one becomes another."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from multiway.systems.albef import ALBEFConfig
 from multiway.systems.albef_assignment import AssignmentConfig
+from multiway.systems.albef_heads import LABELS, EntailmentConfig
 from multiway.systems.albef_nlvr import NLVRConfig
+from multiway.systems.albef_vqa import VQAConfig
 from multiway.systems.bert import BertConfig
 from multiway.systems.vit import ViTConfig
 from multiway.weights.keymap import ROW, SCALAR, TRANSPOSE, Entry, Layout, linear
@@ -48,27 +50,28 @@ def layout(config: ALBEFConfig) -> Layout:
     return Layout(tuple(entries), constants)
 
 
-def vqa_layout(image: ViTConfig, text: BertConfig, decoder: BertConfig) -> Layout:
-    """Keys of `AnswerModel` in a VQA checkpoint, its momentum copies left out."""
-    predictions = "text_decoder.cls.predictions."
-    entries = [
-        *timm_vit("image_tower.", "visual_encoder.", image),
-        *bert("text.", "text_encoder.", text),
-        *bert("decoder.", "text_decoder.bert.", decoder, words_also=(f"{predictions}decoder.weight",)),
-        *word_head("head.", predictions),
-    ]
-    return Layout(tuple(entries))
+def vqa_layout(config: VQAConfig) -> Layout:
+    """Keys of `AnswerModel` in a VQA checkpoint, and behind `state.` of its teacher."""
+    entries, constants = [], {}
+    decoder = replace(config.text, layers=0, fusion_layers=config.decoder_layers)
+    for ours, mark in (("network.", ""), ("state.network.", "_m")):
+        answer, predictions = f"text_decoder{mark}.bert.", f"text_decoder{mark}.cls.predictions."
+        entries += _reader(ours, mark, config)
+        entries += bert(f"{ours}decoder.", answer, decoder, words_also=(f"{predictions}decoder.weight",))
+        entries += word_head(f"{ours}decoder.head.", predictions)
+        for prefix in (f"text_encoder{mark}.", answer):
+            constants |= _position_ids(prefix, config.text)
+    return Layout(tuple(entries), constants)
+
+
+def entailment_layout(config: EntailmentConfig) -> Layout:
+    """Keys of `EntailmentModel` in a checkpoint of visual entailment, and behind `state.` of its teacher."""
+    return _with_cls_head(config, _reader)
 
 
 def nlvr_layout(config: NLVRConfig) -> Layout:
     """Keys of `PairModel` in an NLVR2 checkpoint, and behind `state.` of its teacher."""
-    entries, constants = [], {}
-    for ours, mark in (("network.", ""), ("state.network.", "_m")):
-        entries += _pair_encoder(ours, mark, config)
-        for i in (0, 2):
-            entries += linear(f"{ours}head.{i}", f"cls_head{mark}.{i}")
-        constants |= _position_ids(f"text_encoder{mark}.", config.text)
-    return Layout(tuple(entries), constants)
+    return _with_cls_head(config, _pair_encoder)
 
 
 def assignment_layout(config: AssignmentConfig) -> Layout:
@@ -81,6 +84,25 @@ def assignment_layout(config: AssignmentConfig) -> Layout:
         *linear("text_proj", "text_proj"),
     ]
     return Layout(tuple(entries), _position_ids("text_encoder.", config.text))
+
+
+def _with_cls_head(config: Any, reader: Callable[[str, str, Any], list[Entry]]) -> Layout:
+    """A reader with a head of two layers, and the same of its teacher."""
+    entries, constants = [], {}
+    for ours, mark in (("network.", ""), ("state.network.", "_m")):
+        entries += reader(ours, mark, config)
+        for i in (0, 2):
+            entries += linear(f"{ours}head.{i}", f"cls_head{mark}.{i}")
+        constants |= _position_ids(f"text_encoder{mark}.", config.text)
+    return Layout(tuple(entries), constants)
+
+
+def _reader(ours: str, mark: str, config: VQAConfig | EntailmentConfig) -> list[Entry]:
+    """An image tower and a text stack."""
+    return [
+        *timm_vit(f"{ours}image_tower.", f"visual_encoder{mark}.", config.image),
+        *bert(f"{ours}text.", f"text_encoder{mark}.", config.text),
+    ]
 
 
 def _pair_encoder(ours: str, mark: str, config: NLVRConfig | AssignmentConfig) -> list[Entry]:
@@ -143,14 +165,22 @@ def assignment_keys(keys: Iterable[str], fusion_layer: int) -> dict[str, str]:
 
 
 def recognised(tensors: Mapping[str, Tensor]) -> tuple[Any, Layout] | None:
-    """Config and layout of pre-training, retrieval, NLVR2 or its text assignment; None of another one."""
+    """Config and layout of a checkpoint of pre-training or of any fine-tuning; None of another one."""
     if "ta_head.weight" in tensors:
         image, text = _sizes(tensors, "text_encoder.")
         embed_dim = tensors["vision_proj.weight"].shape[0]
         config = AssignmentConfig(image=image, text=text, embed_dim=embed_dim)
         return config, assignment_layout(config)
-    if "cls_head.2.weight" in tensors and len(tensors["cls_head.2.weight"]) == 2:
+    if "text_decoder.cls.predictions.bias" in tensors:
         image, text = _sizes(tensors, "text_encoder.")
+        layers = len(_layers(tensors, "text_decoder.bert."))
+        config = VQAConfig(image=image, text=text, decoder_layers=layers)
+        return config, vqa_layout(config)
+    if "cls_head.2.weight" in tensors:
+        image, text = _sizes(tensors, "text_encoder.")
+        if len(tensors["cls_head.2.weight"]) == len(LABELS):
+            config = EntailmentConfig(image=image, text=text)
+            return config, entailment_layout(config)
         config = NLVRConfig(image=image, text=text)
         return config, nlvr_layout(config)
     if "temp" in tensors:
@@ -182,9 +212,7 @@ def _sizes(
     width, size = patch.shape[0], patch_size or patch.shape[-1]
     rows = tensors["visual_encoder.pos_embed"].shape[1] - 1
     words = tensors[f"{prefix}embeddings.word_embeddings.weight"]
-    layers = {
-        int(m[1]) for m in (re.match(rf"{re.escape(prefix)}encoder\.layer\.(\d+)\.", k) for k in tensors) if m
-    }
+    layers = _layers(tensors, prefix)
     fusion = {i for i in layers if f"{prefix}encoder.layer.{i}.crossattention.self.query.weight" in tensors}
     image = ViTConfig(
         image_size=round(rows**0.5) * size,
@@ -205,3 +233,9 @@ def _sizes(
         types=tensors[f"{prefix}embeddings.token_type_embeddings.weight"].shape[0],
     )
     return image, text
+
+
+def _layers(tensors: Mapping[str, Tensor], prefix: str) -> set[int]:
+    """Numbers of a BERT's layers whose names begin with `prefix`."""
+    found = (re.match(rf"{re.escape(prefix)}encoder\.layer\.(\d+)\.", key) for key in tensors)
+    return {int(match[1]) for match in found if match}

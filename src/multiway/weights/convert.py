@@ -133,6 +133,8 @@ def official_layout(model: System) -> Layout:
         "albef": albef.layout,
         "albef_assignment": albef.assignment_layout,
         "albef_nlvr2": albef.nlvr_layout,
+        "albef_ve": albef.entailment_layout,
+        "albef_vqa": albef.vqa_layout,
         "beit": beit.layout,
         "beit_classify": beit.classifier_layout,
         "clip": clip.open_clip_layout,

@@ -1,0 +1,41 @@
+"""`multiway answer IMAGE QUESTION`: what a fine-tuned model answers, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def answer(argv: Sequence[str]) -> None:
+    """Print the best answers with their probabilities."""
+    from multiway.cli.arguments import Parser
+    from multiway.cli.evaluate_labels import HOW, INFERENCES
+    from multiway.cli.labelled import ANSWERS, answers_of
+    from multiway.cli.model import add_device, load_model
+
+    parser = Parser(
+        "multiway answer",
+        "Answers to a question about a picture, the best first. The probability is among the answers that "
+        "were compared (rank), of the text (generate), or of each answer by itself (classify).",
+    )
+    parser.add_argument("image", help="a picture")
+    parser.add_argument("question", help="a question about it")
+    parser.add_argument("--model", required=True, help="a model that answers questions")
+    parser.add_argument("--inference", choices=INFERENCES, help=HOW)
+    parser.add_argument("--answers", help=f"{ANSWERS}; default: the model's own")
+    parser.add_argument("--top", type=int, default=1, help="answers to print")
+    add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse(argv)
+
+    import json
+
+    from multiway.tasks.vqa import answering
+
+    options = {"inference": args.inference, "n": args.top, "answers": answers_of(args)}
+    (found,) = answering(load_model(args)).replies([args.image], [args.question], **options)
+    if args.json:
+        rows = [reply._asdict() for reply in found]
+        print(json.dumps({"image": args.image, "question": args.question, "answers": rows}))
+        return
+    for reply in found:
+        print(f"{reply.probability:.3f}  {reply.text}")

@@ -1,0 +1,48 @@
+"""The arguments that name data of a task, and what each task takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from multiway.cli.arguments import Parser
+
+PAIRS = (
+    "NLVR2's json, a table of two pictures, sentence and label, tars with .txt and .cls (NLVR1's strips are "
+    "cut), scenes:N or boxes:N (drawn)"
+)
+CLASSES = "a folder of pictures a class, a table of pictures and labels, tars with .cls or .json, or emoji"
+QUESTIONS = (
+    "VQA v2's questions (answers are found beside them), Visual Genome's question_answers.json, ALBEF's "
+    "json, a table of image, question and answer (or several), easy-vqa's folder, or scenes:N (drawn)"
+)
+ANSWERS = "file with the answers to choose from: an answer a line, or a json list"
+DATA = {"nlvr2": PAIRS, "classify": CLASSES, "vqa": QUESTIONS}
+
+
+def add_labelled(parser: Parser, flag: str, about: str, *, required: bool = True) -> None:
+    """The arguments that name labelled data; `labelled_of` reads them."""
+    parser.add_argument(
+        flag, action="append", required=required, metavar="SOURCE", help=f"{about}; may be given again"
+    )
+
+
+def add_labels(parser: Parser) -> None:
+    """What is said of all the sources alike."""
+    parser.add_argument("--images", help="folder of the pictures that an annotation file names")
+    parser.add_argument("--label", help="the column of the class; of emoji: group or subgroup")
+    parser.add_argument("--split", help="of emoji: train, combination, style or all")
+
+
+def sources_of(args, paths: Sequence[str] | None) -> tuple:
+    """The sources that the arguments name."""
+    from multiway.data.labelled import LabelledSource
+
+    options = {"images": args.images, "label": args.label, "split": args.split}
+    return tuple(LabelledSource(path=path, **options) for path in paths or ())
+
+
+def answers_of(args) -> tuple[str, ...] | None:
+    """The answers that a file lists; None where none is named."""
+    from multiway.data.questions import read_answers
+
+    return None if args.answers is None else read_answers(args.answers)

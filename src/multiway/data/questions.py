@@ -1,0 +1,264 @@
+"""Questions about pictures with the answers that people gave: VQA v2, Visual Genome, tables, drawn ones."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from PIL import Image
+
+from multiway.data import scenes
+from multiway.data.images import decode, read_file
+from multiway.data.labelled import LabelledSource
+from multiway.data.numbered import Keyed, Numbered
+from multiway.data.scene_questions import ask
+from multiway.data.tables import IMAGE_COLUMNS, check_rows, find_column, picture_folder, read_table
+from multiway.errors import UserError
+
+QUESTIONS, ANSWERS = ("question", "text"), ("answer", "answers", "label")
+NUMBERS = ("question_id", "qa_id", "id")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about a picture.
+
+    Attributes:
+        answers: as given, one an annotator; none where they are not known.
+        number: its id in the benchmark's upload format.
+        genome: whether it is of Visual Genome, whose answers have a weight of their own.
+        meta: the table's row.
+    """
+
+    picture: str
+    question: str
+    answers: tuple[str, ...]
+    number: int | str
+    genome: bool = False
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Store(Keyed, Protocol):
+    """An opened source of questions."""
+
+    def asked(self, i: int) -> Asked: ...
+    def image(self, i: int) -> Image.Image | bytes: ...
+
+
+class Questions(Numbered[LabelledSource, Store]):
+    """Random access to questions about pictures."""
+
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, sources: Sequence[LabelledSource] | LabelledSource, *, min_side: int | None = None):
+        """Open the sources and read all questions.
+
+        Args:
+            min_side: as in `Dataset`.
+
+        Raises:
+            UserError: a source is missing or of unknown layout.
+        """
+        super().__init__(sources, _open)
+        self.min_side = min_side
+
+    def asked(self, i: int) -> Asked:
+        """Question `i` with all that is known of it."""
+        _, store, inside = self._place(i)
+        return store.asked(inside)
+
+    def texts(self, i: int) -> list[str]:
+        """The question itself."""
+        return [self.asked(i).question]
+
+    def image(self, i: int) -> Image.Image:
+        """The picture that question `i` is about.
+
+        Raises:
+            BadSample: it can't be read or decoded.
+        """
+        _, store, inside = self._place(i)
+        picture = store.image(inside)
+        return decode(picture, min_side=self.min_side) if isinstance(picture, bytes) else picture
+
+
+class Listed:
+    """Questions that files list."""
+
+    def __init__(self, root: Path, rows: Iterable[Asked], where: Path):
+        self.root, self.problems = root, Counter[str]()
+        self.rows: list[Asked] = []
+        for row in rows:
+            if row.picture and row.question.strip():
+                self.rows.append(row)
+            else:
+                self.problems["no_question" if row.picture else "no_image"] += 1
+        if not self.rows:
+            raise UserError(f"No question in {where}: give rows of a picture, a question and its answer.")
+        if not any((root / row.picture).exists() for row in self.rows[:100]):
+            raise UserError(f"The pictures of {where} are not under {root}: name their folder with `images`.")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, i: int) -> str:
+        return f"{self.rows[i].picture} {self.rows[i].number}"
+
+    def asked(self, i: int) -> Asked:
+        return self.rows[i]
+
+    def meta(self, i: int) -> Mapping[str, Any]:
+        return self.rows[i].meta
+
+    def image(self, i: int) -> bytes:
+        return read_file(self.root / self.rows[i].picture)
+
+
+class Drawn:
+    """`n` drawn scenes with a question each, whose answer is certain."""
+
+    def __init__(self, world: scenes.Scenes):
+        self.world, self.problems = world, Counter[str]()
+
+    def __len__(self) -> int:
+        return len(self.world)
+
+    def key(self, i: int) -> str:
+        return self.world.key(i)
+
+    def asked(self, i: int) -> Asked:
+        question, answer = ask(self.world.seed, i)
+        return Asked(self.key(i), question, (answer,), i)
+
+    def image(self, i: int) -> Image.Image:
+        return self.world.image(i)
+
+
+def _open(source: LabelledSource) -> Store:
+    path = Path(source.path)
+    if source.split is not None:
+        raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
+    if source.path.startswith("scenes:"):
+        return Drawn(scenes.parse(source.path))
+    if path.is_dir():
+        if not (path / "questions.json").is_file():
+            raise UserError(f"{path} holds no questions.json: name a file of questions.")
+        path = path / "questions.json"
+    rows = read_table(path)
+    if isinstance(rows, dict) and "questions" in rows:
+        return _vqa_v2(rows, path, source)
+    if isinstance(rows, list) and rows and isinstance(rows[0], list):
+        return _easy_vqa(rows, path, source)
+    rows, root = check_rows(rows, path), picture_folder(path, source.images)
+    if "qas" in rows[0]:
+        return Listed(root, _visual_genome(rows, root), path)
+    return Listed(root, _table(rows, path, source.label), path)
+
+
+def _vqa_v2(found: Mapping[str, Any], path: Path, source: LabelledSource) -> Listed:
+    """The file of questions; that of answers lies beside it, except for the test splits."""
+    root, part = picture_folder(path, source.images), str(found.get("data_subtype", ""))
+    beside = path.with_name(path.name.replace("OpenEnded_", "").replace("questions", "annotations"))
+    answers: dict[int, tuple[str, ...]] = {}
+    if beside != path and beside.is_file():
+        for row in json.loads(beside.read_text())["annotations"]:
+            answers[row["question_id"]] = tuple(str(a["answer"]) for a in row["answers"])
+
+    def name(row: Mapping[str, Any]) -> str:
+        return f"COCO_{part}_{int(row['image_id']):012d}.jpg"
+
+    rows = check_rows(found["questions"], path)
+    folder = _folder(root, (".", part), name(rows[0]))
+    return Listed(
+        root / folder,
+        (
+            Asked(name(r), str(r["question"]), answers.get(r["question_id"], ()), r["question_id"])
+            for r in rows
+        ),
+        path,
+    )
+
+
+def _easy_vqa(rows: Sequence[Sequence[Any]], path: Path, source: LabelledSource) -> Listed:
+    """The package easy-vqa: [question, answer, number of the picture]."""
+    root = picture_folder(path, source.images or str(path.parent / "images"))
+    asked = (Asked(f"{row[2]}.png", str(row[0]), (str(row[1]),), i) for i, row in enumerate(rows))
+    return Listed(root, asked, path)
+
+
+def _visual_genome(rows: Sequence[Mapping[str, Any]], root: Path) -> Iterator[Asked]:
+    """Visual Genome's question_answers.json; its pictures lie in two folders."""
+    for row in rows:
+        for asked in row["qas"]:
+            picture = f"{asked.get('image_id', row.get('id'))}.jpg"
+            picture = str(Path(_folder(root, (".", "VG_100K", "VG_100K_2", "image"), picture)) / picture)
+            answers = (str(asked["answer"]).rstrip("."),)
+            yield Asked(picture, str(asked["question"]), answers, asked["qa_id"], genome=True)
+
+
+def _table(rows: Sequence[dict[str, Any]], path: Path, label: str | None) -> Iterator[Asked]:
+    """ALBEF's and BLIP's json, or any table with a picture, a question, and an answer or several."""
+    image, question = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, QUESTIONS))
+    numbers = next((name for name in NUMBERS if name in rows[0]), None)
+    known = any(name in rows[0] for name in ANSWERS) or label is not None
+    answer = find_column(rows[0], (label,) if label else ANSWERS, path) if known else None
+    for i, row in enumerate(rows):
+        yield Asked(
+            str(row.get(image) or ""),
+            str(row.get(question) or ""),
+            () if answer is None else _answers(row.get(answer)),
+            i if numbers is None else row.get(numbers, i),
+            genome=row.get("dataset") == "vg",
+            meta=row,
+        )
+
+
+def _answers(value: Any) -> tuple[str, ...]:
+    """One answer, or a list; in a csv a list is written as JSON."""
+    if isinstance(value, str) and value.startswith("["):
+        value = _parsed(value)
+    values = value if isinstance(value, list) else [value]
+    return tuple(str(v).strip() for v in values if v is not None and str(v).strip())
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _folder(root: Path, folders: Sequence[str], name: str) -> str:
+    """The first of these folders under `root` that has the file, else the first."""
+    return next((folder for folder in folders if (root / folder / name).exists()), folders[0])
+
+
+def count_answers(data: Questions, spell: Callable[[str], str]) -> Counter[str]:
+    """How often each answer was given, spelled by `spell`; one annotator one vote."""
+    found: Counter[str] = Counter()
+    for i in range(len(data)):
+        found.update(spell(answer) for answer in data.asked(i).answers)
+    found.pop("", None)
+    return found
+
+
+def read_answers(path: str | Path) -> tuple[str, ...]:
+    """A list of answers: one a line, a json list, or a json object whose keys they are (ans2label).
+
+    Raises:
+        UserError: there is no such file, or no answer in it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        found = json.loads(text) if Path(path).suffix.lower() == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read as a list of answers: {error}") from None
+    answers = tuple(dict.fromkeys(str(answer).strip() for answer in found if str(answer).strip()))
+    if not answers:
+        raise UserError(f"{path} lists no answers: write one a line, or a json list")
+    return answers
