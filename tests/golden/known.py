@@ -8,6 +8,7 @@ from typing import Any
 
 import albef
 import albef_conversion
+import albef_grounding
 import albef_heads
 import albef_nlvr
 import albef_setup
@@ -49,6 +50,7 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Callable[[Case, str], R
     "albef/nlvr": (albef_nlvr.nlvr, default_rule),
     "albef/nlvr_pretrain": (albef_nlvr.nlvr_pretrain, default_rule),
     "albef/vqa": (albef_heads.vqa, albef_heads.vqa_rule),
+    "albef/gradcam": (albef_grounding.grounding, albef_grounding.grounding_rule),
     "albef/ve": (albef_heads.entailment, default_rule),
     "beit/mim": (beit.mim, beit.rule),
     "beit/hf_masked_image_modeling": (beit.hf, beit.rule),
@@ -158,7 +160,13 @@ RECORDED_FACTS = {
 }
 
 #: Others, by their whole path: elsewhere the same key is a setting.
-RECORDED_PATHS = ("config.bos_token_id", "config.enc_token_id", "config.generate.*.text")
+RECORDED_PATHS = (
+    "config.bos_token_id",
+    "config.enc_token_id",
+    "config.generate.*.text",
+    "config.grounding.pred_boxes",
+    "config.grounding.result",
+)
 
 #: Keys of outputs.json, at any depth, that are compared: `outputs.<path>`. A `groups` table is, of ours, each
 #: official name's (share of the learning rate, weight decay).

@@ -213,6 +213,17 @@ class ALBEF(MomentumSystem[Encoders]):
         fused = self.encoders.text.fuse(hidden, attention_mask, context, read=read)
         return self._match(fused, attention_mask)
 
+    def match_maps(
+        self,
+        image: Float[Tensor, "B 3 H W"],
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B 2"], list[Tensor]]:
+        """ITM logits of aligned pairs, and each layer's cross-attention `[B, H, T, N]`, patches last."""
+        hidden = self.encoders.text(input_ids, attention_mask)
+        fused, maps = self.encoders.fused_with_maps(image, hidden, attention_mask)
+        return self._match(fused, attention_mask), maps
+
     def rerank_score(self, logits: Float[Tensor, "P 2"], cosine: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         if self.config.rerank == "itm":
             return logits[:, 1]

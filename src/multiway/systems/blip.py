@@ -203,6 +203,17 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
         fused = self.encoders.med(self.grounded(hidden), attention_mask, context, read=read)
         return self._match(fused, attention_mask)
 
+    def match_maps(
+        self,
+        image: Float[Tensor, "B 3 H W"],
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B 2"], list[Tensor]]:
+        """ITM logits of aligned pairs, and each layer's cross-attention `[B, H, T, N]`, patches last."""
+        words = self.encoders.med.embed(self.grounded(input_ids))
+        fused, maps = self.encoders.fused_with_maps(image, words, attention_mask)
+        return self._match(fused, attention_mask), maps
+
     def rerank_score(self, logits: Float[Tensor, "P 2"], cosine: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         if self.config.rerank == "itm+itc":
             return logits[:, 1] - logits[:, 0] + cosine / self.temperature.detach()

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from multiway.core.block import Context
 from multiway.core.heads import WordHead
 from multiway.core.pooling import AttentionPool, pool_text
+from multiway.errors import UserError
 from multiway.systems.bert import BertConfig, TextStack
 from multiway.systems.image_tower import ImageTower, image_feature
+from multiway.systems.vit import VisionTransformer
 
 
 class Unimodal(NamedTuple):
@@ -98,6 +100,29 @@ class Encoders(nn.Module):
         """
         norm = None if self.pool is None else self.pool.norm
         return self.text.fusion.context(seen(image_embeds, norm, self.null_token))
+
+    def fused_with_maps(
+        self,
+        image: Float[Tensor, "B 3 H W"],
+        hidden: Float[Tensor, "B T D"],
+        attention_mask: Int[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B T D"], list[Tensor]]:
+        """Texts that have seen their pictures, and the cross-attention `[B, H, T, N]` of each layer."""
+        maps: list[Tensor] = []
+        context = self.context(self.image_tower(image))
+        fused = self.text.fuse(hidden, attention_mask, context, maps=maps)
+        return fused, maps[1::2]  # each layer's self-attention lies before it
+
+    def feature_with_maps(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B E"], list[Tensor]]:
+        """The ITC feature of pictures, and the attention `[B, H, N, N]` of each block that is trained.
+
+        Raises:
+            UserError: the image tower has no attention.
+        """
+        tower, maps = self.image_tower, list[Tensor]()
+        if not isinstance(tower, VisionTransformer):
+            raise UserError("this model's image tower has no attention to look at: take one with a ViT")
+        return self.image_feature(tower.rest(tower.prefix(image), maps=maps)), maps
 
     def fused_masked(
         self,

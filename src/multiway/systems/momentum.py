@@ -232,6 +232,16 @@ class MomentumSystem(System, Generic[E]):
         image_embeds = self.encoders.image_tower(image)
         return self.encoders.image_feature(image_embeds), self.encoders.context(image_embeds)
 
+    def contrast_maps(
+        self,
+        image: Float[Tensor, "B 3 H W"],
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B B"], list[Tensor]]:
+        """ITC logits of all pairs, and the attention `[B, H, N, N]` of each block of the image tower."""
+        features, maps = self.encoders.feature_with_maps(image)
+        return features @ self.text_context(input_ids, attention_mask)[0].T / self.temperature, maps
+
     def text_context(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B T D"]]:
