@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,20 +22,9 @@ from torch import Tensor
 
 from multiway.errors import UserError
 from multiway.systems.base import System
+from multiway.systems.looking import Looking
 
 By = Literal["itm", "itc"]
-
-
-@runtime_checkable
-class Looking(Protocol):
-    """A system whose attention can be differentiated: ALBEF and BLIP."""
-
-    def match_maps(
-        self, image: Tensor, input_ids: Tensor, attention_mask: Tensor
-    ) -> tuple[Tensor, list[Tensor]]: ...
-    def contrast_maps(
-        self, image: Tensor, input_ids: Tensor, attention_mask: Tensor
-    ) -> tuple[Tensor, list[Tensor]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

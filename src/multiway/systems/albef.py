@@ -219,7 +219,6 @@ class ALBEF(MomentumSystem[Encoders]):
         input_ids: Int[Tensor, "B T"],
         attention_mask: Int[Tensor, "B T"],
     ) -> tuple[Float[Tensor, "B 2"], list[Tensor]]:
-        """ITM logits of aligned pairs, and each layer's cross-attention `[B, H, T, N]`, patches last."""
         hidden = self.encoders.text(input_ids, attention_mask)
         fused, maps = self.encoders.fused_with_maps(image, hidden, attention_mask)
         return self._match(fused, attention_mask), maps

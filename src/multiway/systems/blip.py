@@ -209,7 +209,6 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
         input_ids: Int[Tensor, "B T"],
         attention_mask: Int[Tensor, "B T"],
     ) -> tuple[Float[Tensor, "B 2"], list[Tensor]]:
-        """ITM logits of aligned pairs, and each layer's cross-attention `[B, H, T, N]`, patches last."""
         words = self.encoders.med.embed(self.grounded(input_ids))
         fused, maps = self.encoders.fused_with_maps(image, words, attention_mask)
         return self._match(fused, attention_mask), maps

@@ -15,9 +15,9 @@ from multiway.core.block import Context
 from multiway.core.gather import Gradient, gather, gather_ragged, mean_over_ranks, rank, world_size
 from multiway.core.momentum import ema_update
 from multiway.objectives import contrastive, matching
-from multiway.systems.base import System
 from multiway.systems.encoders import Unimodal
 from multiway.systems.image_tower import ImageTower
+from multiway.systems.looking import Looking
 from multiway.systems.momentum_state import E, MomentumState
 
 
@@ -44,7 +44,7 @@ class Aligned:
     losses: dict[str, Tensor]
 
 
-class MomentumSystem(System, Generic[E]):
+class MomentumSystem(Looking, Generic[E]):
     """A system with `encoders`, `temperature`, and a `MomentumConfig`."""
 
     encoders: E
@@ -238,7 +238,6 @@ class MomentumSystem(System, Generic[E]):
         input_ids: Int[Tensor, "B T"],
         attention_mask: Int[Tensor, "B T"],
     ) -> tuple[Float[Tensor, "B B"], list[Tensor]]:
-        """ITC logits of all pairs, and the attention `[B, H, N, N]` of each block of the image tower."""
         features, maps = self.encoders.feature_with_maps(image)
         return features @ self.text_context(input_ids, attention_mask)[0].T / self.temperature, maps
 
