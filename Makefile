@@ -62,10 +62,11 @@ format: $(VENV)/.dev  ## let ruff format the code
 docs: $(VENV)/.docs  ## build the site into site/
 	$(BIN)/zensical build --clean
 
-bench: $(VENV)/.dev  ## speed side by side: an ALBEF step, captioning and re-ranking beside transformers
+bench: $(VENV)/.dev  ## speed side by side: an ALBEF step, captioning, re-ranking and ranked answers
 	$(BIN)/python benchmarks/albef_step.py
 	$(BIN)/python benchmarks/blip_caption.py --threads 2
 	$(BIN)/python benchmarks/blip_rerank.py --threads 2
+	$(BIN)/python benchmarks/answer_ranking.py --threads 2
 
 clean:  ## remove the environment, builds and caches (keeps runs/ and demo/)
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -118,6 +118,7 @@ def blip() -> str:
         ("blip_caption", "captioning, beam 3, 20 new tokens", "transformers"),
         ("blip_rerank", "32 captions a picture, padded to the longest", "transformers_longest"),
         ("blip_rerank", "32 captions a picture, padded to 35", "transformers_35"),
+        ("answer_ranking", "128 of 3,128 answers ranked, the official way", "official_way"),
     ):
         if (found := load(name)) is None:
             continue

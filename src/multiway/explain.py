@@ -67,6 +67,7 @@ def gradcam(
     """
     if not isinstance(model, Looking):
         raise UserError(f"{type(model).__name__} has no cross-attention to explain: take an ALBEF or a BLIP")
+    image = image.detach().requires_grad_()  # so that maps of frozen layers have a gradient, too
     with torch.enable_grad():
         look = model.match_maps if by == "itm" else model.contrast_maps
         score, maps = look(image, input_ids, attention_mask)

@@ -180,5 +180,5 @@ def test_blip_answers_and_learns() -> None:
     found = vqa.say(model.eval(), data)
     assert set(found.answers) <= {"red", "two dogs"}
     assert vqa.say(model, data, asking=Asking(inference="generate")).numbers == list(range(12))
-    replies = model.replies([data.image(0)], ["what?"], n=2)[0]
+    replies = model.replies([data.image(0)], ["what?"], Asking(n=2))[0]
     assert sum(reply.probability for reply in replies) == pytest.approx(1)

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 def answer(argv: Sequence[str]) -> None:
     """Print the best answers with their probabilities."""
     from multiway.cli.arguments import Parser
-    from multiway.cli.evaluate_labels import HOW, INFERENCES
-    from multiway.cli.labelled import ANSWERS, answers_of
+    from multiway.cli.evaluate_vqa import add_answering, asking_of
     from multiway.cli.model import add_device, load_model
 
     parser = Parser(
@@ -20,8 +19,7 @@ def answer(argv: Sequence[str]) -> None:
     parser.add_argument("image", help="a picture")
     parser.add_argument("question", help="a question about it")
     parser.add_argument("--model", required=True, help="a model that answers questions")
-    parser.add_argument("--inference", choices=INFERENCES, help=HOW)
-    parser.add_argument("--answers", help=f"{ANSWERS}; default: the model's own")
+    add_answering(parser)
     parser.add_argument("--top", type=int, default=1, help="answers to print")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -31,8 +29,8 @@ def answer(argv: Sequence[str]) -> None:
 
     from multiway.tasks.vqa import answering
 
-    options = {"inference": args.inference, "n": args.top, "answers": answers_of(args)}
-    (found,) = answering(load_model(args)).replies([args.image], [args.question], **options)
+    model = answering(load_model(args))
+    (found,) = model.replies([args.image], [args.question], asking_of(args, n=args.top))
     if args.json:
         rows = [reply._asdict() for reply in found]
         print(json.dumps({"image": args.image, "question": args.question, "answers": rows}))

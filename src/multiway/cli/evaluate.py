@@ -13,7 +13,9 @@ COMMANDS = {
     "caption": Command("multiway.cli.evaluate:caption", "captions against the texts of pictures"),
     "nlvr2": Command("multiway.cli.evaluate_labels:nlvr2", "is a sentence true of two pictures?"),
     "classify": Command("multiway.cli.evaluate_labels:classify", "which class is a picture of?"),
-    "vqa": Command("multiway.cli.evaluate_labels:vqa", "what is the answer to a question about a picture?"),
+    "entailment": Command("multiway.cli.evaluate_labels:entailment", "is a sentence true of a picture?"),
+    "vqa": Command("multiway.cli.evaluate_vqa:vqa", "what is the answer to a question about a picture?"),
+    "grounding": Command("multiway.cli.evaluate_grounding:grounding", "where is what a text says?"),
 }
 
 
@@ -90,12 +92,8 @@ def caption(argv: Sequence[str]) -> None:
     decide.add_deciding(parser)
     args = parser.parse(argv)
     decide.check(args)
-    options = {
-        "options": options_of(args),
-        "texts": args.texts,
-        "cut": args.cut,
-        "batch_size": args.batch_size,
-    }
+    options = {name: getattr(args, name) for name in ("texts", "cut", "batch_size")}
+    options["options"] = options_of(args)
 
     from multiway.data.dataset import Dataset
     from multiway.tasks.caption import measure

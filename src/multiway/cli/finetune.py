@@ -14,6 +14,7 @@ from multiway.cli.labelled import ANSWERS, DATA, add_labelled, add_labels, answe
 COMMANDS = {
     "nlvr2": Command("multiway.cli.finetune:nlvr2", "is a sentence true of two pictures?"),
     "classify": Command("multiway.cli.finetune:classify", "which class is a picture of?"),
+    "entailment": Command("multiway.cli.finetune:entailment", "is a sentence true of a picture?"),
     "vqa": Command("multiway.cli.finetune:vqa", "what is the answer to a question about a picture?"),
 }
 FIND = "cut the batch into as few micro-batches (train.accumulate) as fit into memory, by trying a step"
@@ -35,6 +36,11 @@ def nlvr2(argv: Sequence[str]) -> None:
 def classify(argv: Sequence[str]) -> None:
     """A picture and its class."""
     _finetune("classify", argv)
+
+
+def entailment(argv: Sequence[str]) -> None:
+    """A picture and a sentence that it makes true, false, or neither."""
+    _finetune("entailment", argv)
 
 
 def vqa(argv: Sequence[str]) -> None:

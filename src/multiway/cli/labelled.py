@@ -16,7 +16,8 @@ QUESTIONS = (
     "json, a table of image, question and answer (or several), easy-vqa's folder, or scenes:N (drawn)"
 )
 ANSWERS = "file with the answers to choose from: an answer a line, or a json list"
-DATA = {"nlvr2": PAIRS, "classify": CLASSES, "vqa": QUESTIONS}
+SENTENCES = "SNLI-VE's jsonl, ALBEF's json, a table of image, sentence and label, or scenes:N (drawn)"
+DATA = {"nlvr2": PAIRS, "classify": CLASSES, "vqa": QUESTIONS, "entailment": SENTENCES}
 
 
 def add_labelled(parser: Parser, flag: str, about: str, *, required: bool = True) -> None:

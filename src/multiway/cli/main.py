@@ -23,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "caption": Command("multiway.cli.caption:caption", "what pictures show: print it, or write data sets"),
     "answer": Command("multiway.cli.answer:answer", "answer a question about a picture"),
+    "ground": Command("multiway.cli.ground:ground", "where in a picture is what a text says?"),
     "match": Command("multiway.cli.match:match", "how well texts fit a picture"),
     "calibrate": Command(
         "multiway.cli.calibrate:calibrate", "probabilities of a match that hold on gold pairs"

@@ -16,7 +16,7 @@ from multiway.systems.distilled import Distilled, DistilledConfig, DistillState,
 from multiway.systems.two_pictures import share_right
 
 #: In the order of the official head (dataset/ve_dataset.py).
-LABELS = ("contradiction", "neutral", "entailment")
+LABELS: tuple[str, ...] = ("contradiction", "neutral", "entailment")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,24 +93,26 @@ class Answering(System, ABC):
 
     @torch.inference_mode()
     def replies(
-        self, images: Picture | Sequence[Picture], questions: str | Sequence[str], **options: Any
+        self,
+        images: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        asking: Asking = BY_ITSELF,
     ) -> list[list[Reply]]:
-        """As `reply`, of pictures and questions as a user has them; options are those of `Asking`.
+        """As `reply`, of pictures and questions as a user has them.
 
         Raises:
             UserError: numbers of pictures and questions differ, or the model has no tokenizer.
         """
-        return self.reply(*paired(self, images, questions), Asking(**options))
+        return self.reply(*paired(self, images, questions), asking)
 
     def answer(
         self,
         images: Picture | Sequence[Picture],
         questions: str | Sequence[str],
-        *args: Any,
         **options: Any,
     ) -> list[str]:
         """The best answer of each pair of picture and question; options are those of `Asking`."""
-        return [best[0].text for best in self.replies(images, questions, *args, **options)]
+        return [best[0].text for best in self.replies(images, questions, Asking(**options))]
 
     def way(self, inference: Inference | None, default: Inference) -> Inference:
         """The way of inference that is asked for.

@@ -14,11 +14,12 @@ from multiway.data.labelled import LabelledPictures, LabelledSource, TaskData
 from multiway.data.loader import Loader
 from multiway.data.mixing import Mixed
 from multiway.data.questions import Questions
+from multiway.data.sentences import Sentences
 from multiway.data.two_pictures import PairTransform, PicturePairs
 from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
-from multiway.tasks import classify, nlvr2, vqa
+from multiway.tasks import classify, entailment, nlvr2, vqa
 from multiway.tasks.predictions import Measurement
 from multiway.train.build import start_from_model
 from multiway.train.loop import Result, train
@@ -26,7 +27,7 @@ from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run, TrainConfig
 from multiway.weights.adapter import save_adapter
 
-Data = PicturePairs | LabelledPictures | Questions
+Data = PicturePairs | LabelledPictures | Questions | Sentences
 Sources = Sequence[LabelledSource]
 
 
@@ -68,12 +69,23 @@ def _open_questions(sources: Sources, labels: tuple[str, ...], min_side: int | N
     return Questions(sources, min_side=min_side)
 
 
+def _open_sentences(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> Sentences:
+    return Sentences(sources, min_side=min_side)
+
+
 TASKS: dict[str, Task] = {
     "nlvr2": Task(
         "is a sentence true of two pictures?", _open_pairs, nlvr2.evaluate, nlvr2.measure, "accuracy"
     ),
     "classify": Task(
         "which class is a picture of?", _open_classes, classify.evaluate, classify.measure, "top1"
+    ),
+    "entailment": Task(
+        "is a sentence true of a picture?",
+        _open_sentences,
+        entailment.evaluate,
+        entailment.measure,
+        "accuracy",
     ),
     "vqa": Task(
         "what is the answer to a question about a picture?",

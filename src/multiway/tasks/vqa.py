@@ -247,6 +247,11 @@ def _outcomes(said: Said, data: Questions) -> Outcomes:
     )
 
 
+def _counted(asked: Asked) -> str:
+    """The answers that were given most often, and how often."""
+    return ", ".join(f"{answer} ({n})" for answer, n in Counter(asked.answers).most_common(3))
+
+
 def _kind(asked: Asked) -> str:
     """VQA v2's three kinds of answers, by the most frequent one."""
     answer = Counter(map(metrics.normalise, asked.answers)).most_common(1)[0][0]
