@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +27,6 @@ name alone, as in --lr 1e-4 or --epochs 3. What ran is written to OUT/run.json."
 def finetune(argv: Sequence[str]) -> None:
     """Fine-tune a model."""
     dispatch("multiway finetune", "Fine-tune a model for a task.", COMMANDS, argv)
-
-
-def nlvr2(argv: Sequence[str]) -> None:
-    """Two pictures and a sentence."""
-    _finetune("nlvr2", argv)
-
-
-def classify(argv: Sequence[str]) -> None:
-    """A picture and its class."""
-    _finetune("classify", argv)
-
-
-def entailment(argv: Sequence[str]) -> None:
-    """A picture and a sentence that it makes true, false, or neither."""
-    _finetune("entailment", argv)
-
-
-def vqa(argv: Sequence[str]) -> None:
-    """A picture, a question and its answers."""
-    _finetune("vqa", argv)
 
 
 def _finetune(task: str, argv: Sequence[str]) -> None:
@@ -103,3 +84,6 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
     result = tasks.finetune(task, run, args.out, resume=args.resume)
     if result.stopped_by is None and os.environ.get("RANK", "0") == "0":
         print(f"model in {args.out / 'model'}")
+
+
+nlvr2, classify, entailment, vqa = (partial(_finetune, task) for task in COMMANDS)

@@ -17,10 +17,8 @@ from multiway.errors import UserError
 
 COMMANDS: dict[str, Command] = {
     "train": Command("multiway.cli.train:train", "train a recipe; the same command runs under torchrun"),
-    "finetune": Command("multiway.cli.finetune:finetune", "fine-tune a model: nlvr2, classify, vqa"),
-    "evaluate": Command(
-        "multiway.cli.evaluate:evaluate", "measure a model: retrieval, caption, nlvr2, classify, vqa"
-    ),
+    "finetune": Command("multiway.cli.finetune:finetune", "fine-tune a model for a task"),
+    "evaluate": Command("multiway.cli.evaluate:evaluate", "measure a model on held-back data"),
     "caption": Command("multiway.cli.caption:caption", "what pictures show: print it, or write data sets"),
     "answer": Command("multiway.cli.answer:answer", "answer a question about a picture"),
     "ground": Command("multiway.cli.ground:ground", "where in a picture is what a text says?"),

@@ -5,6 +5,7 @@ Answers that are written or ranked are in `systems.writing`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from multiway.batch import Batch
 from multiway.errors import UserError
-from multiway.generation import GenerationConfig
+from multiway.generation import Generated, GenerationConfig
 from multiway.systems.answer_tree import Candidates
 from multiway.systems.base import Picture, System
+from multiway.text import Tokenizer
 
 Inference = Literal["rank", "generate", "classify"]
 
@@ -161,3 +163,12 @@ class AnswerChoice(Answering):
         best = logits.float().sigmoid().topk(min(asking.n, logits.shape[1]), dim=1)
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [[Reply(self.config.labels[i], p) for i, p in zip(*row, strict=True)] for row in rows]
+
+
+def written(tokenizer: Tokenizer, found: Generated) -> list[list[Reply]]:
+    """What a search found as texts, each with its probability."""
+    rows = zip(found.sequences, found.logprobs, strict=True)
+    return [
+        [Reply(text, math.exp(p)) for text, p in zip(tokenizer.decode(texts), sums, strict=True)]
+        for texts, sums in rows
+    ]

@@ -19,7 +19,6 @@ of a text alone its first half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -32,10 +31,10 @@ from multiway.core.gather import mean_over_ranks
 from multiway.errors import UserError
 from multiway.generation import Decoding, GenerationConfig, Trie, generate
 from multiway.objectives import language
-from multiway.systems.answering import paired
+from multiway.systems.answer_tree import Candidates
+from multiway.systems.answering import BY_ITSELF, Answering, Asking, Reply, written
 from multiway.systems.captioning import Captioning
 from multiway.systems.conv_tower import ConvTower, StemConfig
-from multiway.systems.pictures import Picture
 from multiway.systems.prefix_network import Parted, PrefixConfig, PrefixDecoding, PrefixNetwork, part
 from multiway.text import TokenizerConfig
 
@@ -137,9 +136,10 @@ class PrefixSystem(Captioning):
         return super().decays(name, parameter) and not name.endswith((".positions", "relative.table"))
 
 
-class SimVLM(PrefixSystem):
+class SimVLM(Answering, PrefixSystem):
     """Prefix language modelling; captions and answers by generation."""
 
+    inferences = ("generate",)
     config: SimVLMConfig
 
     # --- the figure
@@ -209,32 +209,21 @@ class SimVLM(PrefixSystem):
         ends = {"eos_id": self.tokenizer.sep_id, "pad_id": self.tokenizer.pad_id}
         return GenerationConfig(min_length=least, max_length=most, **ends)
 
-    @torch.inference_mode()
-    def answer(
+    def reply(
         self,
-        images: Picture | Sequence[Picture],
-        questions: str | Sequence[str],
-        *,
-        answers: Sequence[str] | None = None,
-        config: GenerationConfig | None = None,
-    ) -> list[str]:
-        """Answers by generation (section 4.4): each question is a prefix.
-
-        Args:
-            answers: of which one must come; None: any text.
-
-        Raises:
-            UserError: numbers of pictures and questions differ, or the model has no tokenizer.
-        """
-        image, ids, mask = paired(self, images, questions)
-        assert self.tokenizer is not None  # tokenize asked for it
-        mask = mask * (ids != self.tokenizer.sep_id)
-        if config is None:
-            config = GenerationConfig(
-                max_length=10, eos_id=self.tokenizer.sep_id, pad_id=self.tokenizer.pad_id
-            )
-        if answers is not None:
-            trie = Trie([self.tokenizer.encode(answer)[1:-1] for answer in answers])
+        image: Float[Tensor, "G 3 H W"],
+        input_ids: Int[Tensor, "G S"],
+        attention_mask: Int[Tensor, "G S"],
+        asking: Asking = BY_ITSELF,
+    ) -> list[list[Reply]]:
+        """Answers by generation (section 4.4), one of a list if it is given: each question is a prefix."""
+        self.way(asking.inference, "generate")
+        assert self.tokenizer is not None  # questions are tokens already
+        mask, n = attention_mask * (input_ids != self.tokenizer.sep_id), asking.n
+        ends = {"eos_id": self.tokenizer.sep_id, "pad_id": self.tokenizer.pad_id}
+        config = asking.config or GenerationConfig(max_length=10, beams=max(3, n), n_best=n, **ends)
+        if (answers := asking.answers) is not None:
+            texts = answers.texts if isinstance(answers, Candidates) else answers
+            trie = Trie([self.tokenizer.encode(answer)[1:-1] for answer in texts])
             config = replace(config, trie=trie, max_length=max(config.max_length, trie.depth + 1))
-        found = generate(self.decoding(image), ids, mask, config)
-        return self.tokenizer.decode([group[0] for group in found.sequences])
+        return written(self.tokenizer, generate(self.decoding(image), input_ids, mask, config))

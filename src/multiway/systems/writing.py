@@ -10,7 +10,6 @@ ALBEF and BLIP answer so.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ from multiway.errors import UserError
 from multiway.generation import Decoding, GenerationConfig, generate
 from multiway.objectives import language
 from multiway.systems.answer_tree import Candidates, tree_losses
-from multiway.systems.answering import BY_ITSELF, Answering, Asking, Reply
+from multiway.systems.answering import BY_ITSELF, Answering, Asking, Reply, written
 from multiway.systems.decoding import StackDecoding
 from multiway.systems.med import Decoder, shift
 
@@ -190,11 +189,7 @@ class Writing(Answering):
             pad_id=self.tokenizer.pad_id,
         )
         found = generate(self.decoding(question, mask), start, torch.ones_like(start), config)
-        rows = zip(found.sequences, found.logprobs, strict=True)
-        return [
-            [Reply(text, math.exp(p)) for text, p in zip(self.tokenizer.decode(texts), sums, strict=True)]
-            for texts, sums in rows
-        ]
+        return written(self.tokenizer, found)
 
 
 def summed(
