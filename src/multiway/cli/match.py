@@ -27,11 +27,13 @@ def match(argv: Sequence[str]) -> None:
         {"text": text, "probability": score.probability, "similarity": score.cosine}
         for text, score in zip(args.texts, scores, strict=True)
     ]
-    rows.sort(key=lambda row: (row["probability"] or 0.0, row["similarity"]), reverse=True)
+    rows.sort(key=lambda row: (row["probability"] or 0.0, row["similarity"] or 0.0), reverse=True)
     if args.json:
         print(json.dumps({"image": args.image, "texts": rows}))
         return
     print("probability  similarity")
     for row in rows:
-        probability = "-" if row["probability"] is None else f"{row['probability']:.3f}"
-        print(f"{probability:>11}  {row['similarity']:>10.3f}  {row['text']}")
+        probability, similarity = (
+            "-" if row[name] is None else f"{row[name]:.3f}" for name in ("probability", "similarity")
+        )
+        print(f"{probability:>11}  {similarity:>10}  {row['text']}")

@@ -28,6 +28,31 @@ SIDED = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class KeptShape:
+    """The size of a picture that keeps its shape, nearly: both sides are whole patches (ViLT, section 3.4).
+
+    Attributes:
+        shorter: pixels of the shorter side, unless the longer one would have more than `longest`.
+        multiple: of a patch; a picture has at least one in each direction.
+    """
+
+    shorter: int
+    longest: int
+    multiple: int
+
+    def of(self, image: Image.Image) -> tuple[int, int]:
+        """(height, width) that the picture is resized to. Source: ViLT transforms/utils.py, MinMaxResize."""
+        scale = min(self.shorter / min(image.size), self.longest / max(image.size))
+        sides = (int(side * scale + 0.5) // self.multiple for side in (image.height, image.width))
+        height, width = (max(side, 1) * self.multiple for side in sides)
+        return height, width
+
+
+#: Pixels of all pictures, one side or (height, width); or the shape that each one keeps.
+ImageSize = int | tuple[int, int] | KeptShape
+
+
 @dataclass(frozen=True, kw_only=True)
 class Augment:
     """What is done to a training picture, in this order. The defaults are ALBEF's pre-training.
@@ -73,7 +98,7 @@ class Augment:
 
     def min_side(self, image_size: int | tuple[int, int]) -> int:
         """The side to keep on decoding, so that the smallest crop still has `image_size` pixels."""
-        largest = max(_height_width(image_size))
+        largest = max((image_size,) if isinstance(image_size, int) else image_size)
         return math.ceil(largest / math.sqrt(self.crop_scale[0])) if self.crop_scale else 2 * largest
 
 
@@ -81,7 +106,7 @@ class Augment:
 class TrainTransform:
     """See `train_transform`."""
 
-    image_size: tuple[int, int]
+    image_size: ImageSize
     augment: Augment
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -95,9 +120,9 @@ class TrainTransform:
     def distort(self, image: Image.Image, caption: str, generator: np.random.Generator) -> Image.Image:
         """The augmented picture before it becomes a tensor (RGB, `image_size`)."""
         a = self.augment
-        height, width = self.image_size
         if a.crop_scale is not None:
             image = image.crop(_crop_box(image.size, a.crop_scale, a.crop_ratio, generator))
+        height, width = _height_width(self.image_size, image)
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         if generator.random() < a.flip and not says_side(caption):
@@ -112,7 +137,7 @@ class TrainTransform:
 class EvalTransform:
     """See `eval_transform`."""
 
-    image_size: tuple[int, int]
+    image_size: ImageSize
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: Literal["squash", "crop"] = "squash"
@@ -120,7 +145,7 @@ class EvalTransform:
     def __call__(
         self, image: Image.Image, caption: str = "", generator: np.random.Generator | None = None
     ) -> Float[Tensor, "3 H W"]:
-        height, width = self.image_size
+        height, width = _height_width(self.image_size, image)
         if self.fit == "crop":
             factor = max(height / image.height, width / image.width)
             size = max(width, int(image.width * factor)), max(height, int(image.height * factor))
@@ -133,7 +158,7 @@ class EvalTransform:
 
 
 def train_transform(
-    image_size: int | tuple[int, int],
+    image_size: ImageSize,
     augment: Augment | None = None,
     mean: tuple[float, ...] = CLIP_MEAN,
     std: tuple[float, ...] = CLIP_STD,
@@ -141,14 +166,14 @@ def train_transform(
     """A callable (RGB picture, caption, generator) -> `[3, H, W]` float32: augmented and normalised.
 
     Args:
-        image_size: pixels, one number or (height, width).
+        image_size: pixels, one number or (height, width); or the shape that pictures keep.
         augment: ALBEF's pre-training by default.
     """
-    return TrainTransform(_height_width(image_size), augment or Augment(), tuple(mean), tuple(std))
+    return TrainTransform(image_size, augment or Augment(), tuple(mean), tuple(std))
 
 
 def eval_transform(
-    image_size: int | tuple[int, int],
+    image_size: ImageSize,
     mean: tuple[float, ...] = CLIP_MEAN,
     std: tuple[float, ...] = CLIP_STD,
     fit: Literal["squash", "crop"] = "squash",
@@ -156,11 +181,11 @@ def eval_transform(
     """A callable (RGB picture) -> `[3, H, W]` float32: resized (bicubic) and normalised, nothing random.
 
     Args:
-        image_size: pixels, one number or (height, width).
+        image_size: pixels, one number or (height, width); or the shape that pictures keep.
         fit: `squash` to the size whatever the shape (ALBEF), or resize the shorter side and `crop` the
             middle (CLIP).
     """
-    return EvalTransform(_height_width(image_size), tuple(mean), tuple(std), fit)
+    return EvalTransform(image_size, tuple(mean), tuple(std), fit)
 
 
 def says_side(caption: str) -> bool:
@@ -185,7 +210,10 @@ def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     return (np.arange(256, dtype=np.float32) / np.float32(255) - m) / s
 
 
-def _height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+def _height_width(image_size: ImageSize, image: Image.Image) -> tuple[int, int]:
+    """What a picture is resized to."""
+    if isinstance(image_size, KeptShape):
+        return image_size.of(image)
     return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
 
 

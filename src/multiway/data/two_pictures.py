@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from multiway.data import box_pairs, boxes, scenes
 from multiway.data.augment import EvalTransform, TrainTransform
+from multiway.data.collate import stacked
 from multiway.data.images import decode, read_file
 from multiway.data.labelled import LabelledSource
 from multiway.data.numbered import Keyed, Numbered
@@ -96,7 +96,7 @@ class PairTransform:
     def __call__(
         self, pictures: TwoPictures, caption: str, generator: np.random.Generator
     ) -> Float[Tensor, "2 3 H W"]:
-        return torch.stack([self.one(picture, caption, generator) for picture in pictures])
+        return stacked([self.one(picture, caption, generator) for picture in pictures])
 
 
 def _open(source: LabelledSource) -> Store:

@@ -40,6 +40,8 @@ RECIPES: dict[str, str] = {
         "simvlm_base",
         "simvlm_emoji",
         "simvlm_scenes",
+        "vilt_base",
+        "vilt_emoji",
         "vlmo_base",
         "vlmo_emoji",
         "vqkd_base",
@@ -48,7 +50,14 @@ RECIPES: dict[str, str] = {
 } | {name: f"multiway.recipes.beit:{name}" for name in ("beit2_base", "beit2_emoji")}
 RECIPES |= {
     name: f"multiway.recipes.scenes:{name}"
-    for name in ("albef_scenes", "assignment_scenes", "beit3_scenes", "vlmo_scenes", "vqkd_scenes")
+    for name in (
+        "albef_scenes",
+        "assignment_scenes",
+        "beit3_scenes",
+        "vilt_scenes",
+        "vlmo_scenes",
+        "vqkd_scenes",
+    )
 }
 
 

@@ -23,6 +23,7 @@ from multiway.systems.beit3_config import BEiT3Config
 from multiway.systems.beit3_config import TextConfig as BEiT3Text
 from multiway.systems.bert import BertConfig
 from multiway.systems.patches import ImageConfig
+from multiway.systems.vilt_config import ViLTConfig, vilt_vit
 from multiway.systems.vit import ViTConfig
 from multiway.systems.vlmo_config import TextConfig as VLMoText
 from multiway.systems.vlmo_config import VLMoConfig
@@ -98,6 +99,18 @@ def assignment_scenes() -> Run:
         train=training(600, 5e-4),
         init=Init(checkpoint="runs/albef_scenes/model"),
     )
+
+
+def vilt_scenes() -> Run:
+    """ViLT of four layers, from random weights."""
+    system = ViLTConfig(
+        image=vilt_vit(image_size=SIDE, patch_size=PATCH, depth=4, dropout=0.0, **SIZES),
+        text=VLMoText(positions=32, dropout=0.0),
+        tokenizer=TOKENS,
+        longest_side=2 * SIDE,
+        mlm_probability=0.3,
+    )
+    return Run(name="vilt_scenes", system=system, data=_scenes(), train=training(1500, 1e-3))
 
 
 def vlmo_scenes() -> Run:

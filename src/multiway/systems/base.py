@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Stack
+from multiway.data.augment import KeptShape
 from multiway.errors import UserError
 from multiway.metrics.calibration import Calibration
 from multiway.systems.image_tower import ImageTower
@@ -33,21 +34,19 @@ class System(nn.Module):
         image_size, image_mean, image_std: how pictures are prepared.
         image_tower: the module that turns pictures into tokens.
         has_itm, has_itc: whether `match_pairs` can be asked, and whether there are features to compare.
-        longest_side: of pictures that keep their shape, whose shorter side is `image_size`; None: squashed.
+        kept_shape: how pictures keep their shape; None: they are squashed to `image_size`.
         has_image, has_text: whether the system reads pictures, and texts.
         parts: prefixes of parameter names in `vision`, `text` and `interaction` (`systems.profile`).
     """
 
     has_itm = False
-    has_itc = True
-    has_image = True
-    has_text = True
+    has_itc = has_image = has_text = True
     config: Any
     tokenizer: Tokenizer | None = None
     calibration: Calibration | None = None
     parts: dict[str, tuple[str, ...]]
     image_size: int | tuple[int, int]
-    longest_side: int | None = None
+    kept_shape: KeptShape | None = None
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
 
@@ -199,7 +198,9 @@ class System(nn.Module):
         Raises:
             UserError: a path does not exist or is not a picture.
         """
-        return prepared(images, self.image_size, self.image_mean, self.image_std).to(self.device)
+        return prepared(images, self.kept_shape or self.image_size, self.image_mean, self.image_std).to(
+            self.device
+        )
 
     def tokenize(
         self, texts: str | Sequence[str], *, clean: bool = True

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from multiway.data.augment import ImageSize, eval_transform
+from multiway.data.collate import stacked
 from multiway.errors import UserError
 
 #: A picture as a user has it: a path, a PIL image, or a normalised `[3, H, W]` tensor.
@@ -18,7 +19,7 @@ Picture = str | Path | Image.Image | Tensor
 
 def prepared(
     images: Picture | Sequence[Picture],
-    image_size: int | tuple[int, int],
+    image_size: ImageSize,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> Float[Tensor, "B 3 H W"]:
@@ -27,8 +28,6 @@ def prepared(
     Raises:
         UserError: a path does not exist or is not a picture.
     """
-    from multiway.data.augment import eval_transform
-
     if isinstance(images, Tensor) and images.ndim == 4:
         return images
     transform, rows = eval_transform(image_size, mean, std), []
@@ -37,7 +36,7 @@ def prepared(
             rows.append(image)
         else:
             rows.append(transform(image.convert("RGB") if isinstance(image, Image.Image) else opened(image)))
-    return torch.stack(rows)
+    return stacked([row.cpu() for row in rows])
 
 
 def pair_count(pictures: int, texts: int) -> int:

@@ -21,6 +21,7 @@ from multiway.core.embed import WordEmbed, padded_positions, resize_positions
 from multiway.core.init import init_bert
 from multiway.core.pooling import pooled_positions
 from multiway.core.relative import Grid
+from multiway.data.augment import KeptShape
 from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.systems.bert import unpadded
@@ -66,7 +67,8 @@ class OneTower(System):
         with torch.no_grad():  # a second picture starts as the first (NLVR2)
             self.types.weight[2:] = self.types.weight[1]
         self.itm_head: nn.Linear | None = None
-        self.image_size, self.longest_side = config.image.image_size, config.longest_side
+        self.image_size = config.image.image_size
+        self.kept_shape = KeptShape(self.image_size, config.longest_side, config.image.patch_size)
         self.image_mean, self.image_std = config.image.mean, config.image.std
         embeddings = tuple(f"image_tower.{part}" for part in ("patches.", "cls_token", "positions"))
         both = ("image_tower.blocks.", "image_tower.norm.", "types.", "pooler.", "itm_head.")

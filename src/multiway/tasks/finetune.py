@@ -196,7 +196,8 @@ def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader | 
     config: TaskData = run.data
     task = task_of(name)
     samples = task.open(config.train, labels_of(run.system), config.augment.min_side(system.image_size))
-    one = train_transform(system.image_size, config.augment, system.image_mean, system.image_std)
+    size = system.kept_shape or system.image_size
+    one = train_transform(size, config.augment, system.image_mean, system.image_std)
     reads = not isinstance(samples, LabelledPictures)
     transform: Any = PairTransform(one) if isinstance(samples, PicturePairs) else one
     if reads and system.tokenizer is None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from multiway.errors import UserError
 from multiway.systems.base import Picture, System
 from multiway.systems.pictures import pair_count
-from multiway.tasks.two_stage import evaluating
+from multiway.tasks.two_stage import NOTHING_TO_COMPARE, encode_pictures, encode_words, evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +18,14 @@ class Match:
     """One pair's scores.
 
     Attributes:
-        cosine: ITC similarity, -1..1: comparable among pairs of one model, no probability.
+        cosine: ITC similarity, -1..1: comparable among pairs of one model, no probability; None where the
+            model has no such features (ViLT).
         logit: the model's `rerank_score`, what retrieval re-ranks by; None without an ITM head.
         margin: the head's log-odds of "matched", before any calibration; None without such a head.
         probability: 0..1 by `System.match_probability`; without a head by the calibrated cosine, or None.
     """
 
-    cosine: float
+    cosine: float | None
     logit: float | None = None
     margin: float | None = None
     probability: float | None = None
@@ -40,16 +42,18 @@ def match(
     pairs = pair_count(len(images), len(texts))
     found: list[Match] = []
     with evaluating(model):
-        lone = model.image_context(model.prepare(images)) if len(images) == 1 else None
+        lone = encode_pictures(model, model.prepare(images)) if len(images) == 1 else None
         for start in range(0, pairs, batch_size):
             part = slice(start, start + batch_size)
-            features, context = lone or model.image_context(model.prepare(images[part]))
+            features, context = lone or encode_pictures(model, model.prepare(images[part]))
             ids, mask = model.tokenize(texts if len(texts) == 1 else texts[part])
-            text_features, hidden = model.text_context(ids, mask)
+            text_features, hidden = encode_words(model, ids, mask)
             rows = torch.arange(max(len(features), len(ids)), device=model.device)
             of_picture, of_text = rows % len(features), rows % len(ids)
             similar = (features[of_picture] * text_features[of_text]).sum(-1)
             cosine = similar.tolist()
+            if context is None and not model.has_itc:
+                raise UserError(NOTHING_TO_COMPARE.format(type(model).__name__))
             if context is None:
                 fitted = model.calibration
                 sure = [None] * len(cosine) if fitted is None else fitted.probability(cosine).tolist()
@@ -63,7 +67,7 @@ def match(
                 model.match_probability(logits).tolist(),
             )
             found += [
-                Match(cosine=c, logit=score, margin=margin, probability=p)
+                Match(cosine=c if model.has_itc else None, logit=score, margin=margin, probability=p)
                 for c, score, margin, p in zip(cosine, *columns, strict=True)
             ]
     return found

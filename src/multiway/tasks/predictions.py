@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from multiway.batch import Batch
 from multiway.data.augment import eval_transform
+from multiway.data.collate import stacked
 from multiway.data.labelled import LabelledPictures
 from multiway.data.sample import BadSample
 from multiway.data.two_pictures import PairTransform, PicturePairs
@@ -139,7 +140,7 @@ def batches(
     """
     wanted = range(len(data)) if numbers is None else numbers
     shown = wanted if pictures is None else pictures
-    single = eval_transform(model.image_size, model.image_mean, model.image_std)
+    single = eval_transform(model.kept_shape or model.image_size, model.image_mean, model.image_std)
     pair, generator = PairTransform(single), np.random.default_rng(0)  # nothing is drawn in evaluation
     two, reads = isinstance(data, PicturePairs), not isinstance(data, LabelledPictures)
     rows: list[int] = []
@@ -155,7 +156,7 @@ def batches(
             rows.append(number)
         if len(rows) == batch_size or (rows and done == len(wanted)):
             ids, mask = model.tokenize([data.texts(i)[0] for i in rows]) if reads else (None, None)
-            image = torch.stack(images).to(model.device)
+            image = stacked(images).to(model.device)
             yield rows, Batch(image=image, input_ids=ids, attention_mask=mask)
             progress("samples", done, len(wanted))
             used += len(rows)

@@ -4,6 +4,9 @@ Two numbers each: `itc`, the dual encoder alone, and `itm`, after the k best of 
 order of the ITM head (official: ALBEF Retrieval.py; k is 128 on Flickr30K, 256 on COCO). Texts that are equal
 byte for byte are one text with several positive pictures. Items outside a shortlist keep their ITC order
 below it; the official matrices hold -100 there, which differs in ranks beyond k alone.
+
+A model without contrastive features (ViLT) has one number: the ITM head scores every picture with every text.
+With a prefilter, another model with such features, it scores the k best by that one: an approximation.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from multiway.metrics.controls import other
 from multiway.systems.base import System
 from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.two_stage import (
+    NOTHING_TO_COMPARE,
     Pictures,
     Progress,
     Texts,
@@ -50,8 +54,8 @@ class Measurement:
 
     Attributes:
         result: what `evaluate` returns.
-        shuffled: ITC's figures when each picture's texts are given to another picture: what knows of no
-            picture scores so.
+        shuffled: ITC's figures (ITM's, where every pair is scored) when each picture's texts are given to
+            another picture: what knows of no picture scores so.
         pairs: pairs that the ITM head scored, each once.
         seconds: that this took.
         skipped: reason -> number of samples that could not be used.
@@ -83,6 +87,7 @@ def evaluate(
     texts: Literal["first", "all"] = "all",
     k: int = 16,
     batch_size: int = 32,
+    prefilter: System | None = None,
     progress: Progress = silent,
 ) -> dict:
     """Recalls in percent and median ranks, from 1, in both directions.
@@ -90,17 +95,20 @@ def evaluate(
     Args:
         texts: of each picture the first text alone, or all.
         k: how many of each query's best the ITM head re-ranks.
+        prefilter: whose contrastive features choose the candidates instead of the model's own.
         progress: called as progress(stage, done, total).
 
     Returns:
         `n_images`, `n_texts`, `k`, `itc` and `itm`; the latter two hold `tr_r1 tr_r5 tr_r10 tr_median_rank`
-        and `ir_*` likewise. `itm` is None without an ITM head.
+        and `ir_*` likewise. `itm` is None without an ITM head; `itc` and `k` without contrastive features.
 
     Raises:
-        UserError: no sample can be used, or k is below 1.
+        UserError: no sample can be used, k is below 1, or the model can't compare pictures with texts.
         FloatingPointError: the model's features are not finite.
     """
-    return measure(model, samples, texts=texts, k=k, batch_size=batch_size, progress=progress).result
+    return measure(
+        model, samples, texts=texts, k=k, batch_size=batch_size, prefilter=prefilter, progress=progress
+    ).result
 
 
 def measure(
@@ -110,12 +118,16 @@ def measure(
     texts: Literal["first", "all"] = "all",
     k: int = 16,
     batch_size: int = 32,
+    prefilter: System | None = None,
     progress: Progress = silent,
 ) -> Measurement:
     """`evaluate`, with speed and tally."""
     if k < 1:
         raise UserError(f"k is {k}: re-rank at least one candidate a query")
-    with evaluating(model):
+    finds = model if prefilter is None else prefilter
+    if not (model.has_itm if prefilter else model.has_itm or model.has_itc):
+        raise UserError(NOTHING_TO_COMPARE.format(type(model).__name__))
+    with evaluating(model), evaluating(finds):
         pictures, captions, used, skipped = _read(model, samples, batch_size, progress)
         if texts == "first":
             captions = [lines[:1] for lines in captions]
@@ -126,10 +138,19 @@ def measure(
         image, text = np.array(pairs, np.int64).T
         encoded = encode_texts(model, *model.tokenize(list(number)), batch_size=batch_size, progress=progress)
         positives = _positives(image, text)
-        ranks, candidates = _shortlist(pictures, encoded, positives, k)
-        dealt, _ = _shortlist(pictures, encoded, _positives(other(len(captions))[image], text), k)
-        result = {"n_images": len(captions), "n_texts": len(number), "k": k}
-        result |= {"itc": _summary(*ranks), "itm": None}
+        elsewhere = _positives(other(len(captions))[image], text)
+        found = pictures, encoded
+        if prefilter is not None:
+            words = prefilter.tokenize(list(number))
+            found = (
+                _read(prefilter, samples, batch_size, progress)[0],
+                encode_texts(prefilter, *words, batch_size=batch_size, progress=progress),
+            )
+        few = k if finds.has_itc else max(len(captions), len(number))  # without features: every pair
+        ranks, candidates = _shortlist(*found, positives, few)
+        dealt, _ = _shortlist(*found, elsewhere, few)
+        result = {"n_images": len(captions), "n_texts": len(number), "k": k if finds.has_itc else None}
+        result |= {"itc": _summary(*ranks) if finds.has_itc else None, "itm": None}
         asked = _Asked(used, captions, list(number), image, text)
         if not model.has_itm:
             first = metrics.first_of(candidates[0], pictures.features, encoded.features)
@@ -140,8 +161,10 @@ def measure(
             model, pictures, encoded, *candidates, progress=progress
         )
         seconds = time.perf_counter() - start
-    both = zip(ranks, candidates, (tr_scores, ir_scores), positives, strict=True)
-    reranked = [metrics.rerank(*way) for way in both]
+    scored_ways = candidates, (tr_scores, ir_scores)
+    reranked = [metrics.rerank(*way) for way in zip(ranks, *scored_ways, positives, strict=True)]
+    if not finds.has_itc:
+        dealt = [metrics.rerank(*way) for way in zip(dealt, *scored_ways, elsewhere, strict=True)]
     result["itm"] = _summary(*reranked)
     best = np.take_along_axis(candidates[0], tr_scores.argmax(1)[:, None], axis=1)[:, 0]
     return Measurement(

@@ -27,6 +27,7 @@ from multiway.systems.base import System
 Progress = Callable[[str, int, int], None]
 
 KEPT_BYTES = 1 << 30  # contexts held between the stages; beyond, pictures are encoded again
+NOTHING_TO_COMPARE = "{} has neither contrastive features nor a matching head: take a model with one of them"
 PASS_PAIRS = 256  # in one pass of the fusion layers
 
 
@@ -67,7 +68,7 @@ class Pictures:
 
     def add(self, numbers: Sequence[int], image: Float[Tensor, "B 3 H W"]) -> None:
         """Encode one batch of pictures."""
-        features, context = self.model.image_context(image)
+        features, context = encode_pictures(self.model, image)
         self._features.append(as_array(features, "pictures"))
         size = tensor_bytes(context)
         keep = self.model.has_itm and self._kept + size <= KEPT_BYTES
@@ -87,7 +88,24 @@ class Pictures:
     def context(self, batch: int) -> Any:
         """The context of a batch, kept or computed again."""
         kept = self._contexts[batch]
-        return self.model.image_context(self.load(self.batches[batch]))[1] if kept is None else kept
+        return self.model.match_context(self.load(self.batches[batch])) if kept is None else kept
+
+
+def encode_pictures(model: System, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B E"], Any]:
+    """Features, E = 0 where the model has none, and what `match_pairs` looks at."""
+    if model.has_itc:
+        return model.image_context(image)
+    return image.new_zeros(len(image), 0), model.match_context(image)
+
+
+def encode_words(
+    model: System, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B E"], Tensor]:
+    """Features, E = 0 where the model has none, and what `match_pairs` continues from."""
+    if model.has_itc:
+        return model.text_context(input_ids, attention_mask)
+    none = torch.zeros(len(input_ids), 0, device=input_ids.device)
+    return none, model.match_text(input_ids, attention_mask)
 
 
 @dataclass
@@ -125,7 +143,7 @@ def encode_texts(
         longest = int(lengths[batch[-1]])
         texts = torch.as_tensor(first[batch])
         ids, mask = (x[texts, :longest].to(model.device) for x in (input_ids, attention_mask))
-        batch_features, batch_hidden = model.text_context(ids, mask)
+        batch_features, batch_hidden = encode_words(model, ids, mask)
         for b, u in enumerate(batch):
             features[u] = batch_features[b]
             if model.has_itm:

@@ -147,7 +147,7 @@ def build_loader(run: Run, system: System, ranks: Ranks) -> Loader | PrefixLoade
     dataset = Dataset(config.train, min_side=config.augment.min_side(config.image_size))
     if config.cache_views:
         return PrefixLoader(loader(cached_dataset(system, dataset, config), one_view))
-    size, augment = config.image_size, config.augment
+    size, augment = system.kept_shape or config.image_size, config.augment
     return loader(dataset, train_transform(size, augment, system.image_mean, system.image_std))
 
 

@@ -1,0 +1,56 @@
+"""`multiway evaluate retrieval`: texts of pictures, and pictures of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from multiway.cli.arguments import Parser
+
+
+def retrieval(argv: Sequence[str]) -> None:
+    """Print recalls and median ranks, by contrast alone and re-ranked by the ITM head."""
+    from multiway.cli import decide
+    from multiway.cli.data import add_source, source_of
+
+    parser = Parser(
+        "multiway evaluate retrieval",
+        "Recall in percent and median rank of the texts of pictures (tr) and the pictures of texts (ir): by "
+        "contrast (itc), and with the K best re-ranked by the matching head (itm). Equal texts are one text "
+        "with several pictures; a query is right at k if any of its positives is among the first k; ties "
+        "count against the model. shuffled: by contrast, each picture's texts given to another one.",
+    )
+    add_source(parser, "--data")
+    parser.add_argument("--k", type=int, default=16, help="candidates that the matching head re-ranks")
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures, texts or pairs at a time")
+    parser.add_argument(
+        "--prefilter",
+        metavar="MODEL",
+        help="a model whose contrastive features choose the K candidates: for models without such features "
+        "(ViLT) an approximation of scoring every pair",
+    )
+    decide.add_deciding(parser)
+    args = parser.parse(argv)
+    decide.check(args)
+
+    from multiway.data.dataset import Dataset
+    from multiway.tasks.retrieval import measure
+    from multiway.train.parallel import choose_device
+    from multiway.weights import load
+
+    samples = Dataset(source_of(args))
+    options = {"texts": args.texts, "k": args.k, "batch_size": args.batch_size}
+    if args.prefilter is not None:
+        options["prefilter"] = load(args.prefilter, device=choose_device(args.device))
+
+    def show(found) -> None:
+        for stage, values in (*((s, found.result[s]) for s in ("itc", "itm")), ("shuffled", found.shuffled)):
+            if values is not None:
+                stage += " (approximate)" * (stage == "itm" and args.prefilter is not None)
+                print(f"{stage:<8}  {_line(values, 'tr')}   {_line(values, 'ir')}")
+
+    decide.decide(args, lambda _: samples, lambda m, data, p: measure(m, data, progress=p, **options), show)
+
+
+def _line(values: dict[str, float], way: str) -> str:
+    recalls = " / ".join(f"{values[f'{way}_r{k}']:.1f}" for k in (1, 5, 10))
+    return f"{way.upper()} R@1/5/10 {recalls}, median rank {values[f'{way}_median_rank']:g}"
