@@ -67,8 +67,10 @@ class OneTower(System):
         with torch.no_grad():  # a second picture starts as the first (NLVR2)
             self.types.weight[2:] = self.types.weight[1]
         self.itm_head: nn.Linear | None = None
-        self.image_size = config.image.image_size
-        self.kept_shape = KeptShape(self.image_size, config.longest_side, config.image.patch_size)
+        side = config.image.image_size
+        assert isinstance(side, int)  # the config says so
+        self.image_size = side
+        self.kept_shape = KeptShape(side, config.longest_side, config.image.patch_size)
         self.image_mean, self.image_std = config.image.mean, config.image.std
         embeddings = tuple(f"image_tower.{part}" for part in ("patches.", "cls_token", "positions"))
         both = ("image_tower.blocks.", "image_tower.norm.", "types.", "pooler.", "itm_head.")
