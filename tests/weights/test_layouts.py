@@ -12,6 +12,7 @@ import tiny
 import torch
 from official_shapes import linear, predictions, shapes, vit
 
+from multiway.systems import NETWORKS
 from multiway.systems.albef import ALBEF, ALBEFConfig
 from multiway.systems.albef_assignment import AssignmentConfig, TextAssignment
 from multiway.systems.albef_heads import EntailmentConfig, EntailmentModel
@@ -81,6 +82,37 @@ def test_albef_at_full_size_has_the_official_keys(retrieval: bool) -> None:
         {k: torch.empty(s, device="meta") for k, s in official_albef(retrieval=retrieval).items()}
     )
     assert replace(found, text=replace(found.text, dropout=config.text.dropout)) == config
+
+
+def official_albef_heads(kind: str) -> dict[str, tuple[int, ...]]:
+    """Checkpoints of NLVR.py and of Pretrain_nlvr.py."""
+    if kind == "nlvr_pretrain":
+        found = {"temp": ()} | linear("ta_head", 3, 768) | linear("vision_proj", 256, 768)
+        return found | linear("text_proj", 256, 768) | vit("visual_encoder.", size=256) | _doubled("")
+    found = {}
+    for mark in ("", "_m"):
+        found |= vit(f"visual_encoder{mark}.", size=384) | _doubled(mark)
+        found |= linear(f"cls_head{mark}.0", 768, 768) | linear(f"cls_head{mark}.2", 2, 768)
+    return found
+
+
+def _doubled(mark: str) -> dict[str, tuple[int, ...]]:
+    """Each of the six fusion layers twice."""
+    return bert(f"text_encoder{mark}.", layers=18)
+
+
+@pytest.mark.parametrize("kind", ["nlvr2", "nlvr_pretrain"])
+def test_albef_s_fine_tunings_at_full_size_have_the_official_keys(kind: str, tmp_path: Path) -> None:
+    expected = official_albef_heads(kind)
+    given = {name: torch.empty(shape, device="meta") for name, shape in expected.items()}
+    config, layout = official.recognise(given, tmp_path)
+    with torch.device("meta"):
+        model = NETWORKS[config.system].network()(config)
+        state = model.init_state()
+    tensors = model.state_dict() | {f"state.{n}": t for n, t in state.state_dict().items()}
+    assert shapes(to_theirs(layout, tensors)) == expected
+    _, missing, unexpected = to_ours(layout, to_theirs(layout, tensors))
+    assert (missing, unexpected) == ([], [])
 
 
 def random(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

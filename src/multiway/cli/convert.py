@@ -24,7 +24,10 @@ def convert(argv: Sequence[str]) -> None:
     parser.add_argument("out", nargs="?", help="new folder, or x.pth or x.safetensors for official")
     parser.add_argument("--to", choices=LAYOUTS, default="multiway", help="the layout that is written")
     parser.add_argument("--image-size", type=int, help="pixels; a ViT's positions are resized to it")
-    parser.add_argument("--check", action="store_true", help="report and write nothing")
+    parser.add_argument(
+        "--text-length", type=int, help="tokens; the table of text positions is stretched to it"
+    )
+    parser.add_argument("--check", "--dry-run", action="store_true", help="report and write nothing")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     args = parser.parse(argv)
     if not args.check and args.out is None:
@@ -48,5 +51,5 @@ def convert(argv: Sequence[str]) -> None:
                 print(f"  ... and {len(names) - SHOWN} more (--json has all)")
         print(f"{args.source} is a {system}; nothing was written")
         return
-    out = convert(args.source, args.out, to=args.to, image_size=args.image_size)
+    out = convert(args.source, args.out, to=args.to, image_size=args.image_size, text_length=args.text_length)
     print(f"{args.to} layout in {out}")

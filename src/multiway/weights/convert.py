@@ -86,7 +86,12 @@ def _is_blip(weights: Path) -> bool:
 
 
 def convert(
-    source: str | Path, out: str | Path, *, to: To = "multiway", image_size: int | None = None
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: To = "multiway",
+    image_size: int | None = None,
+    text_length: int | None = None,
 ) -> Path:
     """Write the model at `source` in another layout; returns `out`.
 
@@ -102,7 +107,7 @@ def convert(
         raise UserError(f"{out} exists already: name a new place, or remove it first")
     if to == "official" and out.suffix not in (".pth", ".safetensors"):
         raise UserError(f"{out} is no name of a checkpoint: name it x.pth or x.safetensors")
-    model = load(source, image_size=image_size)
+    model = load(source, image_size=image_size, text_length=text_length)
     if to == "official":
         _write_checkpoint(out, to_theirs(official_layout(model), model.state_dict()))
     elif to == "open_clip":

@@ -20,6 +20,7 @@ from multiway.systems.base import System
 from multiway.text import Tokenizer
 from multiway.weights.aside import replacing, standing
 from multiway.weights.hub import fetch
+from multiway.weights.longer import longer
 from multiway.weights.official import is_transformers, load_checkpoint, load_transformers
 from multiway.weights.open_clip import is_open_clip, weights_of
 
@@ -53,6 +54,7 @@ def load(
     *,
     image_tower: nn.Module | None = None,
     image_size: int | tuple[int, int] | None = None,
+    text_length: int | None = None,
     device: str | torch.device = "cpu",
 ) -> System:
     """A model from a folder of ours, a hub id, or a published checkpoint; in eval mode, with its tokenizer.
@@ -75,6 +77,8 @@ def load(
         model = _load_folder(folder if folder.is_dir() else fetch(path.as_posix()), image_tower)
     if image_size is not None:
         model = resized(model, image_size)
+    if text_length is not None:
+        model = longer(model, text_length)
     return model.eval().to(device)
 
 

@@ -1,0 +1,55 @@
+"""The same model for longer texts: its table of text positions stretched, its tokenizer cutting later."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from multiway.errors import UserError
+from multiway.systems.base import System
+
+KEPT = 20  # positions that most texts reach, and that are learned best
+
+
+def longer(model: System, tokens: int) -> System:
+    """`model` for texts of `tokens` tokens, special ones included; features of the start of a text stay near.
+
+    Where the table has rows enough, texts are only cut later, and nothing else changes. Else its first 20
+    rows stay and the others are stretched (Long-CLIP, Zhang et al. 2024, section 3.1); fine-tune on long
+    texts before you trust them.
+
+    Raises:
+        UserError: the system has no table of text positions, or `tokens` is not more than it has now.
+    """
+    config: Any = model.config
+    text, words = getattr(config, "text", None), getattr(config, "tokenizer", None)
+    if model.tokenizer is None or words is None or not hasattr(text, "positions"):
+        kind = type(model).__name__
+        raise UserError(f"{kind} has no table of text positions to stretch: leave text_length out")
+    if tokens <= words.max_length:
+        raise UserError(f"text_length is {tokens}, and the model takes {words.max_length} tokens: give more")
+    words = replace(words, max_length=tokens, max_words=max(words.max_words, tokens))
+    text = replace(text, positions=max(text.positions, tokens))
+    other, tensors = type(model)(replace(config, text=text, tokenizer=words)), model.state_dict()
+    for name, tensor in other.state_dict().items():
+        if tensors[name].shape != tensor.shape:
+            tensors[name] = stretched(tensors[name], len(tensor))
+    other.load_state_dict(tensors)
+    other.tokenizer = copy(model.tokenizer)
+    other.tokenizer.config, other.tokenizer.truncated = words, 0
+    other.calibration = model.calibration
+    return other.train(model.training)
+
+
+def stretched(table: Float[Tensor, "P D"], rows: int) -> Float[Tensor, "N D"]:
+    """A table of positions with more rows: the first as they are, those between them drawn out linearly."""
+    kept = min(KEPT, len(table) // 2)
+    rest = table[kept:].float().T[None]
+    longer = F.interpolate(rest, size=rows - kept, mode="linear", align_corners=True)[0].T
+    return torch.cat([table[:kept], longer.to(table.dtype)])

@@ -1,0 +1,59 @@
+"""Longer texts: the beginning of a text means what it meant, and more of it is read."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+import multiway
+from multiway.errors import UserError
+from multiway.systems.clip import CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.weights.longer import KEPT, longer, stretched
+
+pytestmark = pytest.mark.filterwarnings("ignore:a text was cut")
+LONG = " ".join(["a small red dog runs over wet grass"] * 20)
+
+
+def test_a_stretched_table_begins_as_it_was_and_ends_where_it_ended():
+    table = torch.randn(77, 4)
+    found = stretched(table, 248)
+    assert found.shape == (248, 4)
+    assert torch.equal(found[:KEPT], table[:KEPT])
+    torch.testing.assert_close(found[-1], table[-1])
+    torch.testing.assert_close(found[KEPT], table[KEPT])
+    line = torch.arange(77.0)[:, None]
+    torch.testing.assert_close(stretched(line, 133)[KEPT::2], line[KEPT:])  # half as steep
+
+
+def test_clip_reads_more_of_a_long_text(tmp_path):
+    config = CLIPConfig(
+        image=clip_vit(image_size=32, patch_size=16, width=64, depth=1, hidden=64, heads=1),
+        text=CLIPTextConfig(width=32, layers=1, heads=1, hidden=64),
+        embed_dim=8,
+    )
+    torch.manual_seed(0)
+    model = multiway.create("clip", **{f: getattr(config, f) for f in ("image", "text", "embed_dim")}).eval()
+    multiway.save(model, tmp_path / "clip")
+    more = multiway.load(tmp_path / "clip", text_length=200)
+    ids, mask = more.tokenize(LONG)
+    assert ids.shape[1] == mask.sum() == 162
+    assert model.tokenize(LONG)[0].shape[1] == 77
+    torch.testing.assert_close(more.encode_text("a red dog"), model.encode_text("a red dog"))
+    assert not torch.allclose(more.encode_text(LONG), model.encode_text(LONG), atol=1e-4)
+    multiway.save(more, tmp_path / "long")
+    again = multiway.load(tmp_path / "long")
+    torch.testing.assert_close(again.encode_text(LONG), more.encode_text(LONG))
+    with pytest.raises(UserError, match="takes 200 tokens"):
+        longer(again, 200)
+
+
+def test_where_the_table_has_rows_enough_weights_stay():
+    model = multiway.create(
+        "albef", image=tiny.vit(), text=tiny.bert(vocab_size=30522, positions=64), embed_dim=12, queue_size=8
+    ).eval()
+    more = longer(model, 60)
+    assert more.config.text == model.config.text
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), more.parameters(), strict=True))
+    assert len(more.tokenizer.encode(LONG)) == 60
+    assert len(model.tokenizer.encode(LONG)) == model.config.tokenizer.max_length
