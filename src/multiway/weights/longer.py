@@ -28,7 +28,8 @@ def longer(model: System, tokens: int) -> System:
         UserError: the system has no table of text positions, or `tokens` is not more than it has now.
     """
     config: Any = model.config
-    text, words = getattr(config, "text", None), getattr(config, "tokenizer", None)
+    text: Any = getattr(config, "text", None)
+    words: Any = getattr(config, "tokenizer", None)
     if model.tokenizer is None or words is None or not hasattr(text, "positions"):
         kind = type(model).__name__
         raise UserError(f"{kind} has no table of text positions to stretch: leave text_length out")
