@@ -22,6 +22,7 @@ COMMANDS: dict[str, Command] = {
     "caption": Command("multiway.cli.caption:caption", "what pictures show: print it, or write data sets"),
     "answer": Command("multiway.cli.answer:answer", "answer a question about a picture"),
     "ground": Command("multiway.cli.ground:ground", "where in a picture is what a text says?"),
+    "ask": Command("multiway.cli.ask:ask", "a prompt about a picture, or for one (generalist)"),
     "match": Command("multiway.cli.match:match", "how well texts fit a picture"),
     "calibrate": Command(
         "multiway.cli.calibrate:calibrate", "probabilities of a match that hold on gold pairs"

@@ -27,6 +27,16 @@ def prefix(prefix_length: Int[Tensor, " B"], length: int) -> Bool[Tensor, "B 1 T
     return causal(length, prefix_length.device) | seen[:, None, None, :]
 
 
+def semi_causal(span: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
+    """Tokens of a span see each other and what came before it; tokens of none are causal (MetaLM, 2.2).
+
+    Args:
+        span: the number of each token's span, 0 = none; a span is a run of tokens.
+    """
+    same = (span[:, :, None] == span[:, None, :]) & (span > 0)[:, :, None]
+    return causal(span.shape[1], span.device) | same[:, None]
+
+
 def block_diagonal(segment: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
     """Tokens see the tokens of their own segment: several samples packed into one row."""
     return (segment[:, :, None] == segment[:, None, :])[:, None]

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
-from multiway.data import emoji, scenes, streams
+from multiway.data import emoji, prompts, scenes, streams
 from multiway.data.annotations import read_annotations
 from multiway.data.augment import Augment
 from multiway.data.images import decode
@@ -31,7 +31,8 @@ class Source:
     Attributes:
         path: img2dataset tars (one, a folder of them, a glob, brace ranges, an fsspec URL); a folder of
             pictures with a csv or jsonl; a csv, tsv, jsonl, COCO captions or Karpathy json; `emoji` (the
-            bundled drawings); `scenes:N` (N drawn pictures; `scenes:N:SEED`). Pictures alone may lie in a
+            bundled drawings); `scenes:N` (N drawn pictures; `scenes:N:SEED`); `prompts:TASK:N` (prompts and
+            answers about drawn scenes, see `data.prompts`). Pictures alone may lie in a
             folder or in tars without texts, texts alone in a .txt with one a line.
         images: the folder of the pictures that an annotation file names.
         split: of a Karpathy json (`train+restval`), or of the emoji protocol (train, combination, style,
@@ -176,6 +177,8 @@ def _open(source: Source) -> Store:
         return emoji.open_split(source.split or "all")
     if source.path.startswith("scenes:"):
         return scenes.parse(source.path)
+    if source.path.startswith("prompts:"):
+        return prompts.parse(source.path, source.split)
     if source.use == "texts" and source.path.endswith(".txt"):
         return streams.open_lines(source.path)
     if source.use == "images" and Path(source.path).suffix.lower() not in TABLES:

@@ -35,6 +35,8 @@ RECIPES: dict[str, str] = {
         "flip_base",
         "flip_emoji",
         "flip_tuned",
+        "generalist_base",
+        "generalist_scenes",
         "mae_base",
         "mae_emoji",
         "simvlm_base",
@@ -46,6 +48,8 @@ RECIPES: dict[str, str] = {
         "vlmo_emoji",
         "vqkd_base",
         "vqkd_emoji",
+        "vqvae_emoji",
+        "vqvae_scenes",
     )
 } | {name: f"multiway.recipes.beit:{name}" for name in ("beit2_base", "beit2_emoji")}
 RECIPES |= {

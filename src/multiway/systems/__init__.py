@@ -35,11 +35,13 @@ CLIP_PAPER = "Radford et al. 2021, arXiv:2103.00020"
 COCA_PAPER = "Yu et al. 2022, arXiv:2205.01917"
 DVAE_PAPER = "Ramesh et al. 2021, arXiv:2102.12092"
 FLIP_PAPER = "Li et al. 2022, arXiv:2212.00794"
+GENERALIST_PAPER = "after Lu et al. 2022, arXiv:2206.08916"
 MAE_PAPER = "He et al. 2021, arXiv:2111.06377"
 SIMVLM_PAPER = "Wang et al. 2021, arXiv:2108.10904"
 VILT_PAPER = "Kim et al. 2021, arXiv:2102.03334"
 VLMO_PAPER = "Bao et al. 2021, arXiv:2111.02358"
 VQKD_PAPER = "Peng et al. 2022, arXiv:2208.06366"
+VQVAE_PAPER = "van den Oord et al. 2017, arXiv:1711.00937"
 
 SYSTEMS: dict[str, Entry] = {
     "albef": _entry(ALBEF_PAPER, "albef:ALBEFConfig", "albef:ALBEF"),
@@ -49,11 +51,13 @@ SYSTEMS: dict[str, Entry] = {
     "clip": _entry(CLIP_PAPER, "clip:CLIPConfig", "clip:CLIP"),
     "coca": _entry(COCA_PAPER, "coca_config:CoCaConfig", "coca:CoCa"),
     "flip": _entry(FLIP_PAPER, "flip:FLIPConfig", "flip:FLIP"),
+    "generalist": _entry(GENERALIST_PAPER, "generalist_config:GeneralistConfig", "generalist:Generalist"),
     "mae": _entry(MAE_PAPER, "mae:MAEConfig", "mae:MAE"),
     "simvlm": _entry(SIMVLM_PAPER, "simvlm:SimVLMConfig", "simvlm:SimVLM"),
     "vilt": _entry(VILT_PAPER, "vilt_config:ViLTConfig", "vilt:ViLT"),
     "vlmo": _entry(VLMO_PAPER, "vlmo_config:VLMoConfig", "vlmo:VLMo"),
     "vqkd": _entry(VQKD_PAPER, "vqkd:VQKDConfig", "vqkd:VQKD"),
+    "vqvae": _entry(VQVAE_PAPER, "vqvae:VQVAEConfig", "vqvae:VQVAE"),
 }
 
 #: The systems, and the fine-tuning networks that are saved and loaded by their own names.

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multiway.core import masks
 from multiway.core.block import Context, Stack
 from multiway.core.cache import Cache, KeyValue
 from multiway.core.embed import WordEmbed
@@ -39,6 +41,7 @@ class StackDecoding:
         context: what the blocks cross-attend to, one row a group; None: nothing.
         groups: G; by default the context's rows.
         route: the expert of each layer.
+        bidirectional: the prompt's tokens see each other (a span of MetaLM), else each those before it.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class StackDecoding:
         context: Context | None = None,
         groups: int | None = None,
         route: Route | Callable[[int], Route] = "all",
+        bidirectional: bool = False,
     ):
         self.embed, self.stack, self.head, self.route = embed, stack, head, route
         self.context = None if context is None else _side_by_side(context)
@@ -58,7 +62,7 @@ class StackDecoding:
                 raise ValueError("a decoding without a context needs the number of its groups")
             groups = next(len(kv.key) for kv in context.layers if kv is not None)
         self.groups, self.vocab_size = groups, embed.words.num_embeddings
-        self._cache = Cache(len(stack))
+        self.bidirectional, self._cache = bidirectional, Cache(len(stack))
         self._mask: Float[Tensor, "G K S"] | None = None  # 0 where a beam sees a cached token, else -inf
         self._position: int | Int[Tensor, " G"] = 0
 
@@ -66,8 +70,11 @@ class StackDecoding:
         self, input_ids: Int[Tensor, "G P"], attention_mask: Int[Tensor, "G P"] | None = None
     ) -> Float[Tensor, "G V"]:
         """See `generation.Decoding`."""
+        seen: dict[str, Any] = {"causal": True}
+        if self.bidirectional:
+            seen = {"mask": None if attention_mask is None else masks.padding(attention_mask)}
         hidden = self.stack(
-            self.embed(input_ids), causal=True, context=self.context, cache=self._cache, route=self.route
+            self.embed(input_ids), context=self.context, cache=self._cache, route=self.route, **seen
         )
         self._mask = torch.zeros_like(input_ids, dtype=torch.float)[:, None]
         if attention_mask is None:

@@ -14,7 +14,9 @@ from multiway.systems import SYSTEMS
 from multiway.systems.base import System
 from multiway.systems.beit3_system import MultiwaySystem
 from multiway.systems.coca import CoCa
+from multiway.systems.generalist import Generalist
 from multiway.systems.simvlm import PrefixSystem
+from multiway.systems.vqvae import VQVAE
 
 TEXT_TOKENS = 16
 
@@ -53,10 +55,12 @@ def _gflops(model: System) -> dict[str, float]:
         alone, read = count(lambda: model.look(image)), count(lambda: model.read(ids, mask))
         pair = count(lambda: model.fuse(image, ids, mask))
         return {"vision": alone, "text": read, "interaction": pair - alone - read}
-    if isinstance(model, PrefixSystem):  # half of a text goes through the encoder
+    if isinstance(model, PrefixSystem | Generalist):  # half of a text goes through the encoder
         alone = count(lambda: model.image_tower(image))
         pair = count(lambda: _prefixed(model, image, ids, mask))
         return {"vision": alone, "text": 0.0, "interaction": pair - alone}
+    if isinstance(model, VQVAE):
+        return {"vision": count(lambda: model.encoder(image)), "text": 0.0, "interaction": 0.0}
     if not model.has_text:
         return {"vision": count(lambda: model.image_tower(image)), "text": 0.0, "interaction": 0.0}
     if not model.has_itc:
@@ -79,7 +83,7 @@ def _gflops(model: System) -> dict[str, float]:
     return {"vision": tower, "text": text, "interaction": matched + vision - tower}
 
 
-def _prefixed(model: PrefixSystem, image: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+def _prefixed(model: PrefixSystem | Generalist, image: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     half, network = ids.shape[1] // 2, model.network
     context = network.context(*model.encode(Batch(image=image), ids[:, :half], mask[:, :half]))
     return network.logits(network.decode(ids[:, half:], mask[:, half:], context))

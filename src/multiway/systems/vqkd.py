@@ -204,16 +204,13 @@ class VQKD(System):
         reconstruction = masked_image.cosine_reconstruction(self.decode(codes).float(), target.float())
         commitment = self.config.beta * masked_image.commitment(found.z, found.codes)
 
-        enqueue = {"enqueue/counts": found.counts, "enqueue/sums": found.sums}
-        if found.start is not None:
-            enqueue["enqueue/start"] = found.start
         return {
             "loss": reconstruction + commitment,
             "reconstruction": reconstruction,
             "commitment": commitment,
             "usage": masked_image.usage(found.counts),
             "perplexity": masked_image.perplexity(found.counts),
-            **enqueue,
+            **found.rows(),
         }
 
     @torch.no_grad()
@@ -228,18 +225,9 @@ class VQKD(System):
         return state.teacher(pixels(image, self.image_mean, self.image_std), self.config.image.grid)
 
     def advance(self, state: State, outputs: Sequence[dict[str, Tensor]]) -> None:
-        """The codebook moves once, by the patches of all micro-batches and ranks.
-
-        On its first step it starts: by the first micro-batch alone, as the others began another codebook.
-        """
+        """The codebook moves once, by the patches of all micro-batches and ranks."""
         state.step += 1
-        if "enqueue/counts" not in outputs[0]:
-            return
-        start = outputs[0].get("enqueue/start")
-        counted = outputs if start is None else outputs[:1]
-        counts = torch.stack([output["enqueue/counts"] for output in counted]).sum(0)
-        sums = torch.stack([output["enqueue/sums"] for output in counted]).sum(0)
-        self.quantizer.move(counts, sums, start)
+        self.quantizer.learn(outputs)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Not class tokens and positions either (modeling_vqkd.py, `no_weight_decay`)."""

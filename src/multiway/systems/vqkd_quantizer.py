@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,20 @@ class Quantized(NamedTuple):
     """Their sum."""
     start: Float[Tensor, "K C"] | None
     """The codebook to start from, where there was none yet."""
+
+    def rows(self, far: int = 0) -> dict[str, Tensor]:
+        """What `Quantizer.learn` wants of a micro-batch, as entries of a system's losses.
+
+        Args:
+            far: so many patches that are farthest from their codes, for codes that no patch takes.
+        """
+        found = {"enqueue/counts": self.counts, "enqueue/sums": self.sums}
+        if self.start is not None:
+            found["enqueue/start"] = self.start
+        if far:
+            near = (self.z * self.codes).sum(-1).detach()
+            found["enqueue/far"] = self.z.detach()[near.topk(min(far, len(near)), largest=False).indices]
+        return found
 
 
 class Quantizer(nn.Module):
@@ -95,6 +110,34 @@ class Quantizer(nn.Module):
     def count(self, counts: Float[Tensor, " K"]) -> None:
         """Note how many patches took each code. Officially every forward does so, in evaluation too."""
         self.usage.lerp_(counts, 1 - self.decay)
+
+    def learn(self, outputs: Sequence[dict[str, Tensor]]) -> None:
+        """Once an optimizer step: moves by the patches of all micro-batches and ranks (`Quantized.rows`).
+
+        On its first step it starts: by the first micro-batch alone, as the others began another codebook.
+        """
+        if "enqueue/counts" not in outputs[0]:
+            return
+        start = outputs[0].get("enqueue/start")
+        counted = outputs if start is None else outputs[:1]
+        counts = torch.stack([output["enqueue/counts"] for output in counted]).sum(0)
+        sums = torch.stack([output["enqueue/sums"] for output in counted]).sum(0)
+        self.move(counts, sums, start)
+        if "enqueue/far" in outputs[0]:
+            self.revive(outputs[0]["enqueue/far"])
+
+    @torch.no_grad()
+    def revive(self, far: Float[Tensor, "R C"], floor: float = 0.01) -> None:
+        """Codes that hardly any patch takes move to patches that no code is near, rank 0's on all ranks.
+
+        Source: Dhariwal et al. 2020 (Jukebox), appendix A, with the farthest patches for random ones.
+
+        Args:
+            floor: patches a step, below which a code counts as unused.
+        """
+        unused = (self.usage < floor).nonzero()[: len(far), 0]
+        self.codebook[unused] = from_first(far)[: len(unused)]
+        self.usage[unused] = 1 - self.decay  # as if one patch had just taken it
 
     @torch.no_grad()
     def move(

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -47,6 +49,8 @@ class TokenizerConfig:
         max_length: tokens a text may have, special ones included.
         max_words: words a cleaned caption may have.
         extra: further special tokens behind a WordPiece vocabulary: [DEC] and [ENC] of BLIP.
+        locations: so many tokens `<0>`, `<1>`, ... behind all others, for coordinates (Unified-IO).
+        turns: a tab in a text becomes [SEP]: a prompt and its answer in one.
     """
 
     kind: Literal["wordpiece", "clip_bpe", "sentencepiece"] = "wordpiece"
@@ -56,12 +60,19 @@ class TokenizerConfig:
     max_length: int = 25
     max_words: int = 30
     extra: tuple[str, ...] = ()
+    locations: int = 0
+    turns: bool = False
+
+
+#: How a location token is written in a text.
+LOCATION = re.compile(r"<(\d+)>")
 
 
 class Tokenizer:
     """A vocabulary with its rules. Ids that the vocabulary lacks are None; CLIP pads with 0, a word.
 
     Attributes:
+        words: ids below this are pieces of words; location tokens follow.
         truncated: texts cut so far, to `max_length` tokens or to `max_words` words.
         ends_with_sep: whether every text ends with `sep_id`.
     """
@@ -70,7 +81,8 @@ class Tokenizer:
         self.config = config
         self.truncated = 0
         self._backend = backend
-        self.vocab_size: int = backend.get_vocab_size()
+        self.words: int = backend.get_vocab_size()
+        self.vocab_size: int = self.words + config.locations
         cls_id, sep_id = backend.token_to_id(self._kind.CLS), backend.token_to_id(self._kind.SEP)
         if cls_id is None or sep_id is None:
             names = f"{self._kind.CLS} and {self._kind.SEP}"
@@ -89,7 +101,10 @@ class Tokenizer:
         self.special_ids: tuple[int, ...] = tuple(sorted(i for i in ids if i is not None))
         self.ends_with_sep = config.add_sep or config.kind == "clip_bpe"
         self._begins_word = torch.tensor(
-            [self._kind.begins_word(backend.id_to_token(i)) for i in range(self.vocab_size)]
+            [
+                i >= self.words or self._kind.begins_word(backend.id_to_token(i))
+                for i in range(self.vocab_size)
+            ]
         )
 
     @property
@@ -137,17 +152,40 @@ class Tokenizer:
             cut = CLEANERS[self.config.cleaning](text, self.config.max_words + 1) != cleaned
             text = cleaned
         # One text at a time: the backend's own batches start threads, which then break forked loader workers.
-        pieces = self._backend.encode(self._kind.normalise(text), add_special_tokens=False).ids
+        parts = text.split("\t") if self.config.turns else [text]
+        pieces = [i for part in parts for i in [self.sep_id, *self._pieces(part)]][1:]
         tail = [self.sep_id] if self.ends_with_sep else []
         room = limit - 1 - len(tail)
         if cut or len(pieces) > room:
             self._count_truncation(limit)
         return [self.cls_id, *pieces[:room], *tail]
 
+    def _pieces(self, text: str) -> list[int]:
+        """Words cut into pieces, and location tokens, in order."""
+        if not self.config.locations:
+            return self._backend.encode(self._kind.normalise(text), add_special_tokens=False).ids
+        ids: list[int] = []
+        for i, part in enumerate(LOCATION.split(text)):  # words and numbers of locations in turn
+            if i % 2 and int(part) >= self.config.locations:
+                raise UserError(f"there is no location <{part}>: give <0> to <{self.config.locations - 1}>")
+            words = self._backend.encode(self._kind.normalise(part), add_special_tokens=False)
+            ids += [self.words + int(part)] if i % 2 else words.ids
+        return ids
+
     def decode(self, input_ids: Int[Tensor, "B T"] | Sequence[Sequence[int]]) -> list[str]:
         """The texts of B rows of ids, without special tokens."""
         rows = input_ids.tolist() if isinstance(input_ids, Tensor) else input_ids
-        return [self._kind.decode(self._backend, self._until_end(row)) for row in rows]
+        return [self._text(self._until_end(row)) for row in rows]
+
+    def _text(self, row: list[int]) -> str:
+        runs = groupby(row, key=lambda i: i >= self.words)
+        said = [
+            "".join(f"<{i - self.words}>" for i in run)
+            if located
+            else self._kind.decode(self._backend, [*run])
+            for located, run in runs
+        ]
+        return " ".join(said)
 
     def word_starts(self, input_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """True where a token begins a word, for whole-word masking."""
@@ -168,7 +206,7 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / "tokenizer.json", self._backend.to_str())
         if self.config.kind == "wordpiece":
-            tokens = (self._backend.id_to_token(i) for i in range(self.vocab_size))
+            tokens = (self._backend.id_to_token(i) for i in range(self.words))
             _write(folder / "vocab.txt", "".join(f"{token}\n" for token in tokens))
 
     @classmethod

@@ -15,13 +15,13 @@ from tokenizers import models
 
 from multiway.errors import UserError
 from multiway.text import wordpiece
-from multiway.text.tokenizer import CLEANERS, Tokenizer, TokenizerConfig
+from multiway.text.tokenizer import CLEANERS, LOCATION, Tokenizer, TokenizerConfig
 
 Pair = tuple[str, str]
 
 
 def train_vocabulary(texts: Iterable[str], *, size: int, config: TokenizerConfig | None = None) -> Tokenizer:
-    """Learn a WordPiece vocabulary of at most `size` tokens, special ones included.
+    """Learn a WordPiece vocabulary of at most `size` tokens, special ones and locations included.
 
     Pairs of pieces that stand together most often are merged until the vocabulary is full or no pair comes
     twice (ties: the pair first in code-point order). Texts are cleaned by the config's rule, without its cut.
@@ -39,10 +39,13 @@ def train_vocabulary(texts: Iterable[str], *, size: int, config: TokenizerConfig
     clean = CLEANERS[config.cleaning]
     words: Counter[str] = Counter()
     for text in texts:
+        if config.locations:
+            text = LOCATION.sub(" ", text)
         words.update(word for word, _ in split(normalise(clean(text, len(text) + 1))))
     if not words:
         raise UserError("no caption holds a word: a vocabulary needs texts to learn from")
     special = (*wordpiece.SPECIAL, *config.extra)
+    size -= config.locations
     room = size - len(special)
     if room < 2:
         raise UserError(f"a vocabulary of {size} tokens has no room for a letter: ask for at least 1,000")

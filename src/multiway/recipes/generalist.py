@@ -1,0 +1,66 @@
+"""The generalist's recipes: one model for all tasks, by a mixture of prompts and answers (PaLI, 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from multiway.data.dataset import DataConfig, Source
+from multiway.data.prompts import BINS
+from multiway.recipes.scenes import PLAIN, SIDE, training
+from multiway.recipes.vqvae import vqvae_scenes
+from multiway.systems.generalist_config import GeneralistConfig, generalist_tokenizer
+from multiway.systems.prefix_network import PrefixConfig
+from multiway.systems.vit import ViTConfig
+from multiway.train.run import Init, Run, TrainConfig
+
+#: How often each task is seen, beside the others: drawing has the most tokens and is the hardest.
+MIXTURE = {"caption": 1.0, "question": 1.0, "classify": 0.4, "ground": 0.8, "region": 0.4, "draw": 1.4}
+
+
+def generalist_base() -> Run:
+    """SimVLM's base size with location and picture tokens; no paper's run is repeated here.
+
+    Give --data.train.0.path, whose texts are `prompt TAB answer`, and --init.visual-tokenizer the VQ-VAE.
+    """
+    return Run(
+        name="generalist_base",
+        system=GeneralistConfig(),
+        data=DataConfig(train=(Source(path="shards"),), image_size=224, augment=PLAIN, workers=8),
+        train=TrainConfig(
+            steps=100_000,
+            batch_size=1024,
+            lr=5e-4,
+            min_lr=0.0,
+            warmup_lr=0.0,
+            warmup_steps=10_000,
+            weight_decay=0.01,
+            precision="bf16",
+        ),
+        init=Init(visual_tokenizer="runs/vqvae/model"),
+    )
+
+
+def generalist_scenes() -> Run:
+    """Six tasks of drawn scenes from random weights, with the picture tokens of `vqvae_scenes`.
+
+    A patch of the image encoder and a picture token are a cell of a scene each.
+    """
+    sizes = {"width": 144, "heads": 4, "hidden": 576}
+    text = PrefixConfig(vocab_size=250, encoder_layers=2, decoder_layers=3, positions=48, **sizes)
+    system = GeneralistConfig(
+        image=ViTConfig(image_size=SIDE, patch_size=16, depth=2, **sizes),
+        text=text,
+        tokenizer=replace(generalist_tokenizer(BINS, 40), vocab="trained"),
+        pictures=vqvae_scenes().system,
+    )
+    sources = tuple(
+        Source(path=f"prompts:{task}:8000:{seed}", weight=weight)
+        for seed, (task, weight) in enumerate(MIXTURE.items(), 21)
+    )
+    return Run(
+        name="generalist_scenes",
+        system=system,
+        data=DataConfig(train=sources, image_size=SIDE, augment=PLAIN),
+        train=training(1800, 1e-3, batch_size=32),
+        init=Init(visual_tokenizer="runs/vqvae_scenes/model"),
+    )

@@ -1,0 +1,55 @@
+"""VQ-VAE's recipes: picture tokens of the bundled drawings, and of drawn scenes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from multiway.data.dataset import DataConfig, Source
+from multiway.recipes.albef import MILD
+from multiway.recipes.scenes import PLAIN, SIDE, training
+from multiway.systems.vqvae import VQVAEConfig
+from multiway.train.run import Run
+
+
+def vqvae_emoji() -> Run:
+    """8 x 8 tokens of 8 pixels for the bundled drawings, 512 codes; minutes on two cores."""
+    system = VQVAEConfig(
+        image_size=64,
+        halvings=3,
+        width=96,
+        codes=512,
+        code_width=32,
+        decay=0.95,
+        start_after=150,
+        revived=32,
+    )
+    augment = replace(MILD, crop_scale=(0.7, 1.0))
+    return Run(
+        name="vqvae_emoji",
+        system=system,
+        data=DataConfig(
+            train=(Source(path="emoji", split="train", use="images"),), image_size=64, augment=augment
+        ),
+        train=training(1000, 2e-3, weight_decay=1e-4),
+    )
+
+
+def vqvae_scenes() -> Run:
+    """A token a cell of a drawn scene: size, colour, shape and place of a thing have to go into it."""
+    system = VQVAEConfig(
+        image_size=SIDE,
+        halvings=4,
+        width=128,
+        blocks=1,
+        codes=512,
+        code_width=32,
+        decay=0.95,
+        start_after=200,
+        revived=32,
+    )
+    return Run(
+        name="vqvae_scenes",
+        system=system,
+        data=DataConfig(train=(Source(path="scenes:8000:13", use="images"),), image_size=SIDE, augment=PLAIN),
+        train=training(1200, 2e-3, batch_size=32, weight_decay=1e-4),
+    )
