@@ -18,6 +18,7 @@ from multiway.systems.beit import BEiT
 from multiway.systems.beit_heads import Classifier
 from multiway.systems.clip import CLIP
 from multiway.systems.mae import MAE
+from multiway.systems.vilt_system import OneTower
 from multiway.weights import (
     albef,
     beit,
@@ -31,6 +32,7 @@ from multiway.weights import (
     hf_blip,
     hf_clip,
     hf_mae,
+    hf_vilt,
     mae,
     official,
     open_clip,
@@ -171,6 +173,12 @@ def write_transformers(model: System, out: Path) -> None:
     if isinstance(model, CLIP):
         _write_pictures(hf_clip.to_transformers(model), "CLIPImageProcessor", model, out)
         return
+    if isinstance(model, OneTower):
+        shape = model.kept_shape
+        assert shape is not None  # ViLT's pictures keep theirs
+        looks = {"size": {"shortest_edge": shape.shorter}, "size_divisor": shape.multiple, "do_pad": True}
+        _write_pictures(hf_vilt.to_transformers(model), "ViltImageProcessor", model, out, **looks)
+        return
     tensors, values = hf_blip.to_transformers(model)
     tied = {name for entry in hf_blip.layout(model.config).entries for name in entry.also}
     looks = {
@@ -198,13 +206,13 @@ def write_transformers(model: System, out: Path) -> None:
 
 
 def _write_pictures(
-    found: tuple[dict[str, Tensor], dict[str, Any]], processor: str, model: System, out: Path
+    found: tuple[dict[str, Tensor], dict[str, Any]], processor: str, model: System, out: Path, **others: Any
 ) -> None:
     """Tensors and config.json, how pictures are made for the model, and its words where it reads any."""
     tensors, values = found
     with replacing(out) as aside:
         _json(aside / "config.json", values)
-        looks = {"image_processor_type": processor, "do_center_crop": False, **_looks(model)}
+        looks = {"image_processor_type": processor, "do_center_crop": False, **_looks(model), **others}
         _json(aside / "preprocessor_config.json", looks)
         kept = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(kept, aside / "model.safetensors", metadata={"format": "pt"})

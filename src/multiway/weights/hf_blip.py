@@ -19,7 +19,7 @@ from multiway.systems.blip import BLIP
 from multiway.systems.blip_config import BLIPConfig, CaptionerConfig, VQAConfig, med_config
 from multiway.systems.blip_heads import AnswerModel, Captioner
 from multiway.systems.vit import ViTConfig
-from multiway.text import Tokenizer, wordpiece
+from multiway.text import Tokenizer, TokenizerConfig, wordpiece
 from multiway.weights import blip
 from multiway.weights.keymap import Entry, Layout, linear, pairs, to_ours, to_theirs
 from multiway.weights.parts import the_vit
@@ -135,16 +135,24 @@ def from_transformers(
         raise UserError(f"the transformers model lacks {len(missing)} tensors, the first {missing[0]}")
     # What transformers does not keep (the temperature) stays as the config has it.
     model.load_state_dict(model.state_dict() | ours)
-    tokens = config.tokenizer
-    built = None if vocab is None else Tokenizer(tokens, wordpiece.build(vocab, tokens.extra))
-    if built is not None and 2 * len(built) < config.text.vocab_size:
-        raise UserError(
-            f"{vocab} has {len(built)} words and the model {config.text.vocab_size}: take the model's own"
-        )
-    tokenizer = built or Tokenizer.load(tokens)
-    if len(tokenizer) <= config.text.vocab_size:  # else they are no words of this vocabulary
-        model.tokenizer = tokenizer
+    model.tokenizer = words_of(config.tokenizer, vocab, config.text.vocab_size)
     return model.eval()
+
+
+def words_of(tokens: TokenizerConfig, vocab: Path | None, size: int) -> Tokenizer | None:
+    """The tokenizer of a model of transformers; None where it would know words that the model does not.
+
+    Args:
+        vocab: its vocab.txt or tokenizer.json; None: BERT's. size: words that the model knows.
+
+    Raises:
+        UserError: the vocabulary is another's.
+    """
+    built = None if vocab is None else Tokenizer(tokens, wordpiece.build(vocab, tokens.extra))
+    if built is not None and 2 * len(built) < size:
+        raise UserError(f"{vocab} has {len(built)} words and the model {size}: take the model's own")
+    tokenizer = built or Tokenizer.load(tokens)
+    return tokenizer if len(tokenizer) <= size else None
 
 
 def to_transformers(model: System) -> tuple[dict[str, Tensor], dict[str, Any]]:

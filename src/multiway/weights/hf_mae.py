@@ -10,7 +10,8 @@ from torch import Tensor
 from multiway.errors import UserError
 from multiway.systems.mae import MAE, MAEConfig
 from multiway.systems.mae_heads import mae_vit
-from multiway.weights.keymap import STACK, Entry, Layout, linear, pairs, to_ours, to_theirs
+from multiway.weights.keymap import Entry, Layout, linear, pairs, to_ours, to_theirs
+from multiway.weights.parts import hf_vit_block
 
 #: What a config.json that leaves a value out means by that (`ViTMAEConfig`).
 DEFAULTS: dict[str, Any] = {
@@ -48,28 +49,10 @@ def layout(config: MAEConfig) -> Layout:
         *pairs("", "decoder.", [(f"decoder_{name}",) * 2 for name in ("embed", "norm", "pred")]),
     ]
     for i in range(config.image.depth):
-        entries += _block(f"image_tower.blocks.{i}.", f"vit.encoder.layer.{i}.")
+        entries += hf_vit_block(f"image_tower.blocks.{i}.", f"vit.encoder.layer.{i}.")
     for i in range(config.decoder_layers):
-        entries += _block(f"decoder.{i}.", f"{OLDER}{i}.")
+        entries += hf_vit_block(f"decoder.{i}.", f"{OLDER}{i}.")
     return Layout(tuple(entries))
-
-
-def _block(ours: str, theirs: str) -> list[Entry]:
-    names = [
-        ("norm1", "layernorm_before"),
-        ("norm2.all", "layernorm_after"),
-        ("attention.out", "attention.output.dense"),
-        ("ffn.all.fc1", "intermediate.dense"),
-        ("ffn.all.fc2", "output.dense"),
-    ]
-    stacked = [f"{theirs}attention.attention.{part}" for part in ("query", "key", "value")]
-    return [
-        *pairs(ours, theirs, names),
-        *(
-            Entry(f"{ours}attention.qkv.{part}", tuple(f"{name}.{part}" for name in stacked), STACK)
-            for part in ("weight", "bias")
-        ),
-    ]
 
 
 def config_of(values: Mapping[str, Any]) -> MAEConfig:

@@ -30,6 +30,7 @@ from multiway.weights import (
     hf_blip,
     hf_clip,
     hf_mae,
+    hf_vilt,
     mae,
     open_clip,
     vilt,
@@ -140,12 +141,18 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
 
 
 def is_transformers(folder: Path) -> bool:
-    """Whether a folder's config.json is that of a BEiT, BLIP, CLIP or ViTMAE of transformers."""
+    """Whether a folder's config.json is that of a BEiT, BLIP, CLIP, ViLT or ViTMAE of transformers."""
     try:
         values = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(values, dict) and values.get("model_type") in ("beit", "blip", "clip", "vit_mae")
+    return isinstance(values, dict) and values.get("model_type") in (
+        "beit",
+        "blip",
+        "clip",
+        "vilt",
+        "vit_mae",
+    )
 
 
 def load_transformers(folder: Path, weights: Path | None = None) -> System:
@@ -176,6 +183,8 @@ def load_transformers(folder: Path, weights: Path | None = None) -> System:
         found_merges = merges if merges.is_file() else None
         return hf_clip.from_transformers(read_tensors(found), values, merges=found_merges)
     words = next((path for name in VOCABULARIES if (path := folder / name).is_file()), None)
+    if values.get("model_type") == "vilt":
+        return hf_vilt.from_transformers(read_tensors(found), values, vocab=words)
     return hf_blip.from_transformers(read_tensors(found), values, vocab=words)
 
 

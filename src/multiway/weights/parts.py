@@ -118,3 +118,16 @@ def untied_word_head() -> list[Entry]:
         Entry("mlm_head.bias", ("mlm_score.bias",)),
         Entry("mlm_decoder.weight", ("mlm_score.decoder.weight",)),
     ]
+
+
+def hf_vit_block(ours: str, theirs: str) -> list[Entry]:
+    """A block of transformers' ViT, MAE and ViLT."""
+    names = [
+        ("norm1", "layernorm_before"),
+        ("norm2.all", "layernorm_after"),
+        ("attention.out", "attention.output.dense"),
+        ("ffn.all.fc1", "intermediate.dense"),
+        ("ffn.all.fc2", "output.dense"),
+    ]
+    stacked = [f"{theirs}attention.attention.{part}" for part in ("query", "key", "value")]
+    return [*pairs(ours, theirs, names), *linear(f"{ours}attention.qkv", stacked)]
