@@ -141,7 +141,7 @@ def from_transformers(
     Raises:
         UserError: a tensor is missing, or the network has no counterpart here.
     """
-    config = config_of(values, tensors)
+    config: Any = config_of(values, tensors)
     model: System = NETWORKS[config.system].network()(config)
     if WORDS in tensors:  # a tied decoder is not in the file
         tensors = {DECODER: tensors[WORDS], **tensors}
