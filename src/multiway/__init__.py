@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from multiway.systems.base import System
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "create", "list_systems", "load", "save"]
+__all__ = ["__version__", "create", "list_systems", "load", "push_to_hub", "save"]
 
 
 def list_systems() -> list[str]:
@@ -71,3 +71,34 @@ def save(model: System, folder: str | Path, **options) -> Path:
     from multiway.weights import save
 
     return save(model, folder, **options)
+
+
+def push_to_hub(
+    model: System | str | Path, name: str, *, private: bool = False, licence: str | None = None
+) -> str:
+    """Upload a model, or its folder, to the Hugging Face hub as `owner/name`; the address.
+
+    Args:
+        private: for you alone. licence: of the weights, by the hub's identifier, written into the card.
+
+    Raises:
+        UserError: it is no model, or the hub refuses or can't be reached.
+    """
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    from multiway.systems.base import System
+    from multiway.weights.card import set_licence
+    from multiway.weights.folder import save
+    from multiway.weights.hub import push
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        if isinstance(model, System):
+            save(model, folder)
+        else:
+            shutil.copytree(model, folder)
+        if licence is not None:
+            set_licence(folder, licence)
+        return push(folder, name, private=private)

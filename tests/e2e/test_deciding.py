@@ -14,13 +14,14 @@ def test_slices_intervals_and_sheet(cli, model_folder, pictures, tmp_path):
     (tmp_path / "gold.csv").write_text("\n".join(rows) + "\n")
     sheet = tmp_path / "sheet.html"
     given = ("evaluate", "retrieval", "--model", model_folder, "--data", tmp_path / "gold.csv")
-    code, out, err = cli(*given, "--slice", "light", "--sheet", sheet, "--json")
+    code, out, err = cli(*given, "--slice", "light", "--sheet", sheet, "--json", "--card")
     assert code == 0, err
     found = json.loads(out)
     low, high = found["intervals"]["tr_r1"]
     assert low <= found["itm"]["tr_r1"] <= high
     assert [(row["value"], row["n"]) for row in found["slices"]["light"]] == [("yes", 3), ("no", 1)]
     assert "data:image/png;base64," in sheet.read_text()
+    assert "- 4 samples: tr_r1 " in (model_folder / "README.md").read_text()
     code, _, err = cli(*given, "--slice", "dark")
     assert code == 2
     assert "no column 'dark'" in err

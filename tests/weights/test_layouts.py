@@ -85,14 +85,20 @@ def test_albef_at_full_size_has_the_official_keys(retrieval: bool) -> None:
 
 
 def official_albef_heads(kind: str) -> dict[str, tuple[int, ...]]:
-    """Checkpoints of NLVR.py and of Pretrain_nlvr.py."""
+    """Checkpoints of VQA.py, VE.py, NLVR.py and Pretrain_nlvr.py."""
     if kind == "nlvr_pretrain":
         found = {"temp": ()} | linear("ta_head", 3, 768) | linear("vision_proj", 256, 768)
         return found | linear("text_proj", 256, 768) | vit("visual_encoder.", size=256) | _doubled("")
     found = {}
     for mark in ("", "_m"):
-        found |= vit(f"visual_encoder{mark}.", size=384) | _doubled(mark)
-        found |= linear(f"cls_head{mark}.0", 768, 768) | linear(f"cls_head{mark}.2", 2, 768)
+        found |= vit(f"visual_encoder{mark}.", size=384)
+        found |= _doubled(mark) if kind == "nlvr2" else bert(f"text_encoder{mark}.")
+        if kind == "vqa":
+            found |= bert(f"text_decoder{mark}.bert.", layers=6, fusion=0)
+            found |= predictions(f"text_decoder{mark}.cls.predictions.")
+        else:
+            found |= linear(f"cls_head{mark}.0", 768, 768)
+            found |= linear(f"cls_head{mark}.2", 3 if kind == "entailment" else 2, 768)
     return found
 
 
@@ -101,7 +107,7 @@ def _doubled(mark: str) -> dict[str, tuple[int, ...]]:
     return bert(f"text_encoder{mark}.", layers=18)
 
 
-@pytest.mark.parametrize("kind", ["nlvr2", "nlvr_pretrain"])
+@pytest.mark.parametrize("kind", ["vqa", "entailment", "nlvr2", "nlvr_pretrain"])
 def test_albef_s_fine_tunings_at_full_size_have_the_official_keys(kind: str, tmp_path: Path) -> None:
     expected = official_albef_heads(kind)
     given = {name: torch.empty(shape, device="meta") for name, shape in expected.items()}

@@ -12,8 +12,6 @@ from multiway.cli.arguments import Parser
 from multiway.cli.model import add_device
 from multiway.errors import UserError
 
-NEITHER = "no difference that these data can show"
-
 
 def add_deciding(parser: Parser) -> None:
     """The flags that `decide` reads."""
@@ -23,6 +21,7 @@ def add_deciding(parser: Parser) -> None:
     about = "the main figure by this column of the data; may be given again"
     add("--slice", action="append", default=[], metavar="COLUMN", help=about)
     add("--sheet", type=Path, metavar="FILE.html", help="write the worst samples with pictures")
+    add("--card", action="store_true", help="write the figures and this command into the model's card")
     add_device(parser)
     add("--json", action="store_true", help="print one JSON object")
 
@@ -33,6 +32,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("give --model MODEL, or --compare A B for two models")
     if args.compare is not None and (args.sheet or args.slice):
         raise UserError("--sheet and --slice are for one model: give --model instead of --compare")
+    if args.card and (args.model is None or not (Path(args.model) / "config.json").is_file()):
+        raise UserError("--card writes into a model folder: give one as --model")
     if args.sheet is not None and args.sheet.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--sheet {args.sheet} is a page: name it x.html")
 
@@ -51,6 +52,7 @@ def decide(
         show: prints a Measurement for a person.
     """
     import multiway
+    from multiway.cli.decided import note, print_comparison, print_details
     from multiway.cli.model import progress_bar
     from multiway.tasks.outcomes import compare, metadata, slices
     from multiway.train.parallel import choose_device
@@ -63,7 +65,7 @@ def decide(
         with progress_bar() as progress:
             found.append(measure(model, data, progress))
     if args.compare is not None:
-        _print_comparison(compare(found[0].outcomes, found[1].outcomes), args)
+        print_comparison(compare(found[0].outcomes, found[1].outcomes), args)
         return
     (one,) = found
     result, outcomes = dict(one.result), one.outcomes
@@ -76,38 +78,12 @@ def decide(
 
             rows = [row | {"value": f"{c}: {row['value']}"} for c, found in cut.items() for row in found]
             write_sheet(args.sheet, f"{args.model}: {outcomes.main}", outcomes, data.image, sliced=rows)
+        if args.card:
+            note(outcomes, result, args)
     if args.json:
         print(json.dumps(result, ensure_ascii=False))
         return
     print(one.sentence())
     show(one)
     if outcomes is not None:
-        _print_details(outcomes, result, args)
-
-
-def _print_details(outcomes: Any, result: dict[str, Any], args: argparse.Namespace) -> None:
-    values = outcomes.values()
-    spread = ", ".join("{} {:.1f} to {:.1f}".format(n, *result["intervals"][n]) for n in values)
-    print(f"bootstrap, 95 %: {spread}")
-    for column, rows in result.get("slices", {}).items():
-        for row in rows:
-            figure = "{:.1f} ({:.1f} to {:.1f})".format(row["figure"], *row["interval"])
-            print(f"{column} {row['value']}: {row['n']:,} samples, {outcomes.main} {figure}")
-    if args.sheet is not None:
-        print(f"sheet of errors in {args.sheet}")
-
-
-def _print_comparison(found: dict[str, Any], args: argparse.Namespace) -> None:
-    if args.json:
-        print(json.dumps({"a": args.compare[0], "b": args.compare[1], **found}))
-        return
-    print(f"{found['n']:,} samples; A {args.compare[0]}, B {args.compare[1]}; paired bootstrap, 95 %")
-    for name, row in found["figures"].items():
-        change = "{difference:+.2f} ({low:+.2f} to {high:+.2f}), p {p:.3f}".format(**row)
-        print(f"{name:<10}  A {row['first']:.2f}  B {row['second']:.2f}  B - A {change}")
-    main = found["figures"][found["main"]]
-    sure = main["low"] > 0 or main["high"] < 0
-    better = "B" if main["difference"] > 0 else "A"
-    print(
-        f"by {found['main']}: {f'{better} is better' if sure else 'no difference that these data can show'}"
-    )
+        print_details(outcomes, result, args)

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "convert": Command(
         "multiway.cli.convert:convert", "a model in another layout, or what loading it would do"
     ),
+    "push": Command("multiway.cli.push:push", "a model folder to the Hugging Face hub"),
     "systems": Command(
         "multiway.cli.systems:systems", "the systems, and where their parameters and FLOPs lie"
     ),

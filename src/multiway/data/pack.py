@@ -16,12 +16,12 @@ from typing import Any
 
 from multiway.data.dataset import Dataset
 from multiway.data.images import decode, extension
+from multiway.data.licences import NAMES
 from multiway.data.sample import BadSample
 from multiway.data.shards import write_shards
 from multiway.errors import UserError
 
 SOURCES = ("source", "url", "original_url", "flickr_url", "coco_url")
-LICENCES = ("licence", "license", "rights")
 OPT_OUTS = ("opt_out", "optout", "noai", "do_not_train")
 NO = ("", "0", "false", "no", "none")
 
@@ -67,7 +67,7 @@ def pack(
             if dataset.key(i) in opted_out or any(_says(meta.get(name)) for name in OPT_OUTS):
                 counts["opted_out"] += 1
                 continue
-            terms = _first(meta, LICENCES, licence)
+            terms = _first(meta, NAMES, licence)
             counts["without_licence"] += terms is None
             counts["written"] += 1
             told = {name: _plain(v) for name, v in meta.items() if name not in (*OPT_OUTS, "path")}

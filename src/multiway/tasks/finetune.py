@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from multiway import weights
 from multiway.batch import Batch
 from multiway.data.augment import train_transform
 from multiway.data.labelled import LabelledPictures, LabelledSource, TaskData
+from multiway.data.licences import licences
 from multiway.data.loader import Loader
 from multiway.data.mixing import Mixed
 from multiway.data.questions import Questions
@@ -21,11 +23,13 @@ from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.tasks import classify, entailment, nlvr2, vqa
 from multiway.tasks.predictions import Measurement
+from multiway.tasks.pretrain import length, note_validation
 from multiway.train.build import start_from_model
 from multiway.train.loop import Result, train
 from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run, TrainConfig
 from multiway.weights.adapter import save_adapter
+from multiway.weights.card import card as make_card
 
 Data = PicturePairs | LabelledPictures | Questions | Sentences
 Sources = Sequence[LabelledSource]
@@ -155,6 +159,10 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
     """
     task = task_of(name)
 
+    @cache
+    def said() -> str:
+        return card(name, run)
+
     def make(run: Run, ranks: Ranks) -> tuple[System, Loader | Mixed]:
         return build(name, run, ranks)
 
@@ -163,7 +171,7 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
             save_adapter(
                 system, folder.with_name(f"{folder.name}-adapter"), run.init.checkpoint, run.train.lora
             )
-        return weights.save(system, folder, card=card(name, run))
+        return weights.save(system, folder, card=said())
 
     evaluate = None
     if run.data.val:
@@ -172,7 +180,9 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
         def evaluate(system: System) -> dict[str, Any]:
             return task.evaluate(system, held_back)
 
-    return train(run, Path(out), resume=resume, evaluate=evaluate, save=save, make=make)
+    result = train(run, Path(out), resume=resume, evaluate=evaluate, save=save, make=make)
+    note_validation(result, Path(out))
+    return result
 
 
 def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader | Mixed]:
@@ -229,15 +239,12 @@ def labels_of(config: Any) -> tuple[str, ...]:
 
 def card(name: str, run: Run) -> str:
     """The model card of a fine-tuned model."""
-    sources = "\n".join(f"- `{source.path}`" for source in run.data.train)
-    length = f"{run.train.steps:,} steps" if run.train.steps is not None else f"{run.train.epochs} epochs"
-    return f"""# {run.system.system}
-
-Fine-tuned by multiway for the task `{name}` ({TASKS[name].about}) from `{run.init.checkpoint}`
-({NETWORKS[run.system.system].paper}): {length} of {run.train.batch_size} samples, seed {run.train.seed}.
-
-    multiway evaluate {name} --model THIS_FOLDER --data DATA
-
-## Data
-{sources}
-"""
+    opened = ((s, task_of(name).open((s,), labels_of(run.system), None)) for s in run.data.train)
+    return make_card(
+        run.system.system,
+        title=run.system.system,
+        about=f"Fine-tuned for the task `{name}` ({TASKS[name].about}) from `{run.init.checkpoint}`.",
+        use=f"    multiway evaluate {name} --model THIS_FOLDER --data DATA",
+        training=f"{length(run)}, seed {run.train.seed}. `run.json` of the run has every setting.",
+        data=[(source.path, licences(samples, source.path)) for source, samples in opened],
+    )

@@ -6,18 +6,21 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from multiway import weights
 from multiway.data.dataset import DataConfig, Dataset
-from multiway.systems import NETWORKS
+from multiway.data.licences import licences
 from multiway.systems.base import System
 from multiway.train.loop import Result, train
 from multiway.train.run import Run
 from multiway.train.validate import Evaluate
 from multiway.weights.adapter import save_adapter
 from multiway.weights.aside import replacing
+from multiway.weights.card import add_metrics
+from multiway.weights.card import card as make_card
 
 RERANKED = 16  # candidates that a validation re-ranks
 
@@ -29,14 +32,20 @@ def pretrain(run: Run, out: str | Path, *, resume: Literal["auto", "never"] = "a
         UserError: the run is impossible, its data is missing or bad, or `out` holds another run.
     """
 
+    @cache
+    def said() -> str:
+        return card(run)
+
     def save(system: System, folder: Path) -> Path:
         if run.train.lora.rank:
             save_adapter(
                 system, folder.with_name(f"{folder.name}-adapter"), run.init.checkpoint, run.train.lora
             )
-        return weights.save(system, folder, card=card(run))
+        return weights.save(system, folder, card=said())
 
-    return train(run, Path(out), resume=resume, evaluate=validation(run.data), save=save)
+    result = train(run, Path(out), resume=resume, evaluate=validation(run.data), save=save)
+    note_validation(result, Path(out))
+    return result
 
 
 def pretrain_stages(
@@ -83,28 +92,32 @@ def validation(data: DataConfig) -> Evaluate | None:
 
 def card(run: Run) -> str:
     """The model card of a trained model: what it is, what made it, and how to use it."""
-    length = f"{run.train.steps:,} steps" if run.train.steps is not None else f"{run.train.epochs} epochs"
     named = {"checkpoint": run.init.checkpoint, "image tower": run.init.image_tower, "text": run.init.text}
     origin = ", ".join(f"{part} `{name}`" for part, name in named.items() if name) or "fresh weights"
-    sources = "\n".join(f"- `{s.path}`{f', split {s.split}' if s.split else ''}" for s in run.data.train)
-    return f"""# {run.name}
+    return make_card(
+        run.system.system,
+        title=run.name,
+        about="Trained by multiway.",
+        training=f"{length(run)} at {run.data.image_size} pixels, seed {run.train.seed}; started from "
+        f"{origin}. `run.json` of the run has every setting.",
+        data=[
+            (f"{s.path}{f', split {s.split}' if s.split else ''}", licences(Dataset(s), s.path))
+            for s in run.data.train
+        ],
+    )
 
-A {run.system.system.upper()} model ({NETWORKS[run.system.system].paper}), trained by multiway.
 
-```python
-import multiway
+def length(run: Run) -> str:
+    """How long a run is."""
+    steps = f"{run.train.steps:,} steps" if run.train.steps is not None else f"{run.train.epochs} epochs"
+    return f"{steps} of {run.train.batch_size} samples"
 
-model = multiway.load("this folder")
-model.encode_image("cat.jpg") @ model.encode_text("a cat").T
-```
 
-## Training
-{length} of {run.train.batch_size} samples at {run.data.image_size} pixels, seed {run.train.seed}; started
-from {origin}. `run.json` of the run has every setting.
-
-## Data
-{sources}
-
-## Limits
-It knows what its data shows, with its data's biases, and was not examined for any use beyond research.
-"""
+def note_validation(result: Result, out: Path) -> None:
+    """Put what the run's last validation measured into the card of its model."""
+    finished = result.stopped_by is None and int(os.environ.get("RANK", "0")) == 0
+    if finished and result.validation and (out / "model").is_dir():
+        figures = {
+            name: f"{value:.2f}" for name, value in result.validation.items() if "shuffled" not in name
+        }
+        add_metrics(out / "model", "its run's validation", figures, "metrics.jsonl of the run")

@@ -19,6 +19,7 @@ from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
 from multiway.weights.aside import replacing, standing
+from multiway.weights.card import card as make_card
 from multiway.weights.hub import fetch
 from multiway.weights.longer import longer
 from multiway.weights.official import is_transformers, load_checkpoint, load_transformers
@@ -192,9 +193,7 @@ def strict_load(model: nn.Module, tensors: dict, where: Path | str) -> None:
 def _card(model: System) -> str:
     """A short model card: what it is and how to use it."""
     count = sum(p.numel() for p in model.parameters())
-    return (
-        f"# {type(model).__name__}\n\nA {type(model).__name__} model of {count / 1e6:.1f} M parameters, "
-        f"written by multiway ({NETWORKS[model.config.system].paper}).\n\n"
-        '```python\nimport multiway\nmodel = multiway.load("this folder")\n'
-        'model.encode_image("cat.jpg") @ model.encode_text("a cat").T\n```\n'
+    kind = type(model).__name__
+    return make_card(
+        model.config.system, title=kind, about=f"A {kind} of {count / 1e6:.1f} M parameters, by multiway."
     )

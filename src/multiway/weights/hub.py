@@ -1,4 +1,4 @@
-"""A hub id's files: from the cache, else from the hub, else a sentence on what to bring, and where."""
+"""A hub id's files: from the cache, else from the hub, else a sentence on what to bring; and back."""
 
 from __future__ import annotations
 
@@ -63,3 +63,30 @@ def _bring(name: str, what: str) -> str:
         f"`hf download {name} --local-dir {short}`, which brings config.json, model.safetensors, vocab.txt, "
         f"copy that folder here and give its path ./{short}"
     )
+
+
+def push(folder: Path, name: str, *, private: bool = False) -> str:
+    """Upload a model folder as `owner/name`, made where there is none; the address.
+
+    Raises:
+        UserError: it is no model folder, or the hub refuses or can't be reached.
+    """
+    if not (folder / "config.json").is_file() or not any(f for w in WEIGHTS for f in folder.glob(w)):
+        raise UserError(f"{folder} is no model folder: give one that multiway.save wrote")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    try:
+        api = HfApi()
+        address = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[".*"])
+    except HFValidationError:
+        raise UserError(f"{name} is no name on the hub: give owner/name") from None
+    except LocalTokenNotFoundError:
+        raise UserError("the hub does not know you: run `hf auth login` first") from None
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{name} was not uploaded ({reason[:120]}): check network and rights, and repeat"
+        ) from None
+    return str(address)
