@@ -96,8 +96,15 @@ def _on_one_core(function: Callable[..., None], call: tuple) -> None:
     function(*call)
 
 
-def main(about: str, make: Callable[[bool], Study], run: Callable[[Study, int, bool], None]) -> None:
-    """A study's command: `make(tiny)` says what it is, `run(study, workers, tiny)` runs what is missing."""
+def main(
+    about: str,
+    make: Callable[[bool], Study],
+    run: Callable[[Study, int, bool], None],
+    say: Callable[[Study], str] | None = None,
+) -> None:
+    """A study's command: `make(tiny)` says what it is, `run(study, workers, tiny)` runs what is missing, and
+    `say(study)` is what it prints at the end: `judge`, if it has claims.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judge", action="store_true", help="only judge the results that are there")
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, elsewhere")
@@ -106,7 +113,7 @@ def main(about: str, make: Callable[[bool], Study], run: Callable[[Study, int, b
     study = make(args.tiny)
     if not args.judge:
         run(study, args.workers, args.tiny)
-    print(judge(study))
+    print((say or judge)(study))
 
 
 # --- the verdict

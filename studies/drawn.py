@@ -140,10 +140,10 @@ class PatchCodes(nn.Module):
     It knows no label and no other picture's pre-training, so that a stage of pictures adds pictures alone.
     """
 
-    def __init__(self, pictures: str, codes: int = 128, seed: int = 0):
+    def __init__(self, pictures: str | Source, codes: int = 128, seed: int = 0):
         super().__init__()
         self.image_size, self.codes = SIDE, codes
-        data = Dataset(Source(path=pictures))
+        data = Dataset(Source(path=pictures) if isinstance(pictures, str) else pictures)
         rows = [
             _patches(_pixels(data.image(i))[None])[0] for i in range(0, len(data), max(len(data) // 400, 1))
         ]

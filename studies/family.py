@@ -1,0 +1,296 @@
+"""One table that nobody has published: the line's systems at one size, on the same pairs, side by side.
+
+    python studies/family.py            run every part that has no result yet, two at a time, then the table
+    python studies/family.py --judge    only the table, of what is there
+    python studies/family.py --tiny     a few steps of everything, elsewhere: does it run?
+
+First each system's cost is measured: seconds, memory, counted FLOPs and passes of a training step of 64 pairs
+on one core. Then a learning rate is chosen for each by the mean loss at the end of short runs. Then each is
+trained from scratch three times over, on
+
+    steps   the same number of optimizer steps
+    flops   the same number of counted FLOPs
+    time    the same number of seconds, by the cost that was measured
+
+and asked for all that it defines: retrieval by its contrast and re-ranked by its matching head, captions,
+and, after a fine-tuning that is alike for all, questions and pairs of pictures. BEiT-3's masked pre-training
+has neither contrast nor captions: it is fine-tuned for both on the same pairs, on top of its budget. No arm
+has momentum models, queues or dropout. The drawn world has three seeds, the bundled emoji one.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import drawn
+import torch
+from arms import ROOT, SEEDS, Study, in_processes, keep, main
+from drawn import PatchCodes, Sizes
+from family_members import CODES, World, drawings, members, scenes
+from family_table import BUDGETS, METRICS, SYSTEMS, table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import multiway
+from multiway.core.block import Block
+from multiway.data.dataset import Dataset
+from multiway.data.labelled import LabelledSource
+from multiway.errors import UserError
+from multiway.metrics.captions import summary
+from multiway.systems.base import System
+from multiway.tasks import finetune, retrieval
+from multiway.train.build import build
+from multiway.train.parallel import Ranks
+from multiway.train.run import Init, Run
+
+RATES = (5e-4, 1e-3, 2e-3)
+#: Opens a world in whichever process it is called.
+Open = Callable[[], World]
+WORLDS: dict[str, tuple[int, ...]] = {"scenes": SEEDS, "emoji": SEEDS[:1]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the arms have in common.
+
+    Attributes:
+        steps: of the arms of equal steps. of: whose step times `steps` is the budget of FLOPs and of time.
+        sweep: steps of a run that tries a learning rate. after: of a fine-tuning on the same pairs.
+        task: of a fine-tuning for questions, or for two pictures. repeats: of a step that is timed.
+    """
+
+    steps: int = 600
+    of: str = "coca"
+    sweep: int = 150
+    after: int = 150
+    task: int = 250
+    repeats: int = 7
+
+
+def world_of(name: str, work: Path, sizes: Sizes) -> World:
+    """The drawn scenes, or the bundled emoji; what is drawn is written once."""
+    return (scenes if name == "scenes" else drawings)(work / name, sizes)
+
+
+def make(world: World, run: Run, ranks: Ranks) -> tuple[System, Any]:
+    """A run's system and loader; masked data modelling gets visual tokens from the pictures themselves."""
+    system, loader = build(run, ranks)
+    if run.system.system == "beit3":
+        system.learn_from(PatchCodes(world.pictures(run.train.seed), CODES, run.train.seed))
+    return system, loader
+
+
+def pretrain(world: World, name: str, seed: int, lr: float, steps: int) -> Run:
+    """A system from scratch."""
+    system = members(world)[name].pretrain
+    return Run(name="pretrain", system=system, data=world.data(seed), train=drawn.training(steps, seed, lr))
+
+
+# --- what a step costs
+
+
+def cost(study: Study, open_: Open, place: str, name: str, budget: Budget) -> None:
+    """Seconds, FLOPs, passes and memory of a step of 64 pairs, forward and backward."""
+
+    def measure() -> dict[str, Any]:
+        world = open_()
+        run = pretrain(world, name, 0, RATES[0], budget.steps)
+        system, loader = make(world, run, Ranks(0, 1, torch.device("cpu")))
+        batch, state = next(iter(loader.iterate())), system.init_state()
+
+        def losses() -> Tensor:
+            return system.losses(batch, state, None, torch.Generator().manual_seed(0))["loss"]
+
+        def step() -> float:
+            began = time.perf_counter()
+            losses().backward()
+            system.zero_grad(set_to_none=True)
+            return time.perf_counter() - began
+
+        with FlopCounterMode(display=False) as counter:
+            step()
+        return {
+            "metrics": {},
+            "step": {
+                "seconds": round(statistics.median(step() for _ in range(budget.repeats)), 4),
+                "gflops": round(counter.get_total_flops() / 1e9, 3),
+                "passes": passes(system, losses, run.train.batch_size),
+                "kept_mb": round(kept(system, losses) / 2**20, 1),
+                "parameters": sum(p.numel() for p in system.parameters() if p.requires_grad) / 1e3,
+            },
+        }
+
+    keep(study, f"{place}-{name}-cost", 0, measure)
+
+
+def passes(system: System, losses: Callable[[], Tensor], pairs: int) -> float:
+    """How often a step's losses send a pair through the blocks, on average over them: a block that reads the
+    texts, and the pairs with two negatives for each, counts four times, however they are put in batches.
+    """
+    rows: list[int] = []
+    blocks = [module for module in system.modules() if isinstance(module, Block)]
+
+    def count(block: Block, given: tuple[Tensor, ...], options: dict[str, Any], output: Tensor) -> None:
+        ragged = options.get("ragged")
+        rows.append(len(given[0]) if ragged is None else ragged.batch)
+
+    hooks = [block.register_forward_hook(count, with_kwargs=True) for block in blocks]
+    losses()
+    for hook in hooks:
+        hook.remove()
+    return round(sum(rows) / len(blocks) / pairs, 2)
+
+
+def kept(system: System, losses: Callable[[], Tensor]) -> int:
+    """Bytes that a step's losses keep for the backward pass, the weights not counted."""
+    own = {p.untyped_storage().data_ptr() for p in system.parameters()}
+    found: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses()  # its graph must live until everything was seen
+    return sum(found.values())
+
+
+def steps_of(study: Study, place: str, name: str, budget: Budget) -> dict[str, int]:
+    """Budget -> optimizer steps of a system."""
+
+    def step(of: str) -> dict[str, float]:
+        return json.loads(study.path(f"{place}-{of}-cost", 0).read_text())["step"]
+
+    own, like = step(name), step(budget.of)
+    return {
+        "steps": budget.steps,
+        "flops": round(budget.steps * like["gflops"] / own["gflops"]),
+        "time": round(budget.steps * like["seconds"] / own["seconds"]),
+    }
+
+
+# --- learning rates
+
+
+def sweep(study: Study, open_: Open, place: str, name: str, lr: float, budget: Budget) -> None:
+    """A short run; its mean loss over the last fifth decides."""
+
+    def measure() -> dict[str, Any]:
+        world, out = open_(), study.work / f"{place}-{name}-lr{lr:g}"
+        run = pretrain(world, name, SEEDS[0], lr, budget.sweep)
+        drawn.trained(run, out, partial(make, world))
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses = [row["loss"] for row in rows if "loss" in row]
+        return {"metrics": {}, "lr": lr, "loss": statistics.fmean(losses[-max(len(losses) // 5, 1) :])}
+
+    keep(study, f"{place}-{name}-lr{lr:g}", 0, measure)
+
+
+def best_rate(study: Study, place: str, name: str) -> float:
+    """The learning rate of the lowest loss."""
+    found = [json.loads(study.path(f"{place}-{name}-lr{lr:g}", 0).read_text()) for lr in RATES]
+    return min(found, key=lambda row: row["loss"])["lr"]
+
+
+# --- the arms
+
+
+def arm(study: Study, open_: Open, place: str, name: str, by: str, seed: int, budget: Budget) -> None:
+    """One system, one budget, one seed: pre-training, what follows it, and every measure."""
+
+    def measure() -> dict[str, Any]:
+        world, lr = open_(), best_rate(study, place, name)
+        steps = steps_of(study, place, name, budget)[by]
+        out = study.work / f"{place}-{name}-{by}-s{seed}"
+        spent = {"pretrain": drawn.trained(pretrain(world, name, seed, lr, steps), out, partial(make, world))}
+        models = {"pretrain": multiway.load(out / "model").eval()}
+        for task, system in members(world)[name].after.items():
+            folder = out.with_name(f"{out.name}-{task}")
+            run = Run(
+                name=task,
+                system=system,
+                data=world.data(seed),
+                train=drawn.training(budget.after, seed, 5e-4),
+                init=Init(checkpoint=str(out / "model")),
+            )
+            spent[task] = drawn.trained(run, folder, build)
+            models[task] = multiway.load(folder / "model").eval()
+        return {"metrics": measured(world, models, out, seed, budget), "lr": lr, "spent": spent}
+
+    keep(study, f"{place}-{name}-{by}", seed, measure)
+
+
+def measured(
+    world: World, models: dict[str, System], out: Path, seed: int, budget: Budget
+) -> dict[str, float | None]:
+    """Every metric that the system defines; None: it does not."""
+    test, base = Dataset(world.test), models["pretrain"]
+    found: dict[str, float | None] = dict.fromkeys(METRICS)
+    texts = "first" if world.first else "all"
+    with suppress(UserError):  # no contrast and no matching head
+        ranks = retrieval.evaluate(models.get("retrieval", base), test, texts=texts, k=16, batch_size=64)
+        for metric, stage in (("itc", "itc"), ("reranked", "itm")):
+            if ranks.get(stage):
+                found[metric] = round((ranks[stage]["tr_r1"] + ranks[stage]["ir_r1"]) / 2, 2)
+    with suppress(UserError):  # it generates no text
+        writer, captions = models.get("caption", base), []
+        for first in range(0, len(test), 50):
+            images = [test.image(i) for i in range(first, min(first + 50, len(test)))]
+            captions += writer.caption(images)
+        references = [test.texts(i)[:1] if world.first else test.texts(i) for i in range(len(test))]
+        found["cider"] = round(summary(captions, references)["cider"], 2)
+    for metric, task, sources in (
+        ("vqa", "vqa", world.questions),
+        ("reasoning", "nlvr2", world.reasoning),
+    ):
+        with suppress(UserError):  # no network for the task
+            if sources is not None:
+                found[metric] = round(tuned(task, sources, out, seed, budget), 2)
+    return found
+
+
+def tuned(
+    task: str, sources: tuple[Callable[[int], str], str], out: Path, seed: int, budget: Budget
+) -> float:
+    """Accuracy on the test source after fine-tuning on the training source."""
+    data, folder = drawn.two_pictures(sources[0](seed), seed), out.with_name(f"{out.name}-{task}")
+    run = finetune.plan(task, out / "model", data, train=drawn.training(budget.task, seed, 5e-4))
+    drawn.trained(run, folder, lambda run, ranks: finetune.build(task, run, ranks))
+    model, kind = multiway.load(folder / "model").eval(), finetune.task_of(task)
+    samples = kind.open((LabelledSource(path=sources[1]),), finetune.labels_of(run.system), None)
+    return kind.evaluate(model, samples, batch_size=64)["accuracy"]
+
+
+def make_study(tiny: bool) -> Study:
+    work = ROOT / "runs" / ("family-tiny" if tiny else "family")
+    results = work / "results" if tiny else ROOT / "studies" / "results" / "family"
+    return Study(name="family", arms=SYSTEMS, claims=(), metrics=METRICS, work=work, results=results)
+
+
+def run(study: Study, workers: int, tiny: bool) -> None:
+    """Costs one at a time, so that they do not disturb each other; then rates, then arms."""
+    sizes = Sizes(pairs=200, reasoning=200, test=20, test_reasoning=40) if tiny else Sizes()
+    budget = Budget(steps=3, sweep=2, after=2, task=2, repeats=1) if tiny else Budget()
+    open_ = {place: partial(world_of, place, study.work, sizes) for place in WORLDS}
+    for make_world in open_.values():
+        make_world()
+    everything = [(place, name) for place in WORLDS for name in SYSTEMS]
+    in_processes(cost, [(study, open_[p], p, n, budget) for p, n in everything], 1)
+    in_processes(sweep, [(study, open_[p], p, n, lr, budget) for p, n in everything for lr in RATES], workers)
+    arms = [(p, n, by, seed) for p, n in everything for by in BUDGETS for seed in WORLDS[p]]
+    arms.sort(key=lambda a: a[3])  # a whole seed before the next
+    in_processes(arm, [(study, open_[p], p, n, by, seed, budget) for p, n, by, seed in arms], workers)
+
+
+if __name__ == "__main__":
+    main(__doc__, make_study, run, partial(table, places=tuple(WORLDS)))
