@@ -37,7 +37,8 @@ from multiway.train.run import Run, TrainConfig
 SIDE, PATCH = 80, 16
 PLAIN = Augment(crop_scale=None, flip=0.0, rand_n=0)  # left and right, colour and count must stay true
 TEST_SEED = 77
-#: Words of sentences about two pictures that captions lack.
+#: Words of questions, and of sentences about two pictures, that captions lack.
+QUESTIONS = "what colour shape is the thing how many are there yes no ?"
 ABOUT_TWO = (
     "both pictures picture contain contains there are more in the left right than one only two hold thing "
     "things together same number of"
@@ -94,13 +95,14 @@ class World:
         return self._scenes("test", self.sizes.test, TEST_SEED), two
 
     def vocabulary(self) -> Path:
-        """vocab.txt of every word that a caption or a sentence can have."""
+        """vocab.txt of every word that a caption, a sentence or a question can have."""
         path = self.folder / "vocab.txt"
         if not path.exists():
             words = {"a", "an", *scenes.SIZES, *scenes.COLOURS, *scenes.SHAPES, *scenes.NUMBERS[2:]}
             words |= {f"{s}{'es' if s.endswith('s') else 's'}" for s in scenes.SHAPES}
             words |= {word for relation in scenes.RELATIONS for word in relation.split()}
-            words |= {str(n) for n in range(1, 2 * scenes.MAX_COUNT * 2 + 1)} | set(ABOUT_TWO.split())
+            words |= {str(n) for n in range(1, 2 * scenes.MAX_COUNT * 2 + 1)}
+            words |= set(f"{ABOUT_TWO} {QUESTIONS}".split())
             self.folder.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join([*SPECIAL, *sorted(words)]) + "\n")
         return path

@@ -9,7 +9,6 @@ from typing import Any
 
 import drawn
 from drawn import PATCH, SIDE, Sizes
-from multiway.systems.flip import FLIPConfig
 
 from multiway.data import emoji
 from multiway.data.augment import Augment
@@ -23,6 +22,7 @@ from multiway.systems.blip_config import BLIPConfig, med_config
 from multiway.systems.clip import CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.systems.coca_config import CoCaConfig, MultimodalConfig, PoolerConfig, coca_text, coca_vit
 from multiway.systems.conv_tower import StemConfig
+from multiway.systems.flip import FLIPConfig
 from multiway.systems.patches import ImageConfig
 from multiway.systems.prefix_network import PrefixConfig
 from multiway.systems.simvlm import SimVLMConfig

@@ -17,7 +17,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
 def arms(monkeypatch):
     monkeypatch.syspath_prepend(str(STUDIES))
     yield importlib.import_module("arms")
-    for name in ("arms", "drawn", "stagewise", "experts"):
+    for name in ("arms", "drawn", "stagewise", "experts", "family", "family_members", "family_table"):
         sys.modules.pop(name, None)
 
 
@@ -102,6 +102,7 @@ def test_the_arms_of_experts_are_equal_in_what_they_say(arms, tmp_path):
 
 
 def test_every_word_is_in_the_vocabulary(arms, tmp_path):
+    from multiway.data.scene_questions import ask
     from multiway.data.scene_text import make_picture_pair
     from multiway.data.scenes import make_scene
 
@@ -110,7 +111,8 @@ def test_every_word_is_in_the_vocabulary(arms, tmp_path):
     said = [make_scene(5, i).caption for i in range(60)] + [
         make_picture_pair(5, i).sentence for i in range(60)
     ]
-    assert {word for sentence in said for word in sentence.split()} <= known
+    said += [text for i in range(60) for text in ask(5, i)]
+    assert {word for sentence in said for word in sentence.replace("?", " ?").split()} <= known
 
 
 def test_visual_tokens_of_patches(arms, tmp_path):
@@ -126,3 +128,16 @@ def test_visual_tokens_of_patches(arms, tmp_path):
     found = codes.visual_tokens(red)[0]
     assert found[0] != 0
     assert (found[1:] == 0).all()
+
+
+def test_the_systems_of_the_family_are_of_one_size(arms, tmp_path):
+    family = importlib.import_module("family")
+    from multiway.systems import NETWORKS
+
+    world = family.scenes(tmp_path, family.Sizes(pairs=10, reasoning=10, test=4, test_reasoning=4))
+    found = {}
+    for name, member in family.members(world).items():
+        network = NETWORKS[member.pretrain.system].network()(member.pretrain)
+        found[name] = sum(p.numel() for p in network.parameters())
+    assert set(found) == set(family.SYSTEMS)
+    assert max(found.values()) < 1.4 * min(found.values())
