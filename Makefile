@@ -64,6 +64,7 @@ docs: $(VENV)/.docs  ## build the site into site/
 
 bench: $(VENV)/.dev  ## speed side by side: an ALBEF step, captioning, re-ranking and ranked answers
 	$(BIN)/python benchmarks/albef_step.py
+	$(BIN)/python benchmarks/flip_step.py --threads 2
 	$(BIN)/python benchmarks/blip_caption.py --threads 2
 	$(BIN)/python benchmarks/blip_rerank.py --threads 2
 	$(BIN)/python benchmarks/answer_ranking.py --threads 2

@@ -143,6 +143,29 @@ def ranks() -> str:
     )
 
 
+def flip() -> str:
+    """A step of FLIP's picture tower by what it does not see."""
+    if (found := load("flip_step")) is None:
+        return "Not measured yet: `make bench`.\n"
+    rows = [
+        [
+            f"{float(share):.0%} left out",
+            found["tokens"][share],
+            f"{seconds:.3f}",
+            f"{found['flops'][share] / 1e12:.2f}",
+            f"{found['speedup'].get(share, 1.0):.2f}",
+        ]
+        for share, seconds in found["median_seconds"].items()
+    ]
+    setting = found["setting"]
+    note = (
+        f"ViT-B/16 at {setting['image_size']} px, batch {setting['batch']}, forward and backward; medians of "
+        f"{found['repeats']} interleaved steps. `python benchmarks/flip_step.py` ({machine(found)})."
+    )
+    head = ["patches", "tokens", "seconds a step", "TFLOP", "times as fast"]
+    return table(head, rows) + "\n" + note + "\n"
+
+
 def captions() -> str:
     """Captions of what was never seen, beside a nearest neighbour's and those of other pictures."""
     rows, notes = [], []
@@ -198,6 +221,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "photos": photos,
     "step": step,
     "blip": blip,
+    "flip": flip,
     "ranks": ranks,
     "captions": captions,
     "summary": summary,

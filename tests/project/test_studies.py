@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,17 @@ STUDIES = Path(__file__).parents[2] / "studies"
 def arms(monkeypatch):
     monkeypatch.syspath_prepend(str(STUDIES))
     yield importlib.import_module("arms")
-    for name in ("arms", "drawn", "stagewise", "experts", "family", "family_members", "family_table"):
+    for name in (
+        "arms",
+        "drawn",
+        "stagewise",
+        "experts",
+        "family",
+        "family_members",
+        "family_table",
+        "study_mae",
+        "study_flip",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -141,3 +152,28 @@ def test_the_systems_of_the_family_are_of_one_size(arms, tmp_path):
         found[name] = sum(p.numel() for p in network.parameters())
     assert set(found) == set(family.SYSTEMS)
     assert max(found.values()) < 1.4 * min(found.values())
+
+
+def by_path(name):
+    """A study whose name a module of the golden tests has too."""
+    spec = importlib.util.spec_from_file_location(f"study_{name}", STUDIES / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_arms_of_mae_and_flip(arms, tmp_path):
+    mae, flip = by_path("mae"), by_path("flip")
+    for module in (mae, flip):
+        named = {claim.better for claim in module.CLAIMS} | {claim.worse for claim in module.CLAIMS}
+        assert named <= set(module.ARMS)
+    assert set(mae.METRICS) <= {"combination", "style"}
+    seconds, budget = {"0.0": 2.0, "0.5": 1.0, "0.75": 0.5}, flip.Budget(steps=100)
+    steps = {name: flip.steps_of(name, seconds, budget) for name in flip.ARMS}
+    assert steps == {"whole": 100, "half": 200, "quarter": 400, "half steps": 100, "quarter steps": 100}
+    drawn = importlib.import_module("drawn")
+    world = drawn.World(tmp_path, drawn.Sizes())
+    for drop, _ in flip.ARMS.values():
+        assert flip.FLIP(flip.config(world, drop)).config.drop == drop
+    for ratio in mae.RATIOS.values():
+        assert mae.MAE(mae.config(ratio)).config.mask_ratio == ratio

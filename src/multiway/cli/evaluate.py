@@ -16,6 +16,7 @@ COMMANDS = {
     "entailment": Command("multiway.cli.evaluate_labels:entailment", "is a sentence true of a picture?"),
     "vqa": Command("multiway.cli.evaluate_vqa:vqa", "what is the answer to a question about a picture?"),
     "grounding": Command("multiway.cli.evaluate_grounding:grounding", "where is what a text says?"),
+    "probe": Command("multiway.cli.evaluate_probe:probe", "a linear classifier of frozen features"),
 }
 
 

@@ -23,7 +23,7 @@ def evaluate(model: System, data: LabelledPictures, *, batch_size: int = 32) -> 
     Raises:
         UserError: no picture can be used, or the model has no head for classes.
     """
-    return _scores(predict(model, data, batch_size=batch_size))
+    return scores(predict(model, data, batch_size=batch_size))
 
 
 def measure(
@@ -40,9 +40,9 @@ def measure(
         UserError: no picture can be used, or the model has no head for classes.
     """
     own, shuffled, seconds = own_and_shuffled(model, data, batch_size=batch_size, progress=progress)
-    result = _scores(own)
+    result = scores(own)
     result["majority"] = 100 * metrics.majority(own.labels)
-    result["shuffled"] = {name: _scores(shuffled)[name] for name in ("top1", "interval")}
+    result["shuffled"] = {name: scores(shuffled)[name] for name in ("top1", "interval")}
     outcomes = of_choices(
         own.logits,
         own.labels,
@@ -55,7 +55,8 @@ def measure(
     return Measurement(result=result, seconds=seconds, skipped=own.skipped, outcomes=outcomes)
 
 
-def _scores(found: Predictions) -> dict[str, Any]:
+def scores(found: Predictions) -> dict[str, Any]:
+    """What logits and labels alone tell, in percent."""
     right = metrics.in_top(found.logits, found.labels, 1)
     low, high = metrics.wilson(int(right.sum()), len(right))
     return {
