@@ -77,8 +77,7 @@ def entailment(argv: Sequence[str]) -> None:
 
 def share(values: dict[str, Any], name: str) -> str:
     """A share in percent with its interval."""
-    low, high = values["interval"]
-    return f"{values[name]:.1f} ({low:.1f} to {high:.1f})"
+    return "{:.1f} ({:.1f} to {:.1f})".format(values[name], *values["interval"])
 
 
 def evaluate_task(
