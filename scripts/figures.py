@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -166,6 +167,34 @@ def flip() -> str:
     return table(head, rows) + "\n" + note + "\n"
 
 
+def wpa() -> str:
+    """What word-patch alignment costs."""
+    if (found := load("vilt_wpa")) is None:
+        return "Not measured yet: `python benchmarks/vilt_wpa.py`.\n"
+    names = {"without": "without alignment", "batched": "all pairs at once", "pair by pair": "pair by pair"}
+    bare = found["median_seconds"]["without"]
+    rows = []
+    for name, label in names.items():
+        seconds = found["median_seconds"][name]
+        alone = found["alignment_seconds"].get(name)
+        rows.append(
+            [
+                label,
+                f"{seconds:.2f}",
+                f"{seconds / bare:.3f}",
+                f"{statistics.median(alone):.3f}" if alone else "-",
+            ]
+        )
+    (patches, words), steps = found["patches_and_words"], len(found["seconds"]["batched"])
+    head = ["", "seconds a step", "times as long", "seconds of alignment alone"]
+    return (
+        f"{table(head, rows)}\nMLM, ITM and alignment of ViLT with a ViT-S/32 at 384 pixels, batch "
+        f"{found['batch']}, {patches} patches and {words} words a pair; medians of {steps} "
+        f"interleaved steps ({machine(found)}). Without alignment the last layer also computes less: [CLS] "
+        "alone. `python benchmarks/vilt_wpa.py`.\n"
+    )
+
+
 def captions() -> str:
     """Captions of what was never seen, beside a nearest neighbour's and those of other pictures."""
     rows, notes = [], []
@@ -223,6 +252,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "blip": blip,
     "flip": flip,
     "ranks": ranks,
+    "wpa": wpa,
     "captions": captions,
     "summary": summary,
 }

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import tiny_vilt
 import torch
+from safetensors.torch import save_file
 from tiny_steps import step
 
 import multiway
@@ -18,8 +19,12 @@ from multiway.systems.vilt import Draws
 from multiway.systems.vilt_config import RetrievalConfig
 from multiway.systems.vilt_heads import Draws as RetrievalDraws
 from multiway.systems.vilt_heads import Retrieval
+from multiway.systems.vit import VisionTransformer
 from multiway.text import Tokenizer, train_vocabulary
-from multiway.train.build import start_from_model
+from multiway.train.build import build_system, start_from_model
+from multiway.train.run import Init, Run, TrainConfig
+from multiway.weights.keymap import Layout, to_theirs
+from multiway.weights.parts import timm_vit
 
 PRETRAINED = ("vilt", "vilt itm", "vilt mlm")
 
@@ -121,6 +126,16 @@ def test_sampled_patches_are_the_pictures_own_and_evenly_drawn() -> None:
     assert model.sampled(own[1:3], None, None) is None  # nothing to draw: they have fewer
 
 
+def test_all_patches_are_read_in_evaluation() -> None:
+    batch = tiny_vilt.batch()
+    ids, mask = batch.text()
+    found = []
+    for most in (None, 2):
+        model = tiny_vilt.vilt(tiny_vilt.config(max_patches=most)).eval()
+        found.append(model.match_pairs(model.match_context(batch.image), model.match_text(ids, mask), mask))
+    assert torch.equal(*found)
+
+
 def test_retrieval_starts_from_the_matching_row_and_ranks_as_it_does() -> None:
     base = tiny_vilt.vilt()
     model = Retrieval(RetrievalConfig(**tiny_vilt.sizes()))
@@ -139,6 +154,18 @@ def test_false_texts_that_do_not_exist_are_left_out() -> None:
     scores = model.scores(batch, RetrievalDraws())
     assert torch.isfinite(scores).sum(1).tolist() == [2, 2, 2, 2, 4]
     assert torch.isfinite(model.losses(batch, model.init_state())["loss"])
+
+
+def test_pre_training_starts_from_a_vit_in_timms_layout(tmp_path: Path) -> None:
+    config = tiny_vilt.config(text=replace(tiny_vilt.config().text, vocab_size=30522))
+    source = VisionTransformer(config.image)
+    theirs = to_theirs(Layout(tuple(timm_vit("", "", config.image))), source.state_dict())
+    theirs["head.weight"] = torch.zeros(10, 24)
+    save_file({name: tensor.clone() for name, tensor in theirs.items()}, tmp_path / "vit.safetensors")
+    init = Init(image_tower=str(tmp_path / "vit.safetensors"))
+    run = Run(name="vilt", system=config, data=None, train=TrainConfig(steps=1), init=init)
+    model = build_system(run, lambda sentence: None)
+    tiny.assert_same(dict(model.image_tower.state_dict()), dict(source.state_dict()), tolerance=0.0)
 
 
 def test_nlvr2_starts_with_both_pictures_alike() -> None:
