@@ -62,12 +62,15 @@ format: $(VENV)/.dev  ## let ruff format the code
 docs: $(VENV)/.docs  ## build the site into site/
 	$(BIN)/zensical build --clean
 
-bench: $(VENV)/.dev  ## speed side by side: an ALBEF step, captioning, re-ranking and ranked answers
+bench: $(VENV)/.dev  ## speed side by side: an ALBEF step, captioning, re-ranking, ranked answers; CLIP and CoCa beside open_clip
 	$(BIN)/python benchmarks/albef_step.py
 	$(BIN)/python benchmarks/flip_step.py --threads 2
 	$(BIN)/python benchmarks/blip_caption.py --threads 2
 	$(BIN)/python benchmarks/blip_rerank.py --threads 2
 	$(BIN)/python benchmarks/answer_ranking.py --threads 2
+	$(BIN)/python benchmarks/clip_step.py --threads 2
+	$(BIN)/python benchmarks/coca_step.py --threads 2
+	$(BIN)/python benchmarks/coca_generate.py --threads 2
 
 clean:  ## remove the environment, builds and caches (keeps runs/ and demo/)
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

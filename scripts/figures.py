@@ -130,6 +130,23 @@ def blip() -> str:
     return table(["", "times as fast as transformers"], rows) + "\n" + "; ".join(dict.fromkeys(notes)) + ".\n"
 
 
+def open_clip() -> str:
+    """CLIP and CoCa beside open_clip."""
+    rows, notes = [], []
+    for name, what in (
+        ("clip_step", "a step of CLIP, ViT-B/32 at 224 px, batch {batch}"),
+        ("coca_step", "a step of CoCa, ViT-S/16 at 224 px, 12 + 12 text layers, batch {batch}"),
+        ("coca_generate", "captions by CoCa, {new_tokens} tokens, batch {batch}"),
+    ):
+        if (found := load(name)) is None:
+            continue
+        rows.append([what.format(**found["setting"]), f"{found['speedup']['open_clip']:.2f}"])
+        notes.append(f"`{found['command'].replace('python ', 'python benchmarks/')}` ({machine(found)})")
+    if not rows:
+        return "Not measured yet: `make bench`.\n"
+    return table(["", "times as fast as open_clip"], rows) + "\n" + "; ".join(dict.fromkeys(notes)) + ".\n"
+
+
 def ranks() -> str:
     """Exact ranks of synthetic features."""
     if (found := load("retrieval_ranks")) is None:
@@ -251,6 +268,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "step": step,
     "blip": blip,
     "flip": flip,
+    "open_clip": open_clip,
     "ranks": ranks,
     "wpa": wpa,
     "captions": captions,

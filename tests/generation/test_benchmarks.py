@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ("blip_caption", ("--batch", "2")),
         ("blip_rerank", ("--pictures", "2")),
         ("answer_ranking", ("--questions", "1")),
+        ("coca_generate", ("--batch", "2")),
+        pytest.param("clip_step", ("--batch", "3"), marks=pytest.mark.slow),
+        pytest.param("coca_step", ("--batch", "3"), marks=pytest.mark.slow),
     ],
 )
 def test_runs_at_a_tiny_size(name, flags, tmp_path) -> None:
@@ -37,6 +40,10 @@ def test_runs_at_a_tiny_size(name, flags, tmp_path) -> None:
         assert figures["flops"] > 0
         assert figures["products_flops_a_second"] > 0
         assert set(figures["speedup"]) == {"transformers"}
+    elif name == "coca_generate":
+        assert figures["equal_tokens"]
+    elif name.endswith("_step"):
+        assert figures["largest_loss_difference"] < 1e-5
     else:
         assert figures["largest_score_difference"] < 1e-4
         peers = {"official_way"} if name == "answer_ranking" else {"transformers_longest", "transformers_35"}

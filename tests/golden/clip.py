@@ -162,12 +162,19 @@ class Rows(ImageTower):
         return x
 
 
+class Same(nn.Module):
+    """A text tower whose texts are features already."""
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return x
+
+
 class Features(CLIP):
     """CLIP's loss of given features: a batch's pictures and texts are rows of them."""
 
     def __init__(self, config: CLIPConfig, log_scale: float):
         nn.Module.__init__(self)
-        self.config, self.image_tower, self.text = config, Rows(), nn.Identity()
+        self.config, self.image_tower, self.text = config, Rows(), Same()
         self.logit_scale = nn.Parameter(torch.tensor(log_scale))
 
     def image_features(self, image_embeds: Tensor) -> Tensor:

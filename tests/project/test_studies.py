@@ -18,17 +18,8 @@ STUDIES = Path(__file__).parents[2] / "studies"
 def arms(monkeypatch):
     monkeypatch.syspath_prepend(str(STUDIES))
     yield importlib.import_module("arms")
-    for name in (
-        "arms",
-        "drawn",
-        "stagewise",
-        "experts",
-        "family",
-        "family_members",
-        "family_table",
-        "study_mae",
-        "study_flip",
-    ):
+    studies = ("stagewise", "experts", "family", "family_members", "family_table")
+    for name in ("arms", "drawn", *studies, "study_mae", "study_flip", "study_coca"):
         sys.modules.pop(name, None)
 
 
@@ -177,3 +168,23 @@ def test_arms_of_mae_and_flip(arms, tmp_path):
         assert flip.FLIP(flip.config(world, drop)).config.drop == drop
     for ratio in mae.RATIOS.values():
         assert mae.MAE(mae.config(ratio)).config.mask_ratio == ratio
+
+
+def test_the_arms_of_coca_differ_in_one_thing(arms, tmp_path):
+    import torch
+
+    from multiway.systems.coca import CoCa
+
+    study = by_path("coca")
+    world = importlib.import_module("drawn").World(tmp_path, study.Sizes())
+    configs = {name: study.coca(world, name) for name in study.ARMS}
+    assert len(set(map(repr, configs.values()))) == len(study.ARMS)
+    named = {claim.better for claim in study.CLAIMS} | {claim.worse for claim in study.CLAIMS}
+    assert named == set(study.ARMS)
+    with torch.device("meta"):
+        models = {name: CoCa(config) for name, config in configs.items()}
+    layers = {name: len(m.image_tower.blocks) + m.config.experts * len(m.text) for name, m in models.items()}
+    assert set(layers.values()) == {4}
+    count = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+    assert count["experts"] < count["base"] == count["parallel"] == count["caption0"]
+    assert study.PROMPTS[0].format("red") == "a small red circle"

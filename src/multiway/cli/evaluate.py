@@ -13,6 +13,9 @@ COMMANDS = {
     "caption": Command("multiway.cli.evaluate:caption", "captions against the texts of pictures"),
     "nlvr2": Command("multiway.cli.evaluate_labels:nlvr2", "is a sentence true of two pictures?"),
     "classify": Command("multiway.cli.evaluate_labels:classify", "which class is a picture of?"),
+    "zero_shot": Command(
+        "multiway.cli.evaluate_zero_shot:zero_shot", "the same, by the classes' names alone"
+    ),
     "entailment": Command("multiway.cli.evaluate_labels:entailment", "is a sentence true of a picture?"),
     "vqa": Command("multiway.cli.evaluate_vqa:vqa", "what is the answer to a question about a picture?"),
     "grounding": Command("multiway.cli.evaluate_grounding:grounding", "where is what a text says?"),

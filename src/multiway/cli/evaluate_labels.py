@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from multiway.cli.arguments import Parser
+from multiway.cli.classify import show_classes
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 from multiway.errors import UserError
 
@@ -36,23 +37,13 @@ def nlvr2(argv: Sequence[str]) -> None:
 
 def classify(argv: Sequence[str]) -> None:
     """Print top-1 and top-5, beside the most frequent class and other samples' pictures."""
-
-    def show(found) -> None:
-        result = found.result
-        print(
-            f"top-1     {share(result, 'top1')}, top-5 {result['top5']:.1f}, mean over classes "
-            f"{result['balanced']:.1f}, most frequent of {result['n_classes']} classes "
-            f"{result['majority']:.1f}"
-        )
-        print(f"shuffled  {share(result['shuffled'], 'top1')}")
-
     evaluate_task(
         "classify",
         "Share in percent of pictures whose class is the first (top-1) or among the first five (top-5), with "
         "a 95 % interval (Wilson); the mean of top-1 over the classes; what the most frequent class reaches; "
         "and the same with the picture of another sample.",
         argv,
-        show,
+        show_classes,
     )
 
 

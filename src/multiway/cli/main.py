@@ -20,6 +20,9 @@ COMMANDS: dict[str, Command] = {
     "finetune": Command("multiway.cli.finetune:finetune", "fine-tune a model for a task"),
     "evaluate": Command("multiway.cli.evaluate:evaluate", "measure a model on held-back data"),
     "caption": Command("multiway.cli.caption:caption", "what pictures show: print it, or write data sets"),
+    "classify": Command(
+        "multiway.cli.classify:classify", "the class of pictures, learned or by its name alone"
+    ),
     "answer": Command("multiway.cli.answer:answer", "answer a question about a picture"),
     "ground": Command("multiway.cli.ground:ground", "where in a picture is what a text says?"),
     "ask": Command("multiway.cli.ask:ask", "a prompt about a picture, or for one (generalist)"),

@@ -79,6 +79,7 @@ NETWORKS: dict[str, Entry] = SYSTEMS | {
     "blip_vqa": _entry(BLIP_PAPER, "blip_config:VQAConfig", "blip_heads:AnswerModel"),
     "blip_nlvr": _entry(BLIP_PAPER, "blip_config:NLVRConfig", "blip_heads:PairModel"),
     "blip_base": _entry(BLIP_PAPER, "blip_config:FeaturesConfig", "blip_heads:FeatureExtractor"),
+    "coca_classify": _entry(COCA_PAPER, "coca_heads:ClassifierConfig", "coca_heads:Classifier"),
     "mae_classify": _entry(MAE_PAPER, "mae_heads:ClassifierConfig", "mae_heads:Classifier"),
     "simvlm_vqa": _entry(SIMVLM_PAPER, "simvlm_heads:VQAConfig", "simvlm_heads:AnswerModel"),
     "vilt_nlvr2": _entry(VILT_PAPER, "vilt_config:ReasoningConfig", "vilt_heads:ReasoningModel"),

@@ -32,6 +32,7 @@ from multiway.batch import Batch
 from multiway.core.block import Block, Stack
 from multiway.core.pooling import AttentionPool, MeanPool
 from multiway.systems.base import System
+from multiway.systems.bert import unpadded
 from multiway.systems.contrast import MAX_SCALE, ContrastConfig, contrast
 from multiway.systems.image_tower import ImageTower, image_feature
 from multiway.systems.towers import BackboneConfig, build_image_tower
@@ -103,12 +104,20 @@ class TextTower(nn.Module):
         nn.init.normal_(self.positions, std=0.01)
         init_clip(self.blocks, config.width)
 
-    def forward(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B S D"]:
-        """No padding mask: S is T, and nothing after a text's end is read; or all are seen, S of them."""
+    def forward(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B S D"]:
+        """S is T where a token sees what came before it: nothing after a text's end is read. Or all are seen.
+
+        Args:
+            attention_mask: where given, padding that nobody sees is left out of the computation.
+        """
         if self.config.sees == "all":
             input_ids = F.pad(input_ids, (0, self.config.positions - input_ids.shape[1]))
         x = self.words(input_ids) + self.positions[: input_ids.shape[1]]
-        return self.norm(self.blocks(x, causal=self.config.sees == "before"))
+        if self.config.sees == "all" or attention_mask is None:
+            return self.norm(self.blocks(x, causal=self.config.sees == "before"))
+        return self.norm(unpadded(self.blocks, x, attention_mask, causal=True))
 
 
 def init_clip(blocks: Stack, width: int) -> None:
@@ -191,7 +200,7 @@ class CLIP(System):
         """`itc`: the symmetric cross-entropy; CLIP has nothing to draw, FLIP its patches."""
         input_ids, attention_mask = batch.text()
         image = self.image_features(self.image_tokens(batch, draws, generator))
-        text = self.text_features(self.text(input_ids), attention_mask)
+        text = self.text_features(self.text(input_ids, attention_mask), attention_mask)
         loss = contrast(self.config, batch, image, text, self.logit_scale)
         return {"loss": loss, "itc": loss}
 
@@ -209,5 +218,5 @@ class CLIP(System):
     def text_context(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B S D"]]:
-        hidden = self.text(input_ids)
+        hidden = self.text(input_ids, attention_mask)
         return self.text_features(hidden, attention_mask), hidden

@@ -40,7 +40,17 @@ from multiway.objectives import language
 from multiway.systems.bert import unpadded
 from multiway.systems.captioning import Captioning
 from multiway.systems.coca_config import CoCaConfig
-from multiway.systems.coca_network import Pooled, Pooler, Words, init_tower, multimodal, projection, unimodal
+from multiway.systems.coca_heads import ClassifierConfig
+from multiway.systems.coca_network import (
+    Pooled,
+    Pooler,
+    Words,
+    init_tower,
+    multimodal,
+    projection,
+    search,
+    unimodal,
+)
 from multiway.systems.contrast import MAX_SCALE, contrast
 from multiway.systems.decoding import StackDecoding
 from multiway.systems.image_tower import ImageTower
@@ -229,19 +239,12 @@ class CoCa(Captioning):
         )
 
     def generation_config(self, prompt_length: int) -> GenerationConfig:
-        """Beam 3 and `config.caption_length`; with "beams_sum_logits" open_clip's search of 6 in 3 groups.
-
-        Its groups do not differ, so that it is one search of 2 beams.
-        """
+        """See `coca_network.search`."""
         assert self.tokenizer is not None  # prompt_ids asked for it
-        least, most = self.config.caption_length
-        options: dict[str, Any] = {}
-        if "beams_sum_logits" in self.config.compat:
-            options = {"beams": 2, "beam_scores": "logits", "length_rule": "open_clip"}
-        return GenerationConfig(
-            min_length=max(least - prompt_length, 0),
-            max_length=max(most - prompt_length, 1),
-            eos_id=self.tokenizer.sep_id,
-            pad_id=self.tokenizer.pad_id,
-            **options,
-        )
+        return search(self.config, self.tokenizer, prompt_length)
+
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        if task != "classify" or self.config.experts:
+            return super().fine_tuning(task, labels)
+        own = self.config
+        return ClassifierConfig(image=own.image, heads=own.pooler.heads, labels=labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from multiway.core.attention import CrossAttention
 from multiway.core.block import Block, Stack
 from multiway.core.pooling import AttentionPool
+from multiway.generation import GenerationConfig
 from multiway.systems.clip import CLIPTextConfig
 from multiway.systems.coca_config import CoCaConfig, PoolerConfig
 from multiway.systems.vit import VisionTransformer
+from multiway.text import Tokenizer
 
 EPS = 1e-5
 
@@ -170,3 +172,22 @@ def init_tower(tower: VisionTransformer) -> None:
     if tower.positions is not None:
         nn.init.normal_(tower.positions, std=std)
     init_default(tower.blocks)
+
+
+def search(config: CoCaConfig, tokenizer: Tokenizer, prompt_length: int) -> GenerationConfig:
+    """How captions are searched: beam 3 and `config.caption_length`.
+
+    With "beams_sum_logits" it is open_clip's search of 6 in 3 groups; its groups do not differ, so that it is
+    one search of 2 beams.
+    """
+    least, most = (min(length, config.text.positions) for length in config.caption_length)
+    options: dict[str, Any] = {}
+    if "beams_sum_logits" in config.compat:
+        options = {"beams": 2, "beam_scores": "logits", "length_rule": "open_clip"}
+    return GenerationConfig(
+        min_length=max(least - prompt_length, 0),
+        max_length=max(most - prompt_length, 1),
+        eos_id=tokenizer.sep_id,
+        pad_id=tokenizer.pad_id,
+        **options,
+    )

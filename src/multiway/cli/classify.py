@@ -1,0 +1,89 @@
+"""`multiway classify PICTURES --model MODEL`: the class of pictures, learned or by its name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from multiway.cli.arguments import Parser
+from multiway.errors import UserError
+
+
+def add_templates(parser: Parser) -> None:
+    """The flag that names prompts."""
+    parser.add_argument(
+        "--template",
+        action="append",
+        metavar="TEXT",
+        help="what a class's name is put into, as 'a photo of a {}.'; may be given again: features are "
+        "averaged",
+    )
+
+
+def classify(argv: Sequence[str]) -> None:
+    """Print each picture's likeliest classes with their probabilities."""
+    from multiway.cli.model import add_device, load_model
+
+    parser = Parser(
+        "multiway classify",
+        "Which class is a picture of? A model fine-tuned with `multiway finetune classify` knows its "
+        "classes; any model with contrastive features takes the names of yours.",
+    )
+    parser.add_argument("pictures", nargs="+", help="picture files")
+    parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
+    parser.add_argument("--classes", help="names with commas between, or a text file with one a line")
+    add_templates(parser)
+    parser.add_argument("--top", type=int, default=3, help="classes shown of each picture")
+    add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object a picture")
+    args = parser.parse(argv)
+    if args.top < 1:
+        raise UserError(f"--top is {args.top}: give at least 1")
+
+    import json
+
+    import torch
+
+    from multiway.batch import Batch
+    from multiway.tasks.zero_shot import TEMPLATES, ZeroShot
+
+    model = load_model(args)
+    if args.classes is not None:
+        model = ZeroShot(model, _names(args.classes), args.template or TEMPLATES)
+    labels = getattr(model, "labels", None) or getattr(model.config, "labels", ())
+    if not labels:
+        raise UserError("this model knows no classes: name them with --classes a,b,c")
+    for picture in args.pictures:
+        with torch.inference_mode():
+            batch = Batch(image=model.prepare(picture))
+            shares = model.predict(batch)[0].float().softmax(-1)
+        best = shares.topk(min(args.top, len(labels)))
+        rows = [
+            (labels[i], share) for share, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        if args.json:
+            found = [{"label": label, "probability": share} for label, share in rows]
+            print(json.dumps({"image": picture, "classes": found}, ensure_ascii=False))
+        else:
+            print(f"{picture}: " + ", ".join(f"{label} {share:.3f}" for label, share in rows))
+
+
+def _names(given: str) -> list[str]:
+    path = Path(given)
+    if path.is_file():
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
+def show_classes(found: Any) -> None:
+    """Two lines of a measurement of classes."""
+    from multiway.cli.evaluate_labels import share
+
+    result = found.result
+    print(
+        f"top-1     {share(result, 'top1')}, top-5 {result['top5']:.1f}, mean over classes "
+        f"{result['balanced']:.1f}, most frequent of {result['n_classes']} classes "
+        f"{result['majority']:.1f}"
+    )
+    print(f"shuffled  {share(result['shuffled'], 'top1')}")
