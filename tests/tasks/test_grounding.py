@@ -122,6 +122,7 @@ def test_the_commands(albef, tmp_path: Path, monkeypatch, capsys) -> None:
     Image.new("RGB", (40, 30), "blue").save("a.png")
     assert main(["ground", "a.png", "a red dog", "--model", "base", "--out", "heat.png"]) == 0
     assert "of 40 x 30" in capsys.readouterr().out
-    assert Image.open("heat.png").size == (40, 30)
+    with Image.open("heat.png") as written:
+        assert written.size == (40, 30)
     heat = resize_heat(torch.eye(2), (8, 8))
     assert overlay(Image.new("RGB", (8, 8), "white"), heat).getpixel((0, 0))[0] > 200

@@ -28,19 +28,35 @@ def retrieval(argv: Sequence[str]) -> None:
         help="a model whose contrastive features choose the K candidates: for models without such features "
         "(ViLT) an approximation of scoring every pair",
     )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        metavar="N",
+        help="the data is a table of videos (folders of frames, animated pictures): look at N frames of each",
+    )
     decide.add_deciding(parser)
     args = parser.parse(argv)
     decide.check(args)
 
     from multiway.data.dataset import Dataset
+    from multiway.data.videos import Videos
+    from multiway.systems.frames import OverFrames, frame_size
     from multiway.tasks.retrieval import measure
     from multiway.train.parallel import choose_device
     from multiway.weights import load
 
-    samples = Dataset(source_of(args))
     options = {"texts": args.texts, "k": args.k, "batch_size": args.batch_size}
     if args.prefilter is not None:
         options["prefilter"] = load(args.prefilter, device=choose_device(args.device))
+
+    def opened(model):
+        if args.frames is None:
+            return Dataset(source_of(args))
+        return Videos(args.source, frames=args.frames, size=frame_size(model), images=args.images)
+
+    def measured(model, data, progress):
+        seen = model if args.frames is None else OverFrames(model, args.frames)
+        return measure(seen, data, progress=progress, **options)
 
     def show(found) -> None:
         for stage, values in (*((s, found.result[s]) for s in ("itc", "itm")), ("shuffled", found.shuffled)):
@@ -48,7 +64,7 @@ def retrieval(argv: Sequence[str]) -> None:
                 stage += " (approximate)" * (stage == "itm" and args.prefilter is not None)
                 print(f"{stage:<8}  {_line(values, 'tr')}   {_line(values, 'ir')}")
 
-    decide.decide(args, lambda _: samples, lambda m, data, p: measure(m, data, progress=p, **options), show)
+    decide.decide(args, opened, measured, show)
 
 
 def _line(values: dict[str, float], way: str) -> str:
