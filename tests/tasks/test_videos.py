@@ -15,7 +15,6 @@ from multiway.cli.main import main
 from multiway.data.sample import BadSample
 from multiway.data.videos import Videos, read_frames
 from multiway.errors import UserError
-from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.systems.frames import OverFrames
 
 COLOURS = [(20 * i, 0, 0) for i in range(12)]
@@ -64,9 +63,7 @@ def test_a_video_is_the_mean_of_its_frames_and_all_of_their_tokens() -> None:
     torch.testing.assert_close(feature, each / each.norm(dim=-1, keepdim=True))
     assert context.layers[0].key.shape[2] == 3 * tokens.shape[1]
     with pytest.raises(UserError, match="does not look at videos"):
-        image = clip_vit(image_size=32, patch_size=16, width=64, depth=1, hidden=64, heads=1)
-        text = CLIPTextConfig(width=32, layers=1, heads=1, hidden=64)
-        OverFrames(CLIP(CLIPConfig(image=image, text=text, embed_dim=8)), 3)
+        OverFrames(seen, 3)
 
 
 def test_the_command(albef, films: Path, monkeypatch, capsys) -> None:

@@ -33,9 +33,7 @@ class Videos:
         UserError: the table is missing, has no such columns, or its videos are not there.
     """
 
-    def __init__(
-        self, path: str | Path, *, frames: int, size: tuple[int, int], images: str | None = None
-    ):
+    def __init__(self, path: str | Path, *, frames: int, size: tuple[int, int], images: str | None = None):
         path = Path(path)
         self.frames, self.size = frames, size
         self.root, rows = picture_folder(path, images), check_rows(read_table(path), path)
@@ -50,7 +48,9 @@ class Videos:
                 self._meta.setdefault(str(row[video]), row)
         self.names = list(self._rows)
         if not any((self.root / name).exists() for name in self.names[:100]):
-            raise UserError(f"The videos of {path} are not under {self.root}: name their folder with `images`.")
+            raise UserError(
+                f"The videos of {path} are not under {self.root}: name their folder with `images`."
+            )
 
     def __len__(self) -> int:
         return len(self.names)

@@ -66,5 +66,11 @@ def image_feature(
     tokens: Float[Tensor, "B N C"], tower: ImageTower, pool: nn.Module | None, proj: nn.Linear
 ) -> Float[Tensor, "B E"]:
     """The normalised ITC feature of a tower's tokens: its class token, or all of them pooled, projected."""
-    pooled = tokens[:, tower.pooled_index] if pool is None else pool(tokens)
-    return F.normalize(proj(pooled), dim=-1)
+    return F.normalize(projected(tokens, tower, pool, proj), dim=-1)
+
+
+def projected(
+    tokens: Float[Tensor, "B N C"], tower: ImageTower, pool: AttentionPool | None, proj: nn.Linear
+) -> Float[Tensor, "B E"]:
+    """`image_feature` before it is normalised."""
+    return proj(tokens[:, tower.pooled_index] if pool is None else pool(tokens))
