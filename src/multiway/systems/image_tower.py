@@ -70,7 +70,7 @@ def image_feature(
 
 
 def projected(
-    tokens: Float[Tensor, "B N C"], tower: ImageTower, pool: AttentionPool | None, proj: nn.Linear
+    tokens: Float[Tensor, "B N C"], tower: ImageTower, pool: nn.Module | None, proj: nn.Linear
 ) -> Float[Tensor, "B E"]:
     """`image_feature` before it is normalised."""
     return proj(tokens[:, tower.pooled_index] if pool is None else pool(tokens))
