@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from PIL import Image
 
+from multiway.data.images import decode
 from multiway.errors import UserError
 
 
@@ -97,3 +99,47 @@ class Numbered(Generic[SourceT, StoreT]):
         number, _, inside = self._place(i)
         start, size = int(self._starts[number]), self.sizes[number]
         return (start + (inside + n) % size for n in range(size))
+
+
+@runtime_checkable
+class Pictured(Keyed, Protocol):
+    """An opened source of pictures with something to each: a question, a sentence, a box."""
+
+    def row(self, i: int) -> Any: ...
+    def image(self, i: int) -> Image.Image | bytes: ...
+
+
+PicturedT = TypeVar("PicturedT", bound=Pictured)
+
+
+class NumberedPictures(Numbered[SourceT, PicturedT]):
+    """Samples with one picture each.
+
+    Args:
+        min_side: as in `Dataset`.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SourceT] | SourceT,
+        open_source: Callable[[SourceT], PicturedT],
+        *,
+        min_side: int | None = None,
+    ):
+        super().__init__(sources, open_source)
+        self.min_side = min_side
+
+    def row(self, i: int) -> Any:
+        """All that is known of sample `i`."""
+        _, store, inside = self._place(i)
+        return store.row(inside)
+
+    def image(self, i: int) -> Image.Image:
+        """The picture of sample `i`.
+
+        Raises:
+            BadSample: it can't be read or decoded.
+        """
+        _, store, inside = self._place(i)
+        picture = store.image(inside)
+        return decode(picture, min_side=self.min_side) if isinstance(picture, bytes) else picture

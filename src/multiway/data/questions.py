@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from PIL import Image
 
 from multiway.data import scenes
-from multiway.data.images import decode, read_file
 from multiway.data.labelled import LabelledSource
-from multiway.data.numbered import Keyed, Numbered
+from multiway.data.listed import ListedPictures
+from multiway.data.numbered import NumberedPictures, Pictured
 from multiway.data.scene_questions import ask
 from multiway.data.tables import IMAGE_COLUMNS, check_rows, find_column, picture_folder, read_table
 from multiway.errors import UserError
@@ -42,15 +42,7 @@ class Asked:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-@runtime_checkable
-class Store(Keyed, Protocol):
-    """An opened source of questions."""
-
-    def asked(self, i: int) -> Asked: ...
-    def image(self, i: int) -> Image.Image | bytes: ...
-
-
-class Questions(Numbered[LabelledSource, Store]):
+class Questions(NumberedPictures[LabelledSource, Pictured]):
     """Random access to questions about pictures."""
 
     labels: tuple[str, ...] = ()
@@ -58,65 +50,28 @@ class Questions(Numbered[LabelledSource, Store]):
     def __init__(self, sources: Sequence[LabelledSource] | LabelledSource, *, min_side: int | None = None):
         """Open the sources and read all questions.
 
-        Args:
-            min_side: as in `Dataset`.
-
         Raises:
             UserError: a source is missing or of unknown layout.
         """
-        super().__init__(sources, _open)
-        self.min_side = min_side
+        super().__init__(sources, _open, min_side=min_side)
 
     def asked(self, i: int) -> Asked:
         """Question `i` with all that is known of it."""
-        _, store, inside = self._place(i)
-        return store.asked(inside)
+        return self.row(i)
 
     def texts(self, i: int) -> list[str]:
         """The question itself."""
         return [self.asked(i).question]
 
-    def image(self, i: int) -> Image.Image:
-        """The picture that question `i` is about.
 
-        Raises:
-            BadSample: it can't be read or decoded.
-        """
-        _, store, inside = self._place(i)
-        picture = store.image(inside)
-        return decode(picture, min_side=self.min_side) if isinstance(picture, bytes) else picture
-
-
-class Listed:
-    """Questions that files list."""
-
-    def __init__(self, root: Path, rows: Iterable[Asked], where: Path):
-        self.root, self.problems = root, Counter[str]()
-        self.rows: list[Asked] = []
-        for row in rows:
-            if row.picture and row.question.strip():
-                self.rows.append(row)
-            else:
-                self.problems["no_question" if row.picture else "no_image"] += 1
-        if not self.rows:
-            raise UserError(f"No question in {where}: give rows of a picture, a question and its answer.")
-        if not any((root / row.picture).exists() for row in self.rows[:100]):
-            raise UserError(f"The pictures of {where} are not under {root}: name their folder with `images`.")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def key(self, i: int) -> str:
-        return f"{self.rows[i].picture} {self.rows[i].number}"
-
-    def asked(self, i: int) -> Asked:
-        return self.rows[i]
-
-    def meta(self, i: int) -> Mapping[str, Any]:
-        return self.rows[i].meta
-
-    def image(self, i: int) -> bytes:
-        return read_file(self.root / self.rows[i].picture)
+def _listed(root: Path, rows: Iterable[Asked], where: Path) -> ListedPictures[Asked]:
+    problems, kept = Counter[str](), list[Asked]()
+    for row in rows:
+        if row.picture and row.question.strip():
+            kept.append(row)
+        else:
+            problems["no_question" if row.picture else "no_image"] += 1
+    return ListedPictures(root, kept, where, "rows of a picture, a question and its answer", problems)
 
 
 class Drawn:
@@ -131,7 +86,7 @@ class Drawn:
     def key(self, i: int) -> str:
         return self.world.key(i)
 
-    def asked(self, i: int) -> Asked:
+    def row(self, i: int) -> Asked:
         question, answer = ask(self.world.seed, i)
         return Asked(self.key(i), question, (answer,), i)
 
@@ -139,7 +94,7 @@ class Drawn:
         return self.world.image(i)
 
 
-def _open(source: LabelledSource) -> Store:
+def _open(source: LabelledSource) -> Pictured:
     path = Path(source.path)
     if source.split is not None:
         raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
@@ -156,11 +111,11 @@ def _open(source: LabelledSource) -> Store:
         return _easy_vqa(rows, path, source)
     rows, root = check_rows(rows, path), picture_folder(path, source.images)
     if "qas" in rows[0]:
-        return Listed(root, _visual_genome(rows, root), path)
-    return Listed(root, _table(rows, path, source.label), path)
+        return _listed(root, _visual_genome(rows, root), path)
+    return _listed(root, _table(rows, path, source.label), path)
 
 
-def _vqa_v2(found: Mapping[str, Any], path: Path, source: LabelledSource) -> Listed:
+def _vqa_v2(found: Mapping[str, Any], path: Path, source: LabelledSource) -> ListedPictures[Asked]:
     """The file of questions; that of answers lies beside it, except for the test splits."""
     root, part = picture_folder(path, source.images), str(found.get("data_subtype", ""))
     beside = path.with_name(path.name.replace("OpenEnded_", "").replace("questions", "annotations"))
@@ -174,21 +129,16 @@ def _vqa_v2(found: Mapping[str, Any], path: Path, source: LabelledSource) -> Lis
 
     rows = check_rows(found["questions"], path)
     folder = _folder(root, (".", part), name(rows[0]))
-    return Listed(
-        root / folder,
-        (
-            Asked(name(r), str(r["question"]), answers.get(r["question_id"], ()), r["question_id"])
-            for r in rows
-        ),
-        path,
-    )
+    numbered = ((row, row["question_id"]) for row in rows)
+    asked = (Asked(name(row), str(row["question"]), answers.get(i, ()), i) for row, i in numbered)
+    return _listed(root / folder, asked, path)
 
 
-def _easy_vqa(rows: Sequence[Sequence[Any]], path: Path, source: LabelledSource) -> Listed:
+def _easy_vqa(rows: Sequence[Sequence[Any]], path: Path, source: LabelledSource) -> ListedPictures[Asked]:
     """The package easy-vqa: [question, answer, number of the picture]."""
     root = picture_folder(path, source.images or str(path.parent / "images"))
     asked = (Asked(f"{row[2]}.png", str(row[0]), (str(row[1]),), i) for i, row in enumerate(rows))
-    return Listed(root, asked, path)
+    return _listed(root, asked, path)
 
 
 def _visual_genome(rows: Sequence[Mapping[str, Any]], root: Path) -> Iterator[Asked]:

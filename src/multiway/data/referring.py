@@ -8,17 +8,17 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from PIL import Image
 
 from multiway.data import boxes, scenes
-from multiway.data.images import decode, read_file
 from multiway.data.labelled import LabelledSource
-from multiway.data.numbered import Keyed, Numbered
+from multiway.data.listed import ListedPictures
+from multiway.data.numbered import NumberedPictures, Pictured
 from multiway.data.tables import IMAGE_COLUMNS, check_rows, find_column, picture_folder, read_table
 from multiway.errors import UserError
 
@@ -32,24 +32,18 @@ class Referred:
 
     Attributes:
         picture: names the picture. proposals: boxes to choose from; none where none are known.
+        meta: the table's row.
     """
 
     picture: str
     text: str
     box: Box
     proposals: tuple[Box, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-@runtime_checkable
-class Store(Keyed, Protocol):
-    """An opened source of referring texts."""
-
-    def referred(self, i: int) -> Referred: ...
-    def image(self, i: int) -> Image.Image | bytes: ...
-
-
-class Referring(Numbered[LabelledSource, Store]):
-    """Random access to pictures with a text and a box."""
+class Referring(NumberedPictures[LabelledSource, Pictured]):
+    """Random access to pictures, in their own sizes, with a text and a box."""
 
     labels: tuple[str, ...] = ()
 
@@ -63,45 +57,11 @@ class Referring(Numbered[LabelledSource, Store]):
 
     def referred(self, i: int) -> Referred:
         """Text and box `i`."""
-        _, store, inside = self._place(i)
-        return store.referred(inside)
+        return self.row(i)
 
     def texts(self, i: int) -> list[str]:
         """The text itself."""
         return [self.referred(i).text]
-
-    def image(self, i: int) -> Image.Image:
-        """The picture that text `i` is about, in its own size.
-
-        Raises:
-            BadSample: it can't be read or decoded.
-        """
-        _, store, inside = self._place(i)
-        picture = store.image(inside)
-        return decode(picture) if isinstance(picture, bytes) else picture
-
-
-class Listed:
-    """Texts and boxes that files list."""
-
-    def __init__(self, root: Path, rows: Sequence[Referred], where: Path):
-        self.root, self.rows, self.problems = root, rows, Counter[str]()
-        if not rows:
-            raise UserError(f"No text with a box in {where}: give rows of a picture, a text and a box.")
-        if not any((root / row.picture).exists() for row in rows[:100]):
-            raise UserError(f"The pictures of {where} are not under {root}: name their folder with `images`.")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def key(self, i: int) -> str:
-        return f"{self.rows[i].picture} {i}"
-
-    def referred(self, i: int) -> Referred:
-        return self.rows[i]
-
-    def image(self, i: int) -> bytes:
-        return read_file(self.root / self.rows[i].picture)
 
 
 class DrawnScenes:
@@ -116,7 +76,7 @@ class DrawnScenes:
     def key(self, i: int) -> str:
         return self.world.key(i)
 
-    def referred(self, i: int) -> Referred:
+    def row(self, i: int) -> Referred:
         number = self._scene(i)
         scene, side = scenes.make_scene(self.world.seed, number), self.world.image_size
         named = scenes.boxes(scene, side)
@@ -149,7 +109,7 @@ class DrawnStrips:
     def key(self, i: int) -> str:
         return f"strip_{self.seed}_{i:08d}"
 
-    def referred(self, i: int) -> Referred:
+    def row(self, i: int) -> Referred:
         return replace(_pointed(self.seed, i)[1], picture=self.key(i))
 
     def image(self, i: int) -> Image.Image:
@@ -181,7 +141,7 @@ def _of_corners(left: float, top: float, right: float, bottom: float) -> Box:
     return left, top, right - left, bottom - top
 
 
-def _open(source: LabelledSource) -> Store:
+def _open(source: LabelledSource) -> Pictured:
     path = Path(source.path)
     if source.path.startswith("scenes:"):
         return DrawnScenes(scenes.parse(source.path))
@@ -192,8 +152,10 @@ def _open(source: LabelledSource) -> Store:
         return DrawnStrips(*map(int, numbers))
     root, rows = picture_folder(path, source.images), check_rows(read_table(path), path)
     if "ann_id" in rows[0] or "ref_id" in rows[0]:
-        return Listed(root, _refcoco(rows, path, source.split), path)
-    return Listed(root, _table(rows, path), path)
+        found = _refcoco(rows, path, source.split)
+    else:
+        found = _table(rows, path)
+    return ListedPictures(root, found, path, "rows of a picture, a text and a box")
 
 
 def _refcoco(rows: Sequence[Mapping[str, Any]], path: Path, split: str | None) -> list[Referred]:
@@ -238,6 +200,7 @@ def _table(rows: Sequence[dict[str, Any]], path: Path) -> list[Referred]:
             text=str(row[text]),
             box=_box(row[box], path),
             proposals=tuple(_box(other, path) for other in row.get("proposals") or ()),
+            meta=row,
         )
         for row in rows
         if row.get(image) and row.get(text) and row.get(box)

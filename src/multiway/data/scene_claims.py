@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from multiway.data.order import keyed_generator
-from multiway.data.scene_text import count
+from multiway.data.scene_text import count, with_article
 from multiway.data.scenes import CELLS, COLOURS, SHAPES, Group, Scene, draw_scene, make_scene
 
 Truth = Literal["contradiction", "neutral", "entailment"]
@@ -54,7 +54,7 @@ def _absent(scene: Scene, seen: list[Group], draw: np.random.Generator) -> tuple
 
 
 def _says(colour: str, shape: str) -> str:
-    return f"there is {'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
+    return f"there is {with_article(colour)} {shape}"
 
 
 def draw_claim(seed: int, index: int, image_size: int = 96) -> Image.Image:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from multiway.data.order import keyed_generator
-from multiway.data.scene_text import count
+from multiway.data.scene_text import count, with_article
 from multiway.data.scenes import COLOURS, RELATIONS, SHAPES, Scene, make_scene
 
 
@@ -58,12 +58,12 @@ def _exists(scene: Scene, draw: np.random.Generator) -> tuple[str, str]:
             if draw.random() < 0.5
             else (group.colour, _pick(draw, SHAPES))
         )
-    return f"is there a {colour} {shape}?", "yes" if there else "no"
+    return f"is there {with_article(colour)} {shape}?", "yes" if there else "no"
 
 
 def _relation(scene: Scene, draw: np.random.Generator) -> tuple[str, str]:
     assert scene.relation is not None
-    first, second = (f"{group.colour} {group.shape}" for group in scene.groups)
+    first, second = (f"{with_article(group.colour)} {group.shape}" for group in scene.groups)
     true = draw.random() < 0.5
     relation = scene.relation if true else RELATIONS[scene.relation]
-    return f"is a {first} {relation} a {second}?", "yes" if true else "no"
+    return f"is {first} {relation} {second}?", "yes" if true else "no"

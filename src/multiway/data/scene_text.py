@@ -114,7 +114,7 @@ def questions(scene: Scene) -> list[tuple[str, str]]:
             asked.append((f"what colour {verb} the {name}?", group.colour))
             asked.append((f"how big {verb} the {name}?", group.size))
         asked.append((f"how many {plural} are there?", str(count(scene, shape=group.shape))))
-        asked.append((f"is there {_with_article(group.colour)} {group.shape}?", "yes"))
+        asked.append((f"is there {with_article(group.colour)} {group.shape}?", "yes"))
     shapes = {group.shape for group in scene.groups}
     absent = next(shape for shape in SHAPES if shape not in shapes)
     asked.append((f"is there a {absent}?", "no"))
@@ -129,7 +129,8 @@ def questions(scene: Scene) -> list[tuple[str, str]]:
     return asked
 
 
-def _with_article(word: str) -> str:
+def with_article(word: str) -> str:
+    """`a red`, `an orange`."""
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
@@ -197,7 +198,7 @@ def _claim(kind: int, left: Scene, right: Scene, draw: np.random.Generator) -> C
         if shape is None:
             return None
         return Claim(
-            f"both pictures contain {_with_article(shape)}",
+            f"both pictures contain {with_article(shape)}",
             lambda a, b: min(count(a, shape=shape), count(b, shape=shape)) > 0,
             lambda a, b: max(count(a, shape=shape), count(b, shape=shape)) > 0,
         )
@@ -233,7 +234,7 @@ def _claim(kind: int, left: Scene, right: Scene, draw: np.random.Generator) -> C
             return count(scene, shape=shape, colour=colour) > 0
 
         return Claim(
-            f"only the {only} picture contains {_with_article(colour)} {shape}",
+            f"only the {only} picture contains {with_article(colour)} {shape}",
             lambda a, b: (has(a), has(b)) == (only == "left", only == "right"),
             lambda a, b: has(a) or has(b),
         )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from PIL import Image
 
 from multiway.data import scenes
-from multiway.data.images import decode, read_file
 from multiway.data.labelled import LabelledSource
-from multiway.data.numbered import Keyed, Numbered
+from multiway.data.listed import ListedPictures
+from multiway.data.numbered import NumberedPictures, Pictured
 from multiway.data.scene_claims import TRUTHS, draw_claim, make_claim
 from multiway.data.tables import IMAGE_COLUMNS, check_rows, find_column, picture_folder, read_table
 from multiway.errors import UserError
@@ -22,16 +23,17 @@ SENTENCES = ("sentence2", "sentence", "hypothesis", "text", "caption")
 LABEL_COLUMNS = ("gold_label", "label")
 
 
-@runtime_checkable
-class Store(Keyed, Protocol):
-    """An opened source of pictures and sentences."""
+@dataclass(frozen=True)
+class Said:
+    """A sentence about a picture; `label` is its number among `scene_claims.TRUTHS`."""
 
-    def sentence(self, i: int) -> str: ...
-    def label(self, i: int) -> int: ...
-    def image(self, i: int) -> Image.Image | bytes: ...
+    picture: str
+    sentence: str
+    label: int
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Sentences(Numbered[LabelledSource, Store]):
+class Sentences(NumberedPictures[LabelledSource, Pictured]):
     """Random access to pictures with a sentence; `labels` are in the order of ALBEF's official head."""
 
     labels = TRUTHS
@@ -39,34 +41,22 @@ class Sentences(Numbered[LabelledSource, Store]):
     def __init__(self, sources: Sequence[LabelledSource] | LabelledSource, *, min_side: int | None = None):
         """Open the sources.
 
-        Args:
-            min_side: as in `Dataset`.
-
         Raises:
             UserError: a source is missing or of unknown layout.
         """
-        super().__init__(sources, _open)
-        self.min_side = min_side
+        super().__init__(sources, _open, min_side=min_side)
 
     def label(self, i: int) -> int:
         """0: the picture makes it false, 1: neither, 2: true."""
-        _, store, inside = self._place(i)
-        return store.label(inside)
+        return self.row(i).label
+
+    def picture(self, i: int) -> str:
+        """The name of picture `i`, which other sentences may share."""
+        return self.row(i).picture
 
     def texts(self, i: int) -> list[str]:
         """The sentence about picture `i`."""
-        _, store, inside = self._place(i)
-        return [store.sentence(inside)]
-
-    def image(self, i: int) -> Image.Image:
-        """Picture `i`.
-
-        Raises:
-            BadSample: it can't be read or decoded.
-        """
-        _, store, inside = self._place(i)
-        picture = store.image(inside)
-        return decode(picture, min_side=self.min_side) if isinstance(picture, bytes) else picture
+        return [self.row(i).sentence]
 
 
 class Drawn:
@@ -81,65 +71,35 @@ class Drawn:
     def key(self, i: int) -> str:
         return f"claim_{self.world.seed}_{i:08d}"
 
-    def sentence(self, i: int) -> str:
-        return make_claim(self.world.seed, i)[2]
-
-    def label(self, i: int) -> int:
-        return TRUTHS.index(make_claim(self.world.seed, i)[3])
+    def row(self, i: int) -> Said:
+        _, _, sentence, truth = make_claim(self.world.seed, i)
+        return Said(self.key(i), sentence, TRUTHS.index(truth))
 
     def image(self, i: int) -> Image.Image:
         return draw_claim(self.world.seed, i, self.world.image_size)
 
 
-class Listed:
+def _listed(path: Path, images: str | None, label: str | None) -> ListedPictures[Said]:
     """Pictures and sentences of SNLI-VE's own files, ALBEF's json, or a table."""
-
-    def __init__(self, path: Path, images: str | None, label: str | None):
-        self.root, rows = picture_folder(path, images), check_rows(read_table(path), path)
-        image, sentence = (find_column(rows[0], names, path) for names in (IMAGES, SENTENCES))
-        column = find_column(rows[0], (label,) if label else LABEL_COLUMNS, path)
-        self.problems: Counter[str] = Counter()
-        self.rows: list[tuple[str, str, int, dict[str, Any]]] = []
-        for row in rows:
-            name, text = str(row.get(image) or ""), str(row.get(sentence) or "").strip()
-            said = str(row.get(column)).strip().lower()
-            if said in TRUTHS and name and text:
-                if image.lower().startswith("flickr30k") and "." not in name:
-                    name = f"{name}.jpg"
-                self.rows.append((name, text, TRUTHS.index(said), row))
-            else:  # SNLI's "-": annotators did not agree
-                self.problems[
-                    "no_label" if said not in TRUTHS else "no_image" if not name else "no_text"
-                ] += 1
-        if not self.rows:
-            raise UserError(f"No labelled row in {path}: its label is to be one of {', '.join(TRUTHS)}.")
-        if not any((self.root / name).exists() for name, *_ in self.rows[:100]):
-            raise UserError(
-                f"The pictures of {path} are not under {self.root}: name their folder with `images`."
-            )
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def key(self, i: int) -> str:
-        return self.rows[i][0]
-
-    def sentence(self, i: int) -> str:
-        return self.rows[i][1]
-
-    def label(self, i: int) -> int:
-        return self.rows[i][2]
-
-    def image(self, i: int) -> bytes:
-        return read_file(self.root / self.rows[i][0])
-
-    def meta(self, i: int) -> Mapping[str, Any]:
-        return self.rows[i][3]
+    root, rows = picture_folder(path, images), check_rows(read_table(path), path)
+    image, sentence = (find_column(rows[0], names, path) for names in (IMAGES, SENTENCES))
+    column = find_column(rows[0], (label,) if label else LABEL_COLUMNS, path)
+    problems, kept = Counter[str](), list[Said]()
+    for row in rows:
+        name, text = str(row.get(image) or ""), str(row.get(sentence) or "").strip()
+        said = str(row.get(column)).strip().lower()
+        if said in TRUTHS and name and text:
+            if image.lower().startswith("flickr30k") and "." not in name:
+                name = f"{name}.jpg"
+            kept.append(Said(name, text, TRUTHS.index(said), row))
+        else:  # SNLI's "-": annotators did not agree
+            problems["no_label" if said not in TRUTHS else "no_image" if not name else "no_text"] += 1
+    return ListedPictures(root, kept, path, f"rows labelled {', '.join(TRUTHS)}", problems)
 
 
-def _open(source: LabelledSource) -> Store:
+def _open(source: LabelledSource) -> Pictured:
     if source.split is not None:
         raise UserError(f"{source.path} has no splits: leave `split` out, or name the file of the split.")
     if source.path.startswith("scenes:"):
         return Drawn(scenes.parse(source.path))
-    return Listed(Path(source.path), source.images, source.label)
+    return _listed(Path(source.path), source.images, source.label)

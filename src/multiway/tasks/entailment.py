@@ -52,7 +52,7 @@ def measure(
         numbers=own.numbers,
         keys=[data.key(i) for i in numbers],
         main="accuracy",
-        groups=[data.key(i) for i in numbers],
+        groups=[data.picture(i) for i in numbers],
         asked=[data.texts(i)[0] for i in numbers],
     )
     return Measurement(result=result, seconds=seconds, skipped=own.skipped, outcomes=outcomes)
@@ -60,7 +60,7 @@ def measure(
 
 def _scores(found: Predictions, data: Sentences) -> dict[str, Any]:
     right, labels = found.right, found.labels
-    low, high = metrics.bootstrap(right, [data.key(i) for i in found.numbers.tolist()])
+    low, high = metrics.bootstrap(right, [data.picture(i) for i in found.numbers.tolist()])
     shares = {name: right[labels == number] for number, name in enumerate(data.labels)}
     return {
         "n": len(right),
