@@ -8,7 +8,7 @@ from tiny_decoder import EOS, PAD, Decoder, pictures, prompts
 
 from multiway.core.block import Block, Stack
 from multiway.core.cache import Cache
-from multiway.core.packed import PackedBlock, PackedFeedForward, PackedLinear, packed
+from multiway.core.packed import MANY, PackedBlock, PackedFeedForward, PackedLinear, packed
 from multiway.core.ragged import Ragged
 from multiway.generation import GenerationConfig, generate
 
@@ -103,6 +103,19 @@ def test_a_stack_takes_tokens_one_by_one() -> None:
     steps = [twin(part, causal=True, context=context, cache=cache) for part in x.split([2, 1, 2], dim=1)]
     expected = plain(x, causal=True, context=context)
     torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_rows_and_many(bias) -> None:
+    plain = torch.nn.Linear(6, 5, bias=bias)
+    twin = packed(plain)
+    with torch.inference_mode():
+        for x in (torch.randn(2, MANY // 2 - 1, 6), torch.randn(2, MANY // 2, 6)):
+            expected, other = plain(x), torch.randn(x.shape[1], 2, 5).transpose(0, 1)
+            given = other.clone()
+            torch.testing.assert_close(twin(x), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(twin.plus(x, other), given + expected, rtol=1e-5, atol=1e-5)
+            assert torch.equal(other, given)  # it is read, not written
 
 
 def test_maps_are_still_given() -> None:
