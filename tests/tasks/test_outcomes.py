@@ -9,6 +9,7 @@ from multiway.errors import UserError
 from multiway.tasks.error_sheet import write_sheet
 from multiway.tasks.outcomes import compare, metadata, of_choices, slices
 from multiway.tasks.retrieval import measure
+from multiway.tasks.retrieval_folds import Fold, measure_folds
 
 
 def choices(right, numbers=None, margin=1.0, **options):
@@ -100,3 +101,18 @@ def test_retrieval_s_outcomes_give_its_recalls(albef, samples):
         assert len(found.outcomes) == len(samples)
         rows = found.outcomes.pick([2, 0])
         assert [*rows.keys] == ["2", "0"]
+
+
+def test_folds_are_measured_apart_and_averaged(albef, samples):
+    parts = [measure(albef, Fold(samples, first, size), k=2) for first, size in ((0, 3), (3, 4))]
+    found = measure_folds(albef, samples, 2, k=2)
+    for stage in ("itc", "itm"):
+        for name, value in found.result[stage].items():
+            assert value == pytest.approx(np.mean([part.result[stage][name] for part in parts]))
+    assert found.result["n_images"] == len(samples)
+    assert found.pairs == sum(part.pairs for part in parts)
+    assert [*found.outcomes.keys] == [str(i) for i in range(7)]
+    assert found.outcomes.numbers.tolist() == list(range(7))
+    assert measure_folds(albef, samples, 1, k=2).result == measure(albef, samples, k=2).result
+    with pytest.raises(UserError, match="8 folds of 7"):
+        measure_folds(albef, samples, 8)

@@ -21,6 +21,7 @@ def retrieval(argv: Sequence[str]) -> None:
     )
     add_source(parser, "--data")
     parser.add_argument("--k", type=int, default=16, help="candidates that the matching head re-ranks")
+    parser.add_argument("--folds", type=int, default=1, help="mean over so many folds (COCO's 1k test: 5)")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures, texts or pairs at a time")
     parser.add_argument(
         "--prefilter",
@@ -41,7 +42,7 @@ def retrieval(argv: Sequence[str]) -> None:
     from multiway.data.dataset import Dataset
     from multiway.data.videos import Videos
     from multiway.systems.frames import OverFrames, frame_size
-    from multiway.tasks.retrieval import measure
+    from multiway.tasks.retrieval_folds import measure_folds
     from multiway.train.parallel import choose_device
     from multiway.weights import load
 
@@ -56,7 +57,7 @@ def retrieval(argv: Sequence[str]) -> None:
 
     def measured(model, data, progress):
         seen = model if args.frames is None else OverFrames(model, args.frames)
-        return measure(seen, data, progress=progress, **options)
+        return measure_folds(seen, data, args.folds, progress=progress, **options)
 
     def show(found) -> None:
         for stage, values in (*((s, found.result[s]) for s in ("itc", "itm")), ("shuffled", found.shuffled)):

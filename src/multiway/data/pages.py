@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
+
+from multiway.data import files
 
 SIDE = 144  # pixels
 STYLE = """
@@ -25,10 +26,7 @@ figure { margin: 0 } img { max-width: 100%; border: 1px solid #ddd } figcaption 
 def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
     """Write a page of HTML parts, aside and then renamed."""
     head = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text("\n".join([head, f"<h1>{html.escape(title)}</h1>", *parts]) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    files.write(path, "\n".join([head, f"<h1>{html.escape(title)}</h1>", *parts]) + "\n")
 
 
 def embedded(picture: Image.Image, side: int = SIDE) -> str:

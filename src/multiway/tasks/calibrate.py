@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from multiway.data import files
 from multiway.data.gold import GoldPairs
 from multiway.errors import UserError
 from multiway.metrics.calibration import LEAST, Calibration, Method, ece, fit, held_out, sigmoid
@@ -64,7 +64,5 @@ def save(calibration: Calibration, folder: Path) -> Path:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no model folder: `multiway convert` makes one of a checkpoint")
-    aside = folder / f".{CALIBRATION}.part"
-    aside.write_text(json.dumps(asdict(calibration), indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, folder / CALIBRATION)
+    files.write(folder / CALIBRATION, json.dumps(asdict(calibration), indent=1) + "\n")
     return folder / CALIBRATION

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from multiway.data import files
 from multiway.data.dataset import Dataset
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
@@ -111,7 +112,7 @@ def _claim(path: Path, model: System, samples: Dataset, settings: dict[str, Any]
         if differ:
             raise UserError(f"{path.parent} holds features of another {differ[0]}: choose another --out")
         return
-    _rename(path, json.dumps(mine, indent=1).encode())
+    files.write(path, json.dumps(mine, indent=1))
 
 
 def _of(
@@ -155,7 +156,7 @@ def _write(stem: Path, rows: Sequence[Row], features: np.ndarray, format: Format
     aside = path.with_name(f".{path.name}.part")
     if format == "npy":
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        _rename(stem.with_name(f"{stem.name}.jsonl"), lines.encode())
+        files.write(stem.with_name(f"{stem.name}.jsonl"), lines)
         with open(aside, "wb") as file:
             np.save(file, features)
     else:
@@ -164,12 +165,6 @@ def _write(stem: Path, rows: Sequence[Row], features: np.ndarray, format: Format
         flat = arrow.array(features.reshape(-1))
         columns["embedding"] = arrow.FixedSizeListArray.from_arrays(flat, features.shape[1])
         parquet.write_table(arrow.table(columns), aside)
-    os.replace(aside, path)
-
-
-def _rename(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_bytes(content)
     os.replace(aside, path)
 
 

@@ -57,6 +57,5 @@ def write_sheet(
 
 
 def _lines(outcomes: Outcomes, row: int) -> list[str]:
-    asked = [html.escape(outcomes.asked[row])] if outcomes.asked else []
-    said, expected = html.escape(outcomes.said[row]), html.escape(outcomes.expected[row])
-    return [*asked, f"<span class=dropped>{said}</span>", f"<span class=kept>{expected}</span>"]
+    said = (("", outcomes.asked), ("dropped", outcomes.said), ("kept", outcomes.expected))
+    return [f'<span class="{kind}">{html.escape(text[row])}</span>' for kind, text in said if text]

@@ -36,7 +36,7 @@ class Outcomes:
         groups: samples of a group hang together and are drawn together (questions of one picture); None:
             each is for itself.
         score: how well it went, the lowest first on the sheet. wrong: which may stand on it.
-        asked, expected, said: for a person to read; `asked` may be empty.
+        asked, expected, said: for a person to read; what is empty is not shown.
     """
 
     numbers: Int[np.ndarray, " N"]

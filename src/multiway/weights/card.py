@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from multiway.data import files
 from multiway.systems import NETWORKS
 
 NOTHING = (
@@ -78,7 +78,7 @@ def add_metrics(folder: Path, name: str, figures: Mapping[str, str], command: st
     before, _, rest = text.partition("## Metrics\n")
     body, end, after = rest.partition("\n\n## ")
     kept = [old for old in body.strip().splitlines() if old.startswith("- ") and f"`{command}`" not in old]
-    _write(path, before + "## Metrics\n" + "\n".join([*kept, line]) + (end + after if end else "\n"))
+    files.write(path, before + "## Metrics\n" + "\n".join([*kept, line]) + (end + after if end else "\n"))
 
 
 def set_licence(folder: Path, licence: str) -> None:
@@ -91,13 +91,7 @@ def set_licence(folder: Path, licence: str) -> None:
         text = text if found else text.replace("---\n", f"---\nlicense: {licence}\n", 1)
     else:
         text = head + text
-    _write(
+    files.write(
         path,
         re.sub(r"(## Licence\n).*?\n(?=\n## |\Z)", rf"\1Of these weights: {licence}.\n", text, flags=re.S),
     )
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
