@@ -84,8 +84,7 @@ def _joined(parts: Sequence[Outcomes], edges: Sequence[int]) -> Outcomes:
         columns={name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns},
         score=np.concatenate([part.score for part in parts]),
         wrong=np.concatenate([part.wrong for part in parts]),
-        **{
-            name: [one for part in parts for one in getattr(part, name)]
-            for name in ("keys", "expected", "said")
-        },
+        keys=[key for part in parts for key in part.keys],
+        expected=[text for part in parts for text in part.expected],
+        said=[text for part in parts for text in part.said],
     )
