@@ -203,7 +203,7 @@ def wpa() -> str:
             ]
         )
     (patches, words), steps = found["patches_and_words"], len(found["seconds"]["batched"])
-    head = ["", "seconds a step", "times as long", "seconds of alignment alone"]
+    head = ["", "processor seconds a step", "times as long", "of alignment alone"]
     return (
         f"{table(head, rows)}\nMLM, ITM and alignment of ViLT with a ViT-S/32 at 384 pixels, batch "
         f"{found['batch']}, {patches} patches and {words} words a pair; medians of {steps} "

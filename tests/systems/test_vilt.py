@@ -193,6 +193,15 @@ def test_verbs(tmp_path: Path) -> None:
     assert answers.answer(image, "a dog")[0] in answers.config.labels
 
 
+def test_texts_alone_are_refused() -> None:
+    batch = replace(tiny_vilt.batch(), has_image=torch.tensor([True, False, True, True, True]))
+    model = tiny_vilt.vilt()
+    with pytest.raises(UserError, match="learns from pairs"):
+        model.losses(batch, model.init_state(), tiny_vilt.draws(batch))
+    with pytest.raises(UserError, match="ViLT has no network for the task classify"):
+        model.fine_tuning("classify")
+
+
 def test_configs_that_can_not_be() -> None:
     with pytest.raises(UserError, match="mlm_weight are both 0"):
         tiny_vilt.config(mlm_weight=0.0, itm_weight=0.0, wpa_weight=0.0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from multiway.core.embed import resize_positions
@@ -22,3 +25,13 @@ def resize(name: str, tensor: Tensor, grid: Grid, old_grid: Grid | None = None) 
         side = (round((len(tensor) - EXTRA) ** 0.5) + 1) // 2
         return resize_table(tensor, old_grid or (side, side), grid)
     return None
+
+
+def fitted(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors to start `model` from, those of another shape as its `resize` makes them."""
+    own, found = model.state_dict(), dict(tensors)
+    for name, tensor in tensors.items():
+        if name in own and own[name].shape != tensor.shape:
+            resized = model.resize(name, tensor)
+            found[name] = tensor if resized is None else resized
+    return found

@@ -124,16 +124,4 @@ class ReasoningConfig(OneTowerConfig):
     types: int = 3
 
 
-def network_config(model: OneTowerConfig, task: str, labels: tuple[str, ...]) -> OneTowerConfig:
-    """The config of `model`'s network for a task.
-
-    Raises:
-        UserError: there is no network for it.
-    """
-    if task == "retrieval":
-        return RetrievalConfig(**model.sizes())
-    if task == "nlvr2":
-        return ReasoningConfig(**(model.sizes() | {"types": 3}))
-    if task == "vqa":
-        return AnswerConfig(**model.sizes(), labels=labels)
-    raise UserError(f"ViLT has no network for the task {task}: take retrieval, nlvr2 or vqa")
+NETWORKS = {"retrieval": RetrievalConfig, "nlvr2": ReasoningConfig, "vqa": AnswerConfig}

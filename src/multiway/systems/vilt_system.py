@@ -26,8 +26,10 @@ from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.systems.bert import unpadded
 from multiway.systems.fused import Tokens
-from multiway.systems.vilt_config import OneTowerConfig, network_config
+from multiway.systems.resizing import fitted
+from multiway.systems.vilt_config import NETWORKS, OneTowerConfig
 from multiway.systems.vit import VisionTransformer
+from multiway.systems.vlmo_config import network_config
 
 #: Names that end so are not decayed; the gain within a classifier is (vilt_utils.py `set_schedule`).
 UNDECAYED = ("bias", "norm.weight", "norm1.weight", "norm2.all.weight")
@@ -173,7 +175,7 @@ class OneTower(System):
     # --- training
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> OneTowerConfig:
-        return network_config(self.config, task, labels)
+        return network_config(self.config, task, labels, NETWORKS)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         return not name.endswith(UNDECAYED)
@@ -187,15 +189,11 @@ class OneTower(System):
 
         Source: vilt_module.py, the constructor.
         """
-        own, found = self.state_dict(), dict(tensors)
+        found = dict(tensors)
         for part in ("weight", "bias"):
             if f"itm_head.{part}" in tensors:
                 found.setdefault(f"rank_head.{part}", tensors[f"itm_head.{part}"][1:2])
-        for name, tensor in tensors.items():
-            if name in own and own[name].shape != tensor.shape:
-                fitted = self.resize(name, tensor)
-                found[name] = tensor if fitted is None else fitted
-        return found
+        return fitted(self, found)
 
     def resize(self, name: str, tensor: Tensor, old_grid: Grid | None = None) -> Tensor | None:
         """Positions of patches as a picture of that size has them; those of words are cut, and a second

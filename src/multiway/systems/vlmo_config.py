@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -135,16 +136,23 @@ class ReasoningConfig(MultiwayConfig):
     types: int = 3
 
 
-def network_config(model: MultiwayConfig, task: str, labels: tuple[str, ...]) -> MultiwayConfig:
+NETWORKS = {"retrieval": RetrievalConfig, "nlvr2": ReasoningConfig, "vqa": AnswerConfig}
+
+
+def network_config(
+    model: Any, task: str, labels: tuple[str, ...], networks: Mapping[str, type] | None = None
+) -> Any:
     """The config of `model`'s network for a task.
+
+    Args:
+        networks: of each task the class of its config; None: those of VLMo.
 
     Raises:
         UserError: there is no network for it.
     """
-    if task == "retrieval":
-        return RetrievalConfig(**model.sizes())
-    if task == "nlvr2":
-        return ReasoningConfig(**(model.sizes() | {"types": 3}))
-    if task == "vqa":
-        return AnswerConfig(**model.sizes(), labels=labels)
-    raise UserError(f"VLMo has no network for the task {task}: take retrieval, nlvr2 or vqa")
+    known = NETWORKS if networks is None else networks
+    if task not in known:
+        name = type(model).__name__.removesuffix("Config")
+        raise UserError(f"{name} has no network for the task {task}: take {', '.join(known)}")
+    own = {"nlvr2": {"types": 3}, "vqa": {"labels": labels}}.get(task, {})
+    return known[task](**(model.sizes() | own))

@@ -21,6 +21,7 @@ from multiway.objectives import contrastive
 from multiway.systems.base import System
 from multiway.systems.fused import Tokens
 from multiway.systems.image_tower import ImageTower
+from multiway.systems.resizing import fitted
 from multiway.systems.vlmo_config import MultiwayConfig, network_config
 from multiway.systems.vlmo_network import MultiwayTransformer, class_tokens
 
@@ -184,12 +185,7 @@ class Multiway(System):
         """
         if any(name.startswith("image_tower.") for name in tensors):
             tensors = self._from_beit(tensors)
-        own, found = self.state_dict(), dict(tensors)
-        for name, tensor in tensors.items():
-            if name in own and own[name].shape != tensor.shape:
-                fitted = self.resize(name, tensor)
-                found[name] = tensor if fitted is None else fitted
-        return found
+        return fitted(self, tensors)
 
     def resize(self, name: str, tensor: Tensor, old_grid: Grid | None = None) -> Tensor | None:
         """As `System.resize`; positions of words are cut to this network's longest text, and a second
