@@ -9,12 +9,10 @@ one after the other, over the same weights, and the losses of the first one must
 
 from __future__ import annotations
 
-import sys
-
 import open_clip
 import torch
-from beside import arguments, interleave, report, write
-from open_clip_pair import CLIP, Steps, batch_of, pair, versions
+from beside import arguments
+from open_clip_pair import CLIP, Steps, batch_of, measure, pair
 
 
 def main() -> None:
@@ -29,20 +27,8 @@ def main() -> None:
         pair(lambda **sizes: open_clip.CLIP(**sizes, output_dict=True), values),
         lambda out: {"itc": loss(out["image_features"], out["text_features"], out["logit_scale"])},
     )
-    image, ids, batch = batch_of(args.batch, values["vision_cfg"]["image_size"], 77, seed=1)
-    found = steps.theirs(image, ids), steps.ours(batch)
-    difference = abs(found[0]["itc"] - found[1]["itc"])
-    paths = {"open_clip": lambda: steps.theirs(image, ids), "multiway": lambda: steps.ours(batch)}
-    seconds = interleave(paths, args.repeats)
-    tokens = {"open_clip": ids.numel(), "multiway": int(batch.attention_mask.sum())}
-    setting = {"size": args.size, "batch": args.batch, "text_tokens": tokens}
-    figures = report(
-        seconds, "multiway", setting=setting, packages=versions(), largest_loss_difference=difference
-    )
-    write(figures, args.out)
-    print(f"{figures['speedup']['open_clip']:.2f} times as fast, losses equal to {difference:.0e}")
-    if difference > 1e-4:
-        sys.exit("error: the two do not give the same loss")
+    given = batch_of(args.batch, values["vision_cfg"]["image_size"], 77, seed=1)
+    measure(args, steps, given, lambda theirs, ours: abs(theirs["itc"] - ours["itc"]))
 
 
 if __name__ == "__main__":

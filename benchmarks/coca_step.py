@@ -10,12 +10,10 @@ both losses of the first one must be equal.
 
 from __future__ import annotations
 
-import sys
-
 import open_clip
 import torch
-from beside import arguments, interleave, report, write
-from open_clip_pair import COCA, Steps, batch_of, pair, versions
+from beside import arguments
+from open_clip_pair import COCA, Steps, batch_of, measure, pair
 from torch import Tensor
 
 
@@ -33,21 +31,12 @@ def main() -> None:
         itc, captions = loss(*(out[name] for name in names))
         return {"itc": itc, "lm": captions}
 
+    def difference(theirs: dict[str, float], ours: dict[str, float]) -> float:
+        return max(abs(theirs["itc"] - ours["itc"]), abs(theirs["lm"] - 2 * ours["lm"]))
+
     steps = Steps(pair(open_clip.CoCa, values), their_losses)
-    image, ids, batch = batch_of(args.batch, values["vision_cfg"]["image_size"], 76, seed=1)
-    theirs, ours = steps.theirs(image, ids), steps.ours(batch)
-    difference = max(abs(theirs["itc"] - ours["itc"]), abs(theirs["lm"] - 2 * ours["lm"]))
-    paths = {"open_clip": lambda: steps.theirs(image, ids), "multiway": lambda: steps.ours(batch)}
-    seconds = interleave(paths, args.repeats)
-    tokens = {"open_clip": ids.numel(), "multiway": int(batch.attention_mask.sum())}
-    setting = {"size": args.size, "batch": args.batch, "text_tokens": tokens}
-    figures = report(
-        seconds, "multiway", setting=setting, packages=versions(), largest_loss_difference=difference
-    )
-    write(figures, args.out)
-    print(f"{figures['speedup']['open_clip']:.2f} times as fast, losses equal to {difference:.0e}")
-    if difference > 1e-4:
-        sys.exit("error: the two do not give the same losses")
+    given = batch_of(args.batch, values["vision_cfg"]["image_size"], 76, seed=1)
+    measure(args, steps, given, difference)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import open_clip
 import torch
+from beside import interleave, report, write
 from torch import Tensor, nn
 
 from multiway.batch import Batch
@@ -133,3 +135,25 @@ class Steps:
 def versions() -> dict[str, str]:
     """What is compared."""
     return {"open_clip": open_clip.__version__}
+
+
+def measure(
+    args: Any, steps: Steps, given: tuple[Tensor, Tensor, Batch], difference: Callable[..., float]
+) -> None:
+    """Time both paths' steps, print a summary, and write the figures; exits where losses are not equal.
+
+    Args:
+        given: of `batch_of`. difference: their losses and ours of one step -> the largest difference.
+    """
+    image, ids, batch = given
+    found = difference(steps.theirs(image, ids), steps.ours(batch))
+    paths = {"open_clip": lambda: steps.theirs(image, ids), "multiway": lambda: steps.ours(batch)}
+    seconds = interleave(paths, args.repeats)
+    tokens = {"open_clip": ids.numel(), "multiway": int(batch.attention_mask.sum())}
+    setting = {"size": args.size, "batch": args.batch, "text_tokens": tokens}
+    more = {"packages": versions(), "largest_loss_difference": found}
+    figures = report(seconds, "multiway", setting=setting, **more)
+    write(figures, args.out)
+    print(f"{figures['speedup']['open_clip']:.2f} times as fast, losses equal to {found:.0e}")
+    if found > 1e-4:
+        sys.exit("error: the two do not give the same losses")

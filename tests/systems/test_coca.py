@@ -28,7 +28,7 @@ def two_forwards(model: CoCa, batch: Batch) -> dict[str, Tensor]:
     pooled = model.pool(model.image_tower(batch.image))
     # [CLS] right behind each text, its position the table's last.
     x = torch.cat([model.words(ids), torch.zeros_like(model.words(ids[:, :1]))], dim=1)
-    x[rows, mask.sum(1)] = model.words.cls_token + model.words.positions[-1]
+    x[rows, mask.sum(1)] = model.words.cls_token + model.words.cls_position[0]
     seen = model.text(x, causal=True, route=model.route)[rows, mask.sum(1)]
     features = torch.nn.functional.normalize(model.text_proj(model.text_norm(seen)), dim=-1)
     logits = model.logit_scale.exp() * model.image_features(pooled) @ features.T

@@ -62,16 +62,17 @@ class Pooler(nn.Module):
 
 
 class Words(nn.Module):
-    """Word and position embeddings, and [CLS], whose position is the last one however long a text is."""
+    """Word and position embeddings, and [CLS], which has a position of its own however long a text is."""
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
         self.words = nn.Embedding(config.vocab_size, config.width)
-        self.positions = nn.Parameter(torch.empty(config.positions + 1, config.width))
+        self.positions = nn.Parameter(torch.empty(config.positions, config.width))
+        self.cls_position = nn.Parameter(torch.empty(1, config.width))
         self.cls_token = nn.Parameter(torch.empty(config.width))
         nn.init.normal_(self.words.weight, std=0.02)
-        nn.init.normal_(self.positions, std=0.01)
-        nn.init.normal_(self.cls_token, std=0.01)
+        for parameter in (self.positions, self.cls_position, self.cls_token):
+            nn.init.normal_(parameter, std=0.01)
 
     def forward(
         self, input_ids: Int[Tensor, "B T"], *, start: int | Int[Tensor, " B"] = 0
@@ -84,7 +85,7 @@ class Words(nn.Module):
 
     def ended(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B S D"]:
         """The texts with [CLS] after them, at position T, after their padding."""
-        cls = (self.cls_token + self.positions[-1]).expand(len(input_ids), 1, -1)
+        cls = (self.cls_token + self.cls_position).expand(len(input_ids), 1, -1)
         return torch.cat([self(input_ids), cls], dim=1)
 
 

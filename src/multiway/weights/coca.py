@@ -22,13 +22,15 @@ def layout(config: CoCaConfig) -> Layout:
     """
     _fits(config)
     image = the_vit(config.image)
+    places, rows = "text.positional_embedding", config.text.positions
     entries = [
         Entry("logit_scale", ("logit_scale",)),
         *vision(image.depth),
         *linear("pooler.norm", "visual.ln_post"),
         Entry("image_proj.weight", ("visual.proj",), TRANSPOSE),
         Entry("words.words.weight", ("text.token_embedding.weight",)),
-        Entry("words.positions", ("text.positional_embedding",)),
+        Entry("words.positions", (places,), share=(0, rows, rows + 1)),
+        Entry("words.cls_position", (places,), share=(rows, rows + 1, rows + 1)),
         Entry("words.cls_token", ("text.cls_emb",)),
         *linear("text_norm", "text.ln_final"),
         Entry("text_proj.weight", ("text.text_projection",), TRANSPOSE),
