@@ -21,8 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from multiway.errors import UserError
+from multiway.objectives import alignment
 from multiway.systems.base import System
 from multiway.systems.looking import Looking
+from multiway.systems.vilt_system import OneTower
 
 By = Literal["itm", "itc"]
 
@@ -90,6 +92,31 @@ def gradcam(
         gradient=gradient,
         by_token=by_token,
     )
+
+
+@torch.no_grad()
+def carried(
+    model: System,
+    image: Float[Tensor, "B 3 H W"],
+    input_ids: Int[Tensor, "B T"],
+    attention_mask: Int[Tensor, "B T"],
+) -> Float[Tensor, "B T h w"]:
+    """To which patches word-patch alignment carries each word: shares that sum to 1 (ViLT, figure 4).
+
+    Zero for [CLS], [SEP] and padding, and on the canvas outside of a picture.
+
+    Raises:
+        UserError: the model does not align words with patches.
+    """
+    if not isinstance(model, OneTower):
+        raise UserError(f"{type(model).__name__} does not align words with patches: take a ViLT")
+    pictures, length = model.look(image), input_ids.shape[1]
+    hidden, words = model.pair(input_ids, attention_mask, pictures), alignment.without_ends(attention_mask)
+    assert pictures.mask is not None  # `look` gives one
+    found = alignment.align(hidden[:, :length], hidden[:, length + 1 :], words, pictures.mask[:, 1:])
+    shares = found.transport.plan.transpose(1, 2) * words.sum(1)[:, None, None]
+    step = model.config.image.patch_size
+    return shares.unflatten(-1, (image.shape[-2] // step, image.shape[-1] // step))
 
 
 def default_layer(model: System, count: int, by: By) -> int:

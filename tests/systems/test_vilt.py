@@ -9,11 +9,14 @@ import pytest
 import tiny
 import tiny_vilt
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tiny_steps import step
 
 import multiway
 from multiway.errors import UserError
+from multiway.explain import carried, overlay, resize_heat
+from multiway.objectives import alignment
 from multiway.systems import NETWORKS
 from multiway.systems.vilt import Draws
 from multiway.systems.vilt_config import RetrievalConfig
@@ -191,6 +194,20 @@ def test_verbs(tmp_path: Path) -> None:
     answers = network("vilt_vqa").eval()
     answers.tokenizer = model.tokenizer
     assert answers.answer(image, "a dog")[0] in answers.config.labels
+
+
+def test_a_word_is_carried_to_patches_of_its_picture() -> None:
+    model, batch = tiny_vilt.vilt().eval(), tiny_vilt.batch()
+    ids, mask = batch.text()
+    maps = carried(model, batch.image, ids, mask)
+    assert maps.shape == (5, ids.shape[1], 4, 5)
+    words = alignment.without_ends(mask)
+    torch.testing.assert_close(maps.sum((2, 3))[words], torch.ones(int(words.sum())), rtol=1e-3, atol=0.0)
+    assert maps[~words].count_nonzero() == 0
+    for row, (height, width) in enumerate(tiny_vilt.GRIDS):
+        assert maps[row, :, height:].count_nonzero() == maps[row, :, :, width:].count_nonzero() == 0
+    drawn = overlay(Image.new("RGB", (40, 32)), resize_heat(maps[0, 1], (32, 40)))
+    assert drawn.size == (40, 32)
 
 
 def test_texts_alone_are_refused() -> None:
