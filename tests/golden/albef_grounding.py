@@ -26,7 +26,7 @@ def grounding(case: Case) -> dict[str, Any]:
     itc = gradcam(model, *pairs, by="itc", layer=recorded["itc_block"])
     real, asked = i["attention_mask"].bool()[:, None, :, None], recorded["grounding"]
     size = tuple(asked["image_size"])
-    heats = [*itm.heat, itc.heat[0]]
+    heats = [*itm.heat[: len(asked["gt"]) - 1], itc.heat[0]]  # the last one is by contrast
     masks = [resize_heat(heat, size) for heat in heats]
     boxes = [best_box(mask, asked["dets"][str(ref)], alpha=asked["alpha"]) for ref, mask in enumerate(masks)]
     right: dict[str, list[bool]] = {}
