@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/generalist.md")
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 DEMOS = {"demo": "`make demo`", "demo_scratch": "`make demo-scratch`"}
@@ -233,6 +233,37 @@ def captions() -> str:
     return table(["", "exact", "BLEU-4", "ROUGE-L", "CIDEr"], rows) + "\n" + " ".join(notes) + "\n"
 
 
+def generalist() -> str:
+    """Every task of one checkpoint beside other pictures, and its drawings."""
+    if (found := load("generalist")) is None:
+        return "Not measured yet: `python scripts/generalist.py`.\n"
+    names = {
+        "caption": "captions, word for word",
+        "question": "answers to questions",
+        "classify": "one of 64 classes",
+        "ground": "boxes that overlap by more than half",
+        "region": "what is in a box",
+    }
+    rows = []
+    for task, label in names.items():
+        own, other = found["tasks"][task]["own"], found["tasks"][task]["shuffled"]
+        low, high = own["interval"]
+        rows.append([label, f"{own['right']:.1f} ({low:.1f} to {high:.1f})", f"{other['right']:.1f}"])
+    drawn = found["drawings"]
+    rows.append(["drawings nearest to the real picture of their caption, R@1", f"{drawn['r1']:.1f}"])
+    rows[-1].append(f"{drawn['r1_shuffled']:.1f}")
+    sure = found["tasks"]["caption"]["n"]
+    return (
+        table(["% right", "own pictures", "other pictures"], rows)
+        + f"\n{sure} scenes a task with 95 % intervals (Wilson), {drawn['n']} drawings. R@1 of real pictures "
+        f"after the VQ-VAE is {drawn['r1_codes']:.1f}, of real pictures themselves {drawn['r1_real']:.1f}; "
+        f"{drawn['shown']:.1f} % of the drawings show all that their caption says and nothing else (after "
+        f"the VQ-VAE {drawn['shown_codes']:.1f} %, real ones {drawn['shown_real']:.1f} %). "
+        f"{found['steps']:,} steps of {found['batch_size']}, {found['parameters'] / 1e6:.1f} M parameters, "
+        f"{sum(found['training_seconds'].values()) / 60:.0f} minutes of training ({machine(found)}).\n"
+    )
+
+
 def summary() -> str:
     """The few lines of the README."""
     lines = []
@@ -272,6 +303,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ranks": ranks,
     "wpa": wpa,
     "captions": captions,
+    "generalist": generalist,
     "summary": summary,
 }
 

@@ -31,7 +31,7 @@ def tokenizer() -> Tokenizer:
 
 
 def pictures(**changes: Any) -> VQVAEConfig:
-    sizes = {"image_size": 32, "halvings": 3, "width": 12, "blocks": 1, "codes": CODES, "code_width": 5}
+    sizes = {"image_size": 32, "strides": (2, 4), "width": 12, "blocks": 1, "codes": CODES, "code_width": 5}
     return VQVAEConfig(**(sizes | changes))
 
 

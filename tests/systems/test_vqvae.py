@@ -81,4 +81,4 @@ def test_saved_and_loaded_it_is_the_same(tmp_path) -> None:
     tokens = model.visual_tokens((image + 1) / 2)
     assert tokens.equal(again.visual_tokens((image + 1) / 2))
     torch.testing.assert_close(again.picture(tokens), model.picture(tokens))
-    assert VQVAEConfig(image_size=(32, 64), halvings=3).grid == (4, 8)
+    assert VQVAEConfig(image_size=(32, 64), strides=(2, 4)).grid == (4, 8)

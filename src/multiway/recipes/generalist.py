@@ -43,10 +43,10 @@ def generalist_base() -> Run:
 def generalist_scenes() -> Run:
     """Six tasks of drawn scenes from random weights, with the picture tokens of `vqvae_scenes`.
 
-    A patch of the image encoder and a picture token are a cell of a scene each.
+    A patch of the image encoder is a cell of a scene, a picture token a quarter of one.
     """
-    sizes = {"width": 144, "heads": 4, "hidden": 576}
-    text = PrefixConfig(vocab_size=250, encoder_layers=2, decoder_layers=3, positions=48, **sizes)
+    sizes = {"width": 112, "heads": 4, "hidden": 384}
+    text = PrefixConfig(vocab_size=250, encoder_layers=2, decoder_layers=2, positions=112, **sizes)
     system = GeneralistConfig(
         image=ViTConfig(image_size=SIDE, patch_size=16, depth=2, **sizes),
         text=text,

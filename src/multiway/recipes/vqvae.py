@@ -15,7 +15,7 @@ def vqvae_emoji() -> Run:
     """8 x 8 tokens of 8 pixels for the bundled drawings, 512 codes; minutes on two cores."""
     system = VQVAEConfig(
         image_size=64,
-        halvings=3,
+        strides=(2, 2, 2),
         width=96,
         codes=512,
         code_width=32,
@@ -35,21 +35,24 @@ def vqvae_emoji() -> Run:
 
 
 def vqvae_scenes() -> Run:
-    """A token a cell of a drawn scene: size, colour, shape and place of a thing have to go into it."""
+    """10 x 10 tokens of 8 pixels for drawn scenes, four a cell, 256 codes.
+
+    One token a cell has to say kind and place of a thing at once: it then takes places for colours.
+    """
     system = VQVAEConfig(
         image_size=SIDE,
-        halvings=4,
-        width=128,
+        strides=(8,),
+        width=96,
         blocks=1,
-        codes=512,
-        code_width=32,
+        codes=256,
+        code_width=16,
         decay=0.95,
         start_after=200,
-        revived=32,
+        revived=16,
     )
     return Run(
         name="vqvae_scenes",
         system=system,
         data=DataConfig(train=(Source(path="scenes:8000:13", use="images"),), image_size=SIDE, augment=PLAIN),
-        train=training(1200, 2e-3, batch_size=32, weight_decay=1e-4),
+        train=training(700, 3e-3, batch_size=32, weight_decay=1e-4),
     )

@@ -11,6 +11,7 @@ same (`systems.vqkd_quantizer`): codes are unit vectors, and the nearest is the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,7 +39,7 @@ class VQVAEConfig:
     """A VQ-VAE; the defaults are near the paper's for ImageNet (section 4.1: 32 x 32 tokens of 128 pixels).
 
     Attributes:
-        image_size: pixels, multiples of 2 ** `halvings`: how often the resolution is halved.
+        image_size: pixels, multiples of the product of `strides`, by which convolutions lower the resolution.
         width: of the convolutions around the codes; half of it one resolution higher, and so on.
         blocks: residual ones on either side of the codes.
         codes: K, and their width C. decay: of the codebook. beta: weight of the commitment loss.
@@ -49,7 +50,7 @@ class VQVAEConfig:
 
     system: Literal["vqvae"] = "vqvae"
     image_size: int | tuple[int, int] = 128
-    halvings: int = 2
+    strides: tuple[int, ...] = (2, 2)
     width: int = 128
     blocks: int = 2
     codes: int = 512
@@ -64,7 +65,7 @@ class VQVAEConfig:
     def grid(self) -> tuple[int, int]:
         """Tokens (down, across)."""
         height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
-        return height >> self.halvings, width >> self.halvings
+        return height // math.prod(self.strides), width // math.prod(self.strides)
 
 
 class State(nn.Module):
@@ -91,14 +92,23 @@ class VQVAE(System):
         super().__init__()
         self.config, self.codes, self.image_size = config, config.codes, config.image_size
         self.image_mean = self.image_std = HALF
-        widths = [max(config.width >> i, 8) for i in reversed(range(config.halvings))]
+        strides = config.strides
+        widths = [max(config.width >> i, 8) for i in reversed(range(len(strides)))]
 
         def residual() -> list[nn.Module]:
             return [Residual(config.width, config.width, 1.0) for _ in range(config.blocks)]
 
+        def sizes(stride: int) -> dict[str, int]:
+            """Kernels of 2 x 2 steps overlap (section 4.1), larger ones are patches."""
+            return (
+                {"kernel_size": 4, "stride": 2, "padding": 1}
+                if stride == 2
+                else {"kernel_size": stride, "stride": stride}
+            )
+
         down: list[nn.Module] = []
-        for before, after in pairwise([3, *widths]):
-            down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+        for (before, after), stride in zip(pairwise([3, *widths]), strides, strict=True):
+            down += [nn.Conv2d(before, after, **sizes(stride)), nn.ReLU()]
         down[-1] = nn.Identity()  # a residual block begins with one
         self.encoder = nn.Sequential(
             *down, *residual(), nn.ReLU(), nn.Conv2d(widths[-1], config.code_width, 1)
@@ -107,8 +117,8 @@ class VQVAE(System):
             config.codes, config.code_width, decay=config.decay, iterations=config.kmeans_iterations
         )
         up: list[nn.Module] = []
-        for before, after in pairwise([*reversed(widths), 3]):
-            up += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+        for (before, after), stride in zip(pairwise([*reversed(widths), 3]), reversed(strides), strict=True):
+            up += [nn.ReLU(), nn.ConvTranspose2d(before, after, **sizes(stride))]
         self.decoder = nn.Sequential(
             nn.Conv2d(config.code_width, config.width, 3, padding=1), *residual(), *up
         )
