@@ -189,5 +189,7 @@ def test_only_its_own_pictures_are_taken() -> None:
         model.learn_from(tiny_generalist.vqvae(beta=0.5))
     with pytest.raises(UserError, match="semi_causal"):
         tiny_generalist.build(span=0.5)
+    with pytest.raises(UserError, match="may have 24 tokens"):
+        replace(model.config, text=replace(model.config.text, positions=20))
     assert not any(p.requires_grad for p in model.pictures.parameters())
     assert isinstance(model.pictures, VQVAE)

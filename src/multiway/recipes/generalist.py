@@ -46,7 +46,7 @@ def generalist_scenes() -> Run:
     A patch of the image encoder is a cell of a scene, a picture token a quarter of one.
     """
     sizes = {"width": 112, "heads": 4, "hidden": 384}
-    text = PrefixConfig(vocab_size=250, encoder_layers=2, decoder_layers=2, positions=112, **sizes)
+    text = PrefixConfig(vocab_size=250, encoder_layers=2, decoder_layers=2, positions=144, **sizes)
     system = GeneralistConfig(
         image=ViTConfig(image_size=SIDE, patch_size=16, depth=2, **sizes),
         text=text,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from multiway.errors import UserError
-from multiway.systems.prefix_network import PrefixConfig
+from multiway.systems.prefix_network import PrefixConfig, check_room
 from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import ViTConfig
 from multiway.systems.vqvae import VQVAEConfig
@@ -62,3 +62,6 @@ class GeneralistConfig:
             raise UserError(f"system.span is {self.span}: give a share of an answer from 0 to below 1")
         if self.span and self.form == "prefix":
             raise UserError("system.span is for the semi-causal form: set system.form to semi_causal")
+        down, across = self.pictures.grid
+        prompt = self.tokenizer.max_length
+        check_room(self.text, max(prompt, 1 + down * across + (prompt - 1) * (self.form == "semi_causal")))

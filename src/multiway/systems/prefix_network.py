@@ -26,6 +26,7 @@ from multiway.core.embed import WordEmbed
 from multiway.core.heads import WordHead
 from multiway.core.init import init_bert
 from multiway.core.relative import LayerMasks
+from multiway.errors import UserError
 from multiway.systems.bert import unpadded
 from multiway.systems.decoding import StackDecoding
 
@@ -49,6 +50,19 @@ class PrefixConfig:
     positions: int = 256
     eps: float = 1e-6
     dropout: float = 0.0
+
+
+def check_room(text: PrefixConfig, longest: int) -> None:
+    """Refuse a table of positions that is shorter than a sequence may be.
+
+    Raises:
+        UserError: it is.
+    """
+    if longest > text.positions:
+        raise UserError(
+            f"sequences may have {longest} tokens and text.positions is {text.positions}: raise it, or lower "
+            "tokenizer.max_length"
+        )
 
 
 class Parted(NamedTuple):
@@ -127,12 +141,16 @@ class PrefixNetwork(nn.Module):
         has_image: Bool[Tensor, " B"] | None = None,
         bias: Float[Tensor, "L H N N"] | None = None,
     ) -> tuple[Float[Tensor, "B S D"], Int[Tensor, "B S"]]:
-        """Normalised hidden states of prefixes, and which of them are real; S is N + T.
+        """Normalised hidden states of prefixes, and which of them are real; S is N and the longest prefix.
 
         Args:
+            attention_mask: 1 for the prefix of each text, which it begins with.
             patches: tokens of pictures; rows without one (`has_image`) are not looked at.
             bias: what relative positions of patches add to the scores of each layer.
         """
+        if not attention_mask.is_meta:  # what follows the longest prefix is not read here
+            longest = max(int(attention_mask.sum(1).max()), 1)
+            input_ids, attention_mask = input_ids[:, :longest], attention_mask[:, :longest]
         x, real = self.embed(input_ids), attention_mask
         if patches is not None:
             seen = attention_mask.new_ones(patches.shape[:2])

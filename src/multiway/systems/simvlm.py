@@ -35,7 +35,14 @@ from multiway.systems.answer_tree import Candidates
 from multiway.systems.answering import BY_ITSELF, Answering, Asking, Reply, written
 from multiway.systems.captioning import Captioning
 from multiway.systems.conv_tower import ConvTower, StemConfig
-from multiway.systems.prefix_network import Parted, PrefixConfig, PrefixDecoding, PrefixNetwork, part
+from multiway.systems.prefix_network import (
+    Parted,
+    PrefixConfig,
+    PrefixDecoding,
+    PrefixNetwork,
+    check_room,
+    part,
+)
 from multiway.text import TokenizerConfig
 
 
@@ -102,6 +109,7 @@ class PrefixSystem(Captioning):
     def __init__(self, config: Any, image_tower: nn.Module | None = None):
         super().__init__()
         text = config.text
+        check_room(text, config.tokenizer.max_length)
         self.config = config
         self.image_tower = tower = ConvTower(
             config.image, text.width, layers=text.encoder_layers, heads=text.heads
