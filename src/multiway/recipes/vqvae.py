@@ -20,7 +20,7 @@ def vqvae_emoji() -> Run:
         codes=512,
         code_width=32,
         decay=0.95,
-        start_after=150,
+        start_after=400,
         revived=32,
     )
     augment = replace(MILD, crop_scale=(0.7, 1.0))
@@ -30,29 +30,30 @@ def vqvae_emoji() -> Run:
         data=DataConfig(
             train=(Source(path="emoji", split="train", use="images"),), image_size=64, augment=augment
         ),
-        train=training(1000, 2e-3, weight_decay=1e-4),
+        train=training(1200, 4e-3, batch_size=32, weight_decay=1e-4),
     )
 
 
 def vqvae_scenes() -> Run:
-    """10 x 10 tokens of 8 pixels for drawn scenes, four a cell, 256 codes.
+    """10 x 10 tokens of 8 pixels for drawn scenes, four a cell, 512 codes; a minute or two on one core.
 
-    One token a cell has to say kind and place of a thing at once: it then takes places for colours.
+    One token a cell has to say kind and place of a thing at once: it then takes places for colours. And
+    colours come last: codes that start earlier tell light from dark alone.
     """
     system = VQVAEConfig(
         image_size=SIDE,
         strides=(8,),
-        width=96,
-        blocks=1,
-        codes=256,
+        width=128,
+        blocks=0,
+        codes=512,
         code_width=16,
         decay=0.95,
-        start_after=200,
+        start_after=900,
         revived=16,
     )
     return Run(
         name="vqvae_scenes",
         system=system,
         data=DataConfig(train=(Source(path="scenes:8000:13", use="images"),), image_size=SIDE, augment=PLAIN),
-        train=training(700, 3e-3, batch_size=32, weight_decay=1e-4),
+        train=training(2000, 1e-2, batch_size=16, weight_decay=1e-4),
     )

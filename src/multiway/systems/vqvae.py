@@ -123,6 +123,12 @@ class VQVAE(System):
             nn.Conv2d(config.code_width, config.width, 3, padding=1), *residual(), *up
         )
 
+        for part in (*self.encoder.modules(), *self.decoder.modules()):
+            if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
+
     def init_state(self, *, steps_per_epoch: int = 1) -> State:
         return State()
 
