@@ -68,6 +68,11 @@ class VQVAEConfig:
         return height // math.prod(self.strides), width // math.prod(self.strides)
 
 
+def kernel(stride: int) -> tuple[int, int, int]:
+    """Kernel size, stride and padding: those of stride 2 overlap (section 4.1), larger ones are patches."""
+    return (4, 2, 1) if stride == 2 else (stride, stride, 0)
+
+
 class State(nn.Module):
     """How many steps were taken."""
 
@@ -98,17 +103,9 @@ class VQVAE(System):
         def residual() -> list[nn.Module]:
             return [Residual(config.width, config.width, 1.0) for _ in range(config.blocks)]
 
-        def sizes(stride: int) -> dict[str, int]:
-            """Kernels of 2 x 2 steps overlap (section 4.1), larger ones are patches."""
-            return (
-                {"kernel_size": 4, "stride": 2, "padding": 1}
-                if stride == 2
-                else {"kernel_size": stride, "stride": stride}
-            )
-
         down: list[nn.Module] = []
         for (before, after), stride in zip(pairwise([3, *widths]), strides, strict=True):
-            down += [nn.Conv2d(before, after, **sizes(stride)), nn.ReLU()]
+            down += [nn.Conv2d(before, after, *kernel(stride)), nn.ReLU()]
         down[-1] = nn.Identity()  # a residual block begins with one
         self.encoder = nn.Sequential(
             *down, *residual(), nn.ReLU(), nn.Conv2d(widths[-1], config.code_width, 1)
@@ -118,7 +115,7 @@ class VQVAE(System):
         )
         up: list[nn.Module] = []
         for (before, after), stride in zip(pairwise([*reversed(widths), 3]), reversed(strides), strict=True):
-            up += [nn.ReLU(), nn.ConvTranspose2d(before, after, **sizes(stride))]
+            up += [nn.ReLU(), nn.ConvTranspose2d(before, after, *kernel(stride))]
         self.decoder = nn.Sequential(
             nn.Conv2d(config.code_width, config.width, 3, padding=1), *residual(), *up
         )
