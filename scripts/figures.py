@@ -212,6 +212,37 @@ def wpa() -> str:
     )
 
 
+def lora() -> str:
+    """Adapters beside full fine-tuning and a head alone."""
+    if (found := load("lora")) is None:
+        return "Not measured yet: `python scripts/lora.py`.\n"
+    labels = {
+        "full": "all weights",
+        "lora": f"adapters of rank {found['setting']['rank']}",
+        "head": "the head",
+    }
+    rows = [
+        [
+            labels[name],
+            "{:.1f} ({:.1f} to {:.1f})".format(way["top1"], *way["interval"]),
+            f"{way['trained_parameters'] / 1e3:,.0f}",
+            f"{way['training_bytes'] / 2**20:.2f}",
+            f"{way['checkpoint_bytes'] / 2**20:.2f}",
+            f"{way['cpu_seconds_a_step']:.3f}",
+        ]
+        for name, way in found["ways"].items()
+    ]
+    head = ["trained", "top-1, %", "thousand parameters", "MiB of gradient and moments", "MiB a checkpoint"]
+    majority = found["ways"]["full"]["majority"]
+    note = (
+        f"`{found['command']}` ({machine(found)}): subgroups of drawings by an unseen hand, "
+        f"{found['setting']['steps']} steps; the most frequent subgroup reaches {majority:.1f} %. One learning "
+        "rate each, not searched, and a run that is short for all weights: it shows what each way costs, and "
+        "not that one of them is better."
+    )
+    return table([*head, "CPU seconds a step"], rows) + "\n" + note + "\n"
+
+
 def captions() -> str:
     """Captions of what was never seen, beside a nearest neighbour's and those of other pictures."""
     rows, notes = [], []
@@ -301,6 +332,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "flip": flip,
     "open_clip": open_clip,
     "ranks": ranks,
+    "lora": lora,
     "wpa": wpa,
     "captions": captions,
     "generalist": generalist,
