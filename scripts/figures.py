@@ -237,8 +237,8 @@ def lora() -> str:
     note = (
         f"`{found['command']}` ({machine(found)}): subgroups of drawings by an unseen hand, "
         f"{found['setting']['steps']} steps; the most frequent subgroup reaches {majority:.1f} %. One "
-        "learning rate each, not searched, and a run that is short for all weights: it shows what each way costs, and "
-        "not that one of them is better."
+        "learning rate each, not searched, and a run that is short for all weights: it shows what each way "
+        "costs, and not that one of them is better."
     )
     return table([*head, "CPU seconds a step"], rows) + "\n" + note + "\n"
 
