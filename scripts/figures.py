@@ -203,12 +203,15 @@ def wpa() -> str:
             ]
         )
     (patches, words), steps = found["patches_and_words"], len(found["seconds"]["batched"])
+    both = zip(found["seconds"]["batched"], found["seconds"]["without"], strict=True)
+    ratios = [batched / without for batched, without in both]
     head = ["", "processor seconds a step", "times as long", "of alignment alone"]
     return (
         f"{table(head, rows)}\nMLM, ITM and alignment of ViLT with a ViT-S/32 at 384 pixels, batch "
         f"{found['batch']}, {patches} patches and {words} words a pair; medians of {steps} "
-        f"interleaved steps ({machine(found)}). Without alignment the last layer also computes less: [CLS] "
-        "alone. `python benchmarks/vilt_wpa.py`.\n"
+        f"interleaved steps ({machine(found)}), of which the first two differ by {min(ratios):.2f} to "
+        f"{max(ratios):.2f} times from pair to pair, as the machine was busy. Without alignment the "
+        "last layer also computes less: [CLS] alone. `python benchmarks/vilt_wpa.py`.\n"
     )
 
 
