@@ -2,14 +2,14 @@
 
     python benchmarks/flip_step.py [--threads N] [--repeats N] [--batch N] [--out FILE.json]
 
-ViT-B/16 at 224 px, fp32: pictures to features and the gradients of all weights back, with none, half and
+ViT-S/16 at 224 px, fp32: pictures to features and the gradients of all weights back, with none, half and
 three quarters of the patches left out; interleaved in one process. The draw of the patches is part of it.
 """
 
 from __future__ import annotations
 
 import torch
-from beside import arguments, interleave, report, write
+from beside import SIZES, arguments, interleave, report, write
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,7 +20,6 @@ from multiway.systems.vit import VisionTransformer
 SHARES = (0.0, 0.5, 0.75)
 #: What is asked for, as many times as fast as whole pictures.
 GOALS = {"0.5": 1.8, "0.75": 3.2}
-TINY = {"image_size": 64, "width": 32, "depth": 2, "heads": 2, "hidden": 64}
 
 
 def main() -> None:
@@ -29,7 +28,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="pictures at once")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    config = flip_vit(**(TINY if args.size == "tiny" else {}))
+    sizes = {"depth" if name == "layers" else name: value for name, value in SIZES[args.size].items()}
+    config = flip_vit(**sizes)
     torch.manual_seed(0)
     tower, size = VisionTransformer(config), config.image_size
     image = torch.randn(args.batch, 3, size, size)
@@ -52,7 +52,7 @@ def main() -> None:
         flops[str(share)] = counter.get_total_flops()
     paths = {str(share): lambda share=share: step(share) for share in SHARES}
     seconds = interleave(paths, args.repeats)
-    setting = {"size": "base" if args.size == "small" else args.size, "batch": args.batch, "image_size": size}
+    setting = {"size": args.size, "batch": args.batch, "image_size": size}
     found = report(seconds, "0.0", setting=setting, repeats=args.repeats, flops=flops, tokens=tokens)
     found["speedup"] = {share: 1 / slower for share, slower in found["speedup"].items()}
     found["goals"] = GOALS

@@ -177,7 +177,7 @@ def flip() -> str:
     ]
     setting = found["setting"]
     note = (
-        f"ViT-B/16 at {setting['image_size']} px, batch {setting['batch']}, forward and backward; medians of "
+        f"ViT-S/16 at {setting['image_size']} px, batch {setting['batch']}, forward and backward; medians of "
         f"{found['repeats']} interleaved steps. `python benchmarks/flip_step.py` ({machine(found)})."
     )
     head = ["patches", "tokens", "seconds a step", "TFLOP", "times as fast"]

@@ -89,19 +89,18 @@ def probed(model: System, budget: Budget) -> dict[str, float]:
     found = {}
     for split in METRICS:
         source = LabelledSource(path="emoji", split=split, label="group")
-        data: Any = LabelledPictures(source, labels=train.labels)
+        data = LabelledPictures(source, labels=train.labels)
         pair = (train, data) if budget.pictures is None else (Some(train, budget.pictures), Some(data, 20))
         found[split] = round(probe.measure(model, *pair, pool="mean", batch_size=64).result["top1"], 2)
     return found
 
 
-class Some:
+class Some(LabelledPictures):
     """Every so many of the samples, for the tiny run."""
 
     def __init__(self, data: LabelledPictures, count: int):
         self.data, self.labels = data, data.labels
         self.rows = range(0, len(data), max(len(data) // count, 1))
-        self.texts = data.texts
 
     def __len__(self) -> int:
         return len(self.rows)

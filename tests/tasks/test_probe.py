@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import tiny_beit
+import tiny_beit3
 import tiny_mae
 import torch
 from PIL import Image
@@ -89,6 +90,10 @@ def test_what_stands_for_a_picture() -> None:
     assert pooled(model, image, "mean").equal(tokens[:, 1:].mean(1))
     vqkd = tiny_beit.vqkd()
     assert pooled(vqkd, image).shape == (len(image), 24)
+
+    both = tiny_beit3.beit3()[0]
+    picture = tiny_beit3.streams().image
+    assert pooled(both, picture, "cls").equal(both.look(picture)[:, 0])
 
     class Bare(System):
         def __init__(self):

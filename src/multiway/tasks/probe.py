@@ -26,6 +26,7 @@ from multiway.errors import UserError
 from multiway.metrics import classification as metrics
 from multiway.metrics.controls import other
 from multiway.systems.base import System
+from multiway.systems.beit3_system import MultiwaySystem
 from multiway.systems.vit import VisionTransformer
 from multiway.tasks.classify import scores
 from multiway.tasks.predictions import Measurement, Predictions, predict
@@ -60,6 +61,9 @@ def pooled(model: System, image: Float[Tensor, "B 3 H W"], pool: Pool = "own") -
     Raises:
         UserError: the tower has no class token, and it is asked for.
     """
+    if isinstance(model, MultiwaySystem):  # BEiT-3 has no tower of its own: its picture part stands for one
+        tokens = model.look(image)
+        return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
     tower: Any = model.image_tower
     tokens = tower(image)
     has_token = tower.pooled_index == 0 or getattr(tower, "cls_token", None) is not None
