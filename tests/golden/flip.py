@@ -35,14 +35,14 @@ def official_jax(case: Case) -> dict[str, Any]:
             width=sizes["D"],
             depth=sizes["depth"],
             heads=sizes["heads"],
-            hidden=4 * sizes["D"],
+            hidden=_hidden(case, "img_encoder"),
         ),
         text=flip_text(
             vocab_size=sizes["V"],
             width=sizes["tD"],
             layers=sizes["tdepth"],
             heads=sizes["theads"],
-            hidden=4 * sizes["tD"],
+            hidden=_hidden(case, "txt_encoder"),
             positions=sizes["L"],
         ),
         embed_dim=sizes["proj"],
@@ -74,6 +74,11 @@ def official_jax(case: Case) -> dict[str, Any]:
             "eval/loss": whole.losses(batch, whole.init_state())["itc"].reshape(1),
             "inputs.kept_patch_indices": parts.kept,
         }
+
+
+def _hidden(case: Case, tower: str) -> int:
+    """The width of the feed-forward's middle, which config.json leaves out."""
+    return len(case.weights[f"{tower}/Transformer/encoderblock_00/MlpBlock_0/Dense_0/bias"])
 
 
 def _gradients(model: FLIP, config: FLIPConfig) -> dict[str, Tensor]:
