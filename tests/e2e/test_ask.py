@@ -41,7 +41,8 @@ def test_every_kind_of_answer(cli, asked, tmp_path):
     code, out, _ = cli("ask", "-", "draw a red dog", *model, "--out", tmp_path / "dog.png")
     assert code == 0
     assert "dog.png" in out
-    assert Image.open(tmp_path / "dog.png").size == (32, 32)
+    with Image.open(tmp_path / "dog.png") as drawn:
+        assert drawn.size == (32, 32)
 
 
 @pytest.mark.parametrize(
