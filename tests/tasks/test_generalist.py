@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 import tiny_generalist
 
 from multiway.data.scene_reader import counts, read, shows
@@ -30,6 +31,7 @@ def test_the_nearest_by_counts_and_ties_are_no_answer() -> None:
     assert nearest([Counter("ab"), Counter("c"), Counter("aab")], known).tolist() == [-1, 2, 0]
 
 
+@pytest.mark.filterwarnings("ignore:a text was cut")  # the small vocabulary spells its words
 def test_every_task_is_measured_beside_other_pictures() -> None:
     model = tiny_generalist.build().eval()
     for task in ("caption", "question", "classify", "ground"):
