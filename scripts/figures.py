@@ -125,6 +125,12 @@ def blip() -> str:
             continue
         rows.append([what, f"{found['speedup'][other]:.2f}"])
         notes.append(f"`{found['command'].replace('python ', 'python benchmarks/')}` ({machine(found)})")
+        if "share_of_products_rate" in found:
+            large, own = (f"{100 * found[f'share_of_{of}_rate']:.0f} %" for of in ("matrix", "products"))
+            notes.append(
+                f"captioning at {large} of the rate of a large matrix product in the same run, {own} of "
+                "that of PyTorch's own products of its shapes"
+            )
     if not rows:
         return "Not measured yet: `make bench`.\n"
     return table(["", "times as fast as transformers"], rows) + "\n" + "; ".join(dict.fromkeys(notes)) + ".\n"
