@@ -54,7 +54,7 @@ def generalist_scenes() -> Run:
         pictures=vqvae_scenes().system,
     )
     sources = tuple(
-        Source(path=f"prompts:{task}:8000:{seed}", weight=weight)
+        Source(path=f"prompts:{task}:5000:{seed}", weight=weight)
         for seed, (task, weight) in enumerate(MIXTURE.items(), 21)
     )
     return Run(
