@@ -1,4 +1,4 @@
-"""What every system promises, asked of each at a tiny size."""
+"""What every system promises, asked of each at a tiny size; compiled steps: `tests/train/test_loop.py`."""
 
 from __future__ import annotations
 
@@ -154,14 +154,3 @@ def test_the_image_tower_is_exported(name: str) -> None:
     image = batch.image[:2]
     program = torch.export.export(model.image_tower, (image,))
     torch.testing.assert_close(program.module()(image), model.image_tower(image))
-
-
-@pytest.mark.compile
-@pytest.mark.parametrize("name", [name for name in MAKE if name not in NO_TOWER][:1])
-def test_the_image_tower_is_compiled(name: str) -> None:
-    model, _, batch = _built(name)
-    tower = model.eval().image_tower
-    with torch.no_grad():
-        torch.testing.assert_close(
-            torch.compile(tower)(batch.image), tower(batch.image), rtol=1e-4, atol=1e-5
-        )
