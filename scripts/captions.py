@@ -1,4 +1,4 @@
-"""Captions of real pictures: train `blip_emoji` or `blip_photos`, measure them beside two controls.
+"""Captions of real pictures: train `blip_emoji` or `blip_photos`, and measure them beside two controls.
 
     python scripts/captions.py emoji [--out runs/blip_emoji]
     python scripts/captions.py photos FLICKR8K [--out runs/blip_photos]
@@ -6,8 +6,9 @@
 `emoji`: exact names and CIDEr on the protocol's `combination` and `style`. `photos`: BLEU-4, ROUGE-L, CIDEr
 on the official dev photographs; FLICKR8K holds the shard folders `train` and `val`, and figures alone leave
 this command. Beside each stand the nearest neighbour (the first text of the training picture whose feature,
-by the same model, is most similar) and the same captions dealt to other pictures. Writes
-docs/figures/captions_emoji.json or captions_photos.json. A run is resumed where it was interrupted.
+by the same model, is most similar) and the same captions dealt to other pictures; and the same model's
+retrieval in two stages. Writes docs/figures/captions_emoji.json or captions_photos.json. A run is resumed
+where it was interrupted.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from multiway.data.dataset import Dataset, Source
 from multiway.data.sample import BadSample
 from multiway.systems.base import System
 from multiway.tasks.caption import compare, measure, nearest
+from multiway.tasks.retrieval import evaluate
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 BATCH = 32
+RERANKED = 16
 Texts = Literal["first", "all"]
 
 
@@ -65,7 +68,9 @@ def features(model: System, data: Dataset) -> tuple[np.ndarray, list[int]]:
 
 
 def figures(model: System, train_data: Dataset, data: Dataset, texts: Texts) -> dict[str, Any]:
-    """Scores of the model's captions, of captions dealt to other pictures, and of nearest neighbours'."""
+    """Scores of the model's captions, of captions dealt to other pictures, and of nearest neighbours'; and
+    the model's retrieval.
+    """
     found = measure(model, data, texts=texts)
     print(found.sentence())
     known, known_numbers = features(model, train_data)
@@ -75,6 +80,7 @@ def figures(model: System, train_data: Dataset, data: Dataset, texts: Texts) -> 
     result = {**found.result, "nearest": compare(copied, given)}
     result["nearest"].pop("shuffled")
     result["pictures_per_second"] = round(result["n_images"] / found.seconds, 2)
+    result["retrieval"] = evaluate(model, data, texts=texts, k=RERANKED)
     for label, scores in (
         ("model", result),
         ("nearest", result["nearest"]),

@@ -21,6 +21,7 @@ FIGURES = ROOT / "docs" / "figures"
 PAGES = ("README.md", "docs/results.md", "docs/generalist.md")
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+RECALLS = ("", "TR R@1", "IR R@1", "TR R@10", "IR R@10")
 DEMOS = {"demo": "`make demo`", "demo_scratch": "`make demo-scratch`"}
 
 
@@ -64,7 +65,7 @@ def demo() -> str:
         )
     if not rows:
         return "Not measured yet: `python scripts/demo.py --figures`, with and without `--scratch`.\n"
-    return table(["", "TR R@1", "IR R@1", "TR R@10", "IR R@10"], rows) + "\n" + " ".join(notes) + "\n"
+    return table(RECALLS, rows) + "\n" + " ".join(notes) + "\n"
 
 
 def photos() -> str:
@@ -81,7 +82,7 @@ def photos() -> str:
         f"{found['training_seconds'] / 60:.0f} minutes of training ({machine(found)}). "
         f"Flickr8k: Hodosh, Young and Hockenmaier 2013; all five captions."
     )
-    return table(["", "TR R@1", "IR R@1", "TR R@10", "IR R@10"], rows) + "\n" + note + "\n"
+    return table(RECALLS, rows) + "\n" + note + "\n"
 
 
 def step() -> str:
@@ -255,8 +256,10 @@ def lora() -> str:
 
 
 def captions() -> str:
-    """Captions of what was never seen, beside a nearest neighbour's and those of other pictures."""
-    rows, notes = [], []
+    """Captions of what was never seen, beside a nearest neighbour's and those of other pictures; and the same
+    models' retrieval.
+    """
+    rows, found_rows, notes = [], [], []
     for kind in ("emoji", "photos"):
         if (found := load(f"captions_{kind}")) is None:
             continue
@@ -265,6 +268,9 @@ def captions() -> str:
             for label, scores in (given | {"other pictures' captions": result["shuffled"]}).items():
                 names = ("exact", "bleu_4", "rouge_l", "cider")
                 rows.append([f"{split}, {label}", *(f"{scores[name]:.1f}" for name in names)])
+            for stage, label in (("itc", "contrast"), ("itm", "re-ranked")):
+                values = result["retrieval"][stage]
+                found_rows.append([f"`{found['recipe']}`, {split}, {label}", *recalls(values)])
         place = " FLICKR8K" if kind == "photos" else ""
         notes.append(
             f"`python scripts/captions.py {kind}{place}`: recipe `{found['recipe']}`, "
@@ -272,7 +278,8 @@ def captions() -> str:
         )
     if not rows:
         return "Not measured yet: `python scripts/captions.py emoji`, and `photos FLICKR8K`.\n"
-    return table(["", "exact", "BLEU-4", "ROUGE-L", "CIDEr"], rows) + "\n" + " ".join(notes) + "\n"
+    written = table(["", "exact", "BLEU-4", "ROUGE-L", "CIDEr"], rows)
+    return "\n".join([written, table(RECALLS, found_rows), " ".join(notes) + "\n"])
 
 
 def generalist() -> str:
