@@ -325,6 +325,15 @@ def summary() -> str:
                 f"image to text and "
                 f"{values['ir_r1']:.1f} % text to image."
             )
+    if (found := load("captions_emoji")) is not None:
+        result = found["splits"]["combination"]
+        values = result["retrieval"]["itm"]
+        lines.append(
+            f"- `blip_emoji` on the same {result['n_images']:,} drawings: R@1 {values['tr_r1']:.1f} % and "
+            f"{values['ir_r1']:.1f} %; captions that are exactly their names {result['exact']:.1f} %, CIDEr "
+            f"{result['cider']:.0f} (nearest neighbour: {result['nearest']['exact']:.0f} % and "
+            f"{result['nearest']['cider']:.0f})."
+        )
     if (found := load("albef_photos")) is not None:
         for split, result in found["splits"].items():
             values = result["itm"]
@@ -338,6 +347,21 @@ def summary() -> str:
             f"- One ALBEF pre-training step takes {found['speedup']:.2f} times less than the plain "
             "path's, with "
             "the same losses."
+        )
+    ratios = []
+    for name, what, peer in (
+        ("blip_rerank", "re-ranking captions by BLIP {} (transformers)", "transformers_longest"),
+        ("blip_caption", "captions by BLIP {} (transformers)", "transformers"),
+        ("answer_ranking", "ranking 3,128 answers {} (the official way)", "official_way"),
+        ("clip_step", "a CLIP step {} (open_clip)", "open_clip"),
+        ("coca_step", "a CoCa step {} (open_clip)", "open_clip"),
+        ("coca_generate", "captions by CoCa {} (open_clip)", "open_clip"),
+    ):
+        if (found := load(name)) is not None:
+            ratios.append(what.format(f"{found['speedup'][peer]:.1f}"))
+    if ratios:
+        lines.append(
+            f"- Times as fast as another library, the same weights and results: {', '.join(ratios)}."
         )
     return "\n".join(lines) + "\n" if lines else "No figures yet: `docs/results.md` says how they are made.\n"
 
