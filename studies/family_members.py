@@ -25,7 +25,7 @@ from multiway.systems.conv_tower import StemConfig
 from multiway.systems.flip import FLIPConfig
 from multiway.systems.patches import ImageConfig
 from multiway.systems.prefix_network import PrefixConfig
-from multiway.systems.simvlm import SimVLMConfig
+from multiway.systems.simvlm_config import SimVLMConfig
 from multiway.systems.vilt_config import ViLTConfig, vilt_vit
 from multiway.systems.vlmo_config import TextConfig as VLMoText
 from multiway.systems.vlmo_config import VLMoConfig

@@ -10,7 +10,8 @@ import torch
 from multiway.batch import Batch
 from multiway.systems.conv_tower import StemConfig
 from multiway.systems.prefix_network import PrefixConfig
-from multiway.systems.simvlm import PrefixSystem, SimVLM, SimVLMConfig
+from multiway.systems.simvlm import PrefixSystem, SimVLM
+from multiway.systems.simvlm_config import SimVLMConfig
 from multiway.text import Tokenizer, TokenizerConfig, train_vocabulary
 
 #: 2 x 3 tokens a picture.

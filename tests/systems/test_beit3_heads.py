@@ -21,7 +21,7 @@ from multiway.systems.beit3_config import (
     TextConfig,
     VQAConfig,
 )
-from multiway.train.build import start_from_model
+from multiway.weights.start import start_from_model
 
 HEADS = {
     "retrieval": tiny.config(RetrievalConfig),

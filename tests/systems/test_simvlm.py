@@ -18,7 +18,8 @@ from multiway.errors import UserError
 from multiway.generation import GenerationConfig, generate
 from multiway.systems.prefix_network import part
 from multiway.systems.simvlm import Draws, SimVLM
-from multiway.systems.simvlm_heads import AnswerModel, VQAConfig
+from multiway.systems.simvlm_config import VQAConfig
+from multiway.systems.simvlm_heads import AnswerModel
 from multiway.train.build import start_from_model
 from multiway.weights.folder import resized
 

@@ -24,10 +24,11 @@ from multiway.systems.vilt_heads import Draws as RetrievalDraws
 from multiway.systems.vilt_heads import Retrieval
 from multiway.systems.vit import VisionTransformer
 from multiway.text import Tokenizer, train_vocabulary
-from multiway.train.build import build_system, start_from_model
+from multiway.train.build import build_system
 from multiway.train.run import Init, Run, TrainConfig
 from multiway.weights.keymap import Layout, to_theirs
 from multiway.weights.parts import timm_vit
+from multiway.weights.start import start_from_model
 
 PRETRAINED = ("vilt", "vilt itm", "vilt mlm")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from multiway.cli.arguments import Parser
+from multiway.cli.decided import share
 from multiway.errors import UserError
 
 
@@ -78,8 +79,6 @@ def _names(given: str) -> list[str]:
 
 def show_classes(found: Any) -> None:
     """Two lines of a measurement of classes."""
-    from multiway.cli.evaluate_labels import share
-
     result = found.result
     print(
         f"top-1     {share(result, 'top1')}, top-5 {result['top5']:.1f}, mean over classes "

@@ -49,3 +49,8 @@ def print_comparison(found: dict[str, Any], args: argparse.Namespace) -> None:
     main = found["figures"][found["main"]]
     better = "B is better" if main["low"] > 0 else "A is better" if main["high"] < 0 else NEITHER
     print(f"by {found['main']}: {better}")
+
+
+def share(values: dict[str, Any], name: str) -> str:
+    """A share in percent with its interval."""
+    return "{:.1f} ({:.1f} to {:.1f})".format(values[name], *values["interval"])

@@ -7,6 +7,7 @@ from typing import Any
 
 from multiway.cli.arguments import Parser
 from multiway.cli.classify import show_classes
+from multiway.cli.decided import share
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 from multiway.errors import UserError
 
@@ -64,11 +65,6 @@ def entailment(argv: Sequence[str]) -> None:
         argv,
         show,
     )
-
-
-def share(values: dict[str, Any], name: str) -> str:
-    """A share in percent with its interval."""
-    return "{:.1f} ({:.1f} to {:.1f})".format(values[name], *values["interval"])
 
 
 def evaluate_task(

@@ -11,7 +11,7 @@ from multiway.recipes.albef import MILD
 from multiway.recipes.scenes import PLAIN, SIDE, training
 from multiway.systems.conv_tower import StemConfig
 from multiway.systems.prefix_network import PrefixConfig
-from multiway.systems.simvlm import SimVLMConfig
+from multiway.systems.simvlm_config import SimVLMConfig
 from multiway.text import TokenizerConfig
 from multiway.train.run import Init, Run, TrainConfig
 

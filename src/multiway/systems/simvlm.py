@@ -19,8 +19,8 @@ of a text alone its first half.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -34,40 +34,15 @@ from multiway.objectives import language
 from multiway.systems.answer_tree import Candidates
 from multiway.systems.answering import BY_ITSELF, Answering, Asking, Reply, written
 from multiway.systems.captioning import Captioning
-from multiway.systems.conv_tower import ConvTower, StemConfig
+from multiway.systems.conv_tower import ConvTower
 from multiway.systems.prefix_network import (
     Parted,
-    PrefixConfig,
     PrefixDecoding,
     PrefixNetwork,
     check_room,
     part,
 )
-from multiway.text import TokenizerConfig
-
-
-def simvlm_tokenizer(max_length: int = 256) -> TokenizerConfig:
-    """BERT's words, [SEP] at the end; the paper's own vocabulary was not published."""
-    return TokenizerConfig(cleaning="none", add_sep=True, max_length=max_length, max_words=10**6)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimVLMConfig:
-    """SimVLM; the defaults are the paper's base model (section 4.1, appendix A).
-
-    Attributes:
-        label_smoothing: of the words that are predicted.
-        prompt: what captions begin with, read by the encoder ("a picture of": zero-shot, section 4.3).
-        caption_length: fewest and most new tokens of a caption, [SEP] included.
-    """
-
-    system: Literal["simvlm"] = "simvlm"
-    image: StemConfig = field(default_factory=StemConfig)
-    text: PrefixConfig = field(default_factory=PrefixConfig)
-    tokenizer: TokenizerConfig = field(default_factory=simvlm_tokenizer)
-    label_smoothing: float = 0.0
-    prompt: str = "a picture of"
-    caption_length: tuple[int, int] = (2, 30)
+from multiway.systems.simvlm_config import SimVLMConfig, VQAConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +169,6 @@ class SimVLM(Answering, PrefixSystem):
         """The config of this model's classifier: `vqa`."""
         if task != "vqa":
             return super().fine_tuning(task, labels)
-        from multiway.systems.simvlm_heads import VQAConfig
-
         own = self.config
         return VQAConfig(image=own.image, text=own.text, tokenizer=own.tokenizer, labels=tuple(labels))
 

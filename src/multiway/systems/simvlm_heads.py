@@ -5,9 +5,6 @@ Source: section 4.2 of the paper (VQA; SNLI-VE likewise).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,22 +12,8 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.init import init_bert
 from multiway.systems.answering import AnswerChoice
-from multiway.systems.conv_tower import StemConfig
-from multiway.systems.prefix_network import PrefixConfig
-from multiway.systems.simvlm import PrefixSystem, simvlm_tokenizer
-from multiway.text import TokenizerConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class VQAConfig:
-    """A choice among `labels`, row by row of the head, or among `classes` answers without names."""
-
-    system: Literal["simvlm_vqa"] = "simvlm_vqa"
-    image: StemConfig = field(default_factory=lambda: StemConfig(image_size=480))
-    text: PrefixConfig = field(default_factory=PrefixConfig)
-    tokenizer: TokenizerConfig = field(default_factory=simvlm_tokenizer)
-    labels: tuple[str, ...] = ()
-    classes: int = 3129
+from multiway.systems.simvlm import PrefixSystem
+from multiway.systems.simvlm_config import VQAConfig
 
 
 class AnswerModel(AnswerChoice, PrefixSystem):

@@ -24,12 +24,12 @@ from multiway.systems.base import System
 from multiway.tasks import classify, entailment, nlvr2, vqa
 from multiway.tasks.predictions import Measurement
 from multiway.tasks.pretrain import length, note_validation
-from multiway.train.build import start_from_model
 from multiway.train.loop import Result, train
 from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run, TrainConfig
 from multiway.weights.adapter import save_adapter
 from multiway.weights.card import card as make_card
+from multiway.weights.start import start_from_model
 
 Data = PicturePairs | LabelledPictures | Questions | Sentences
 Sources = Sequence[LabelledSource]

@@ -47,8 +47,8 @@ def load_adapter(folder: Path, base: str | None = None) -> System:
     Raises:
         UserError: the folder is damaged, or its base is another model.
     """
-    from multiway.train.build import start_from_model
     from multiway.weights.folder import load, read_config
+    from multiway.weights.start import start_from_model
 
     try:
         facts = json.loads((folder / "adapter.json").read_text())

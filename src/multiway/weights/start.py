@@ -1,0 +1,66 @@
+"""What a system takes over from a model that it starts from, with or without adapters beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import nn
+
+from multiway.core.lora import adapt
+from multiway.errors import UserError
+from multiway.systems.base import System
+from multiway.train import optim
+from multiway.train.run import LoRAConfig
+from multiway.weights.folder import resized
+
+
+def start_from_model(system: System, model: System, name: str, *, lora: LoRAConfig | None = None) -> str:
+    """Put every tensor of `model` that has a place in `system` there, positions resized; says how many.
+
+    Args:
+        name: the model's, for messages.
+        lora: adapters to put beside what is taken; only they and what is left fresh are then trained.
+
+    Raises:
+        UserError: none has, or no linear map that was taken is called as `lora` says.
+    """
+    image = system.config.image
+    if hasattr(model.config.image, "grid") and model.config.image.image_size != image.image_size:
+        model = resized(model, image.image_size)
+    given, own = system.adopt(model.state_dict()), system.state_dict()
+    fits = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
+    if not fits:
+        kind = type(system).__name__
+        raise UserError(f"init.checkpoint {name} shares no weight with {kind}: name another")
+    system.load_state_dict(fits, strict=False)
+    fresh, unused = len(own) - len(fits), len(given) - len(fits)
+    said = f"{len(fits)} tensors taken, {fresh} left fresh, {unused} not used"
+    return said if lora is None or not lora.rank else f"{said}; {_adapt(system, fits, lora)}"
+
+
+def _adapt(system: System, taken: Collection[str], lora: LoRAConfig) -> str:
+    """Freeze what was taken and put adapters beside it; the sentence that says so."""
+    optim.check_prefixes(system, lora.train, "lora.train")
+    frozen = set()
+    for name, parameter in system.named_parameters():
+        whole = any(optim.fits(name, prefix) for prefix in lora.train)
+        if name in taken and parameter.requires_grad and not whole:
+            parameter.requires_grad_(False)
+            frozen.add(name)
+    named = [
+        name
+        for name, part in system.named_modules()
+        if isinstance(part, nn.Linear)
+        and f"{name}.weight" in frozen
+        and {*name.split(".")[-2:]} & {*lora.targets}  # an expert's name stands behind its map's
+    ]
+    if not named:
+        kinds = sorted(
+            {n.split(".")[-1] for n, part in system.named_modules() if isinstance(part, nn.Linear)}
+        )
+        raise UserError(
+            f"train.lora.targets {', '.join(lora.targets)} name no linear map that the checkpoint brought: "
+            f"there are {', '.join(kinds)}"
+        )
+    adapt(system, named, rank=lora.rank, alpha=lora.alpha)
+    return f"{len(named)} adapters of rank {lora.rank}"
