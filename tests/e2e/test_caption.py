@@ -90,12 +90,12 @@ def test_evaluate_caption_prints_one_object(cli, captioner, photos, tmp_path):
     assert code == 0, err
     found = json.loads(out)
     scores = {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "exact"}
-    assert set(found) == {"n_images", "n_references", "shuffled", *scores}
+    assert set(found) == {"n_images", "n_references", "shuffled", "intervals", *scores}
     assert set(found["shuffled"]) == scores
     assert found["exact"] == pytest.approx(100 / 3)
     code, out, err = cli(*argv)
     assert code == 0, err
-    assert [line.split()[0] for line in out.splitlines()[1:]] == ["model", "shuffled"]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["model", "shuffled", "bootstrap,"]
 
 
 WRONG = {

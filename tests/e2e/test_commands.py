@@ -87,7 +87,7 @@ def test_systems_shares(cli, monkeypatch):
         assert set(system["parts"]) == {"vision", "text", "interaction"}
         assert all(value >= 0 for part in system["parts"].values() for value in part.values())
     assert found["clip"]["parts"]["interaction"]["parameters"] == 0
-    monkeypatch.setattr("multiway.systems.profile.profile", lambda name: found[name]["parts"])
+    monkeypatch.setattr("multiway.systems.parts.profile", lambda name: found[name]["parts"])
     _, out, _ = cli("systems")
     assert "albef" in out
     assert "210" in out or "209.9" in out

@@ -16,7 +16,7 @@ from case import Case, at_tokens
 from torch import Tensor, nn
 
 from multiway.batch import Batch
-from multiway.core.block import Context
+from multiway.core.block import Context, Stack
 from multiway.core.cache import KeyValue
 from multiway.core.ragged import Ragged
 from multiway.objectives import language
@@ -106,7 +106,7 @@ class Crossing(nn.Module):
         return out if self.ff is None else out + self.ff[2](gated(self.ff[0](x)))
 
 
-class Layers(nn.ModuleList):
+class Layers(Stack):
     """In the place of a `core.block.Stack`: layers of self-attention, or of that and cross-attention."""
 
     def context(self, tokens: Tensor) -> Context:
@@ -217,7 +217,7 @@ def lucidrains(case: Case) -> dict[str, Any]:
     image, text = model.image_features(pooled), model.text_features(embeds)
     context, labels = model.context(pooled), model.labels(ids, real)
     hidden = unpadded(model.multimodal, embeds[:, :-1], real[:, 1:], causal=True, context=context)
-    itc = contrast(config, Batch(), image, text, model.logit_scale)
+    itc = contrast(config, Batch(), image, text, model.logit_scale.squeeze())
     lm = language.lm(model.logits(hidden[labels != -100]), labels[labels != -100])
     total = config.contrastive_weight * itc + config.caption_weight * lm
     total.backward()

@@ -19,7 +19,7 @@ from multiway.systems.blip import BLIP, Draws
 from multiway.systems.blip_config import CaptionerConfig
 from multiway.systems.blip_heads import Captioner
 from multiway.systems.med import Decoder, shift
-from multiway.systems.profile import profile
+from multiway.systems.parts import profile
 from multiway.systems.towers import BackboneConfig
 from multiway.train.optim import build_optimizer
 from multiway.train.run import TrainConfig

@@ -40,7 +40,7 @@ def test_run_json_round_trip(fake, tmp_path):
         (
             "train.schedule",
             "step",
-            "train.schedule: input should be 'cosine', 'albef', 'blip', 'mae', 'linear' or 'constant'",
+            "train.schedule: input should be 'cosine', 'open_clip', 'albef', 'blip', 'mae', 'linear' or",
         ),
         ("train.steps", True, "train.steps: input should be a valid integer"),
         ("train.steps", 0, "train.steps is 0: give a whole number of at least 1"),

@@ -20,7 +20,7 @@ def systems(argv: Sequence[str]) -> None:
     import json
 
     from multiway.systems import SYSTEMS
-    from multiway.systems.profile import profile
+    from multiway.systems.parts import profile
 
     rows = {name: profile(name) for name in SYSTEMS}
     if args.json:

@@ -92,7 +92,7 @@ NETWORKS: dict[str, Entry] = SYSTEMS | {
 
 
 def profile(name: str) -> dict[str, dict[str, float]]:
-    """Parameters and FLOPs of a system's vision, text and interaction: see `systems.profile.profile`."""
-    from multiway.systems.profile import profile
+    """Parameters and FLOPs of a system's vision, text and interaction: see `systems.parts.profile`."""
+    from multiway.systems.parts import profile
 
     return profile(name)

@@ -36,7 +36,7 @@ class System(nn.Module):
         has_itm, has_itc: whether `match_pairs` can be asked, and whether there are features to compare.
         kept_shape: how pictures keep their shape; None: they are squashed to `image_size`.
         has_image, has_text: whether the system reads pictures, and texts.
-        parts: prefixes of parameter names in `vision`, `text` and `interaction` (`systems.profile`).
+        parts: prefixes of parameter names in `vision`, `text` and `interaction` (`systems.parts`).
     """
 
     has_itm = False
