@@ -26,7 +26,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 
 # What tests, checks and benchmarks need on top.
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e '.[dev,oracle,search,track,plot]'
+	$(PIP) -e '.[dev,oracle,search,track,plot,parquet]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.demo
