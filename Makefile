@@ -47,8 +47,8 @@ demo-scratch: $(VENV)/.demo  ## the same without any pretrained tower
 test: $(VENV)/.dev  ## the default tests (under 10 minutes on 2 cores)
 	$(PYTEST) -n $(WORKERS) --dist worksteal
 
-test-slow: $(VENV)/.dev  ## the tests marked slow
-	$(PYTEST) -m slow
+test-slow: $(VENV)/.dev  ## the tests marked slow or compile
+	$(PYTEST) -m "slow or compile"
 
 check: $(VENV)/.dev  ## lint, types, layers
 	$(BIN)/ruff check .

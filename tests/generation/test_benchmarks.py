@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
     ("name", "flags"),
     [
         ("blip_caption", ("--batch", "2")),
-        ("blip_rerank", ("--pictures", "2")),
-        ("answer_ranking", ("--questions", "1")),
-        ("coca_generate", ("--batch", "2")),
+        pytest.param("blip_rerank", ("--pictures", "2"), marks=pytest.mark.slow),
+        pytest.param("answer_ranking", ("--questions", "1"), marks=pytest.mark.slow),
+        pytest.param("coca_generate", ("--batch", "2"), marks=pytest.mark.slow),
         pytest.param("clip_step", ("--batch", "3"), marks=pytest.mark.slow),
         pytest.param("coca_step", ("--batch", "3"), marks=pytest.mark.slow),
     ],

@@ -15,6 +15,7 @@ import multiway
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_albef_step_at_a_tiny_size(tmp_path):
     out = tmp_path / "step.json"
     command = [sys.executable, ROOT / "benchmarks" / "albef_step.py", "--size", "tiny", "--repeats", "1"]
