@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from multiway.batch import Batch
+from multiway.data import files
 from multiway.data.questions import Asked, Questions, count_answers
 from multiway.errors import UserError
 from multiway.metrics import vqa as metrics
@@ -209,7 +210,7 @@ def upload(said: Said, data: Questions, path: str | Path) -> None:
         {"question_id": data.asked(i).number, "answer": answer}
         for i, answer in zip(said.numbers, said.answers, strict=True)
     ]
-    Path(path).write_text(json.dumps(rows))
+    files.write(Path(path), json.dumps(rows))
 
 
 def _scores(said: Said, data: Questions) -> dict[str, Any]:
