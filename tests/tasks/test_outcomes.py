@@ -1,5 +1,7 @@
 """Outcomes of samples: figures, slices, comparisons and the sheet, on choices that one can count."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,6 +103,17 @@ def test_retrieval_s_outcomes_give_its_recalls(albef, samples):
         assert len(found.outcomes) == len(samples)
         rows = found.outcomes.pick([2, 0])
         assert [*rows.keys] == ["2", "0"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_that_share_one_text_have_an_interval(albef, samples):
+    class OneText(Fold):
+        def sample(self, i):
+            return replace(super().sample(i), texts=["a drawing"])
+
+    five = OneText(samples=samples, first=0, size=5)
+    found = measure(albef, five, k=2, batch_size=4).outcomes
+    assert found is not None and found.intervals()["ir_r1"] == [100, 100]
 
 
 def test_folds_are_measured_apart_and_averaged(albef, samples):

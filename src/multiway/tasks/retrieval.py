@@ -216,7 +216,8 @@ class _Asked:
 
 def _recalls(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     over = {"tr": sums["n"], "ir": sums["texts"]}
-    return {name: 100 * sums[name] / over[name[:2]] for name in sums if name[:2] in over}
+    with np.errstate(invalid="ignore"):  # drawn pictures may own no text: that draw has no figure for texts
+        return {name: 100 * sums[name] / over[name[:2]] for name in sums if name[:2] in over}
 
 
 def _positives(
