@@ -7,8 +7,8 @@
 A chain is one world, one share of noise, one seed. Its web pictures have texts that are wrong at that rate; a
 quarter as many human pictures have true ones. First a BLIP is pre-trained on both (arm `web`). From it
 captioner and filter are fine-tuned apart on the human pairs, and `multiway.bootstrap` captions and scores the
-web. Each further arm is a new model, trained from scratch with the same seed for as many steps on what was
-kept and the human pairs:
+web. Each further arm is a new model, trained with the same seed for as many steps on what was kept and the
+human pairs. As in the paper the image tower of each starts from one that was taught classes, and no more:
 
     web          all web texts                          (table 1: no bootstrapping)
     filtered     web texts that the filter keeps        (table 1: F)
@@ -38,7 +38,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from capfilt_models import BUDGETS, Budget, ItcFilter, load, measured, pretrained, trained, tuned
+from capfilt_models import BUDGETS, SCENES_VIT, Budget, ItcFilter, load, measured, pretrained, trained, tuned
+from capfilt_tower import taught
 from capfilt_verdict import failed, judge, spent
 from capfilt_worlds import WORLDS, Sizes, noise_kinds, plain
 
@@ -71,7 +72,7 @@ class Chain:
         self.name, self.noise, self.seed = f"{world}-{noise}-s{seed}", noise, seed
         self.kind, self.world = world, WORLDS[world](study.work / world, study.sizes)
         self.budget, self.work, self.results = study.budgets[world], study.work / self.name, study.results
-        self.vocabulary = self.world.vocabulary()
+        self.vocabulary, self.tower = self.world.vocabulary(), study.tower(world)
         self.web, self.human = self.world.pairs(noise, seed)
 
     def run(self, arms: tuple[str, ...], double: bool = False) -> None:
@@ -83,8 +84,7 @@ class Chain:
             began, cpu = time.monotonic(), _cpu()
             about, sources = self.pairs_of(arm)
             steps = self.budget.steps * (2 if double else 1)
-            run = pretrained(self.kind, self.vocabulary, sources, steps=steps, seed=self.seed)
-            metrics, items = measured(load(trained(run, self.work / path.stem)), self.world.tests())
+            metrics, items = measured(load(self.pretrained(path.stem, sources, steps)), self.world.tests())
             spent = {"seconds": round(time.monotonic() - began, 1), "core_seconds": round(_cpu() - cpu, 1)}
             result = {"world": self.kind, "noise": self.noise, "seed": self.seed, "arm": arm, "steps": steps}
             result |= {"double": double, "metrics": metrics, "data": about, "items": items, **spent}
@@ -93,6 +93,11 @@ class Chain:
             aside.write_text(json.dumps(result, indent=1) + "\n")
             os.replace(aside, path)
             print(f"{path.stem}: {metrics}", flush=True)
+
+    def pretrained(self, name: str, sources: list[str], steps: int) -> Path:
+        """A new model on pairs."""
+        run = pretrained(self.kind, self.vocabulary, self.tower, sources, steps=steps, seed=self.seed)
+        return trained(run, self.work / name)
 
     def pairs_of(self, arm: str) -> tuple[dict[str, Any], list[str]]:
         """What an arm trains on: its numbers, and folders of tars."""
@@ -116,12 +121,7 @@ class Chain:
 
     def tuned(self, kind: str) -> Path:
         """Captioner, filter, or both in one, fine-tuned from the chain's base."""
-        base = trained(
-            pretrained(
-                self.kind, self.vocabulary, [self.web, self.human], steps=self.budget.steps, seed=self.seed
-            ),
-            self.work / f"{self.name}-web",
-        )
+        base = self.pretrained(f"{self.name}-web", [self.web, self.human], self.budget.steps)
         run = tuned(
             kind, self.kind, self.vocabulary, self.human, base, steps=self.budget.tune, seed=self.seed
         )
@@ -219,9 +219,18 @@ class Study:
     results: Path = ROOT / "studies" / "results" / "capfilt"
     budgets: dict[str, Budget] = field(default_factory=lambda: dict(BUDGETS))
     sizes: Sizes = Sizes()
+    tower_steps: int = 1500
+
+    def tower(self, world: str) -> str:
+        """Weights that the image towers of a world start from."""
+        if world == "emoji":
+            return "efficientnet_lite0"
+        pictures = 2 * self.sizes.web
+        return str(taught(SCENES_VIT, self.work / world, steps=self.tower_steps, pictures=pictures))
 
     def run(self, workers: int) -> None:
         """All chains, and again at double budget the orderings that failed, within the limit."""
+        self.tower("scenes")  # before several processes want it
         self._run(CHAINS, workers, double=False)
         chains = [key for key in CHAINS if key[:2] == ("scenes", 0.4)]
         for arms in failed(self.results):
@@ -270,6 +279,7 @@ def main() -> None:
             results=ROOT / "runs" / "capfilt-tiny" / "results",
             budgets=dict.fromkeys(BUDGETS, Budget(steps=3, tune=2)),
             sizes=Sizes(web=400, human=64, test=20),
+            tower_steps=3,
         )
     if not args.judge:
         study.run(args.workers)

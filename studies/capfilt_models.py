@@ -25,7 +25,8 @@ from multiway.tasks.retrieval import evaluate
 from multiway.text import TokenizerConfig
 from multiway.train.run import Init, Run, TrainConfig
 
-BATCH = 64
+BATCH = 32
+SCENES_VIT = ViTConfig(image_size=SIDE, patch_size=16, width=128, depth=3, heads=4, hidden=512)
 PLAIN = Augment(crop_scale=None, flip=0.0, rand_n=0)  # left and right, colour and count must stay true
 
 
@@ -37,20 +38,19 @@ class Budget:
     tune: int
 
 
-#: Sized by the clock: a scene model's step takes about half a second on one core.
-BUDGETS = {"scenes": Budget(steps=1200, tune=400), "emoji": Budget(steps=600, tune=200)}
+#: Sized by the clock: a step takes about a quarter of a second on one core.
+BUDGETS = {"scenes": Budget(steps=1200, tune=400), "emoji": Budget(steps=900, tune=300)}
 
 
 def blip(world: str, vocabulary: Path) -> BLIPConfig:
     """BLIP without momentum and queue, of a size that a core trains in minutes.
 
-    In scenes a patch is a cell of the picture, and everything is learned from scratch. Emoji are seen through
-    a frozen EfficientNet-Lite0.
+    In scenes a patch is a cell of the picture. Emoji are seen through a frozen EfficientNet-Lite0.
     """
     size = len(vocabulary.read_text().splitlines()) + 2
     tokenizer: TokenizerConfig = replace(blip_tokenizer(24, cleaning="none"), vocab=str(vocabulary))
     if world == "scenes":
-        image: Any = ViTConfig(image_size=SIDE, patch_size=16, width=128, depth=3, heads=4, hidden=512)
+        image: Any = SCENES_VIT
         width, layers = 128, 3
     else:
         image = BackboneConfig(name="efficientnet_lite0", image_size=96, frozen_blocks="all")
@@ -112,15 +112,16 @@ def data(world: str, sources: Sequence[str], seed: int) -> DataConfig:
     )
 
 
-def pretrained(world: str, vocabulary: Path, sources: Sequence[str], *, steps: int, seed: int) -> Run:
-    """A new model on pairs."""
-    init = Init() if world == "scenes" else Init(image_tower="efficientnet_lite0")
+def pretrained(
+    world: str, vocabulary: Path, tower: str, sources: Sequence[str], *, steps: int, seed: int
+) -> Run:
+    """A new model on pairs; its image tower starts from `tower`, which was taught classes."""
     return Run(
         name="pretrain",
         system=blip(world, vocabulary),
         data=data(world, sources, seed),
         train=training(steps, seed, 1e-3),
-        init=init,
+        init=Init(image_tower=tower),
     )
 
 
