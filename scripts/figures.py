@@ -1,4 +1,4 @@
-"""Write the figures of `docs/figures/*.json` into the tables of README.md and docs/results.md.
+"""Write the figures of `docs/figures/*.json`, and the studies' tables, into the pages of PAGES.
 
     python scripts/figures.py [--check]
 
@@ -13,12 +13,14 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
-PAGES = ("README.md", "docs/results.md", "docs/generalist.md")
+PAGES = ("README.md", "docs/results.md", "docs/generalist.md", "docs/studies.md")
+STUDIES = ("capfilt", "stagewise", "experts", "family", "coca", "mae", "flip")
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 RECALLS = ("", "TR R@1", "IR R@1", "TR R@10", "IR R@10")
@@ -366,7 +368,14 @@ def summary() -> str:
     return "\n".join(lines) + "\n" if lines else "No figures yet: `docs/results.md` says how they are made.\n"
 
 
+def study(name: str) -> str:
+    """The tables that a study wrote of the arms that it has run."""
+    path = ROOT / "studies" / "results" / name / "tables.md"
+    return path.read_text() if path.exists() else f"Not run yet: `python studies/{name}.py`.\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    **{f"study_{name}": partial(study, name) for name in STUDIES},
     "demo": demo,
     "photos": photos,
     "step": step,

@@ -113,7 +113,15 @@ def main(
     study = make(args.tiny)
     if not args.judge:
         run(study, args.workers, args.tiny)
-    print((say or judge)(study))
+    told = (say or judge)(study)
+    write(study.results, told)
+    print(told)
+
+
+def write(results: Path, told: str) -> None:
+    """Keep a study's tables beside its results; `scripts/figures.py` puts them into docs/studies.md."""
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "tables.md").write_text(told.rstrip() + "\n")
 
 
 # --- the verdict

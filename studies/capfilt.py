@@ -1,7 +1,7 @@
 """Does CapFilt work? BLIP's claims (arXiv:2201.12086, tables 1, 2 and 4), where every text's truth is known.
 
     python studies/capfilt.py            run every arm that has no result yet, two at a time, then judge
-    python studies/capfilt.py --judge    only judge what is there (docs/capfilt_results.md is written from it)
+    python studies/capfilt.py --judge    only judge what is there
     python studies/capfilt.py --tiny     a few steps of everything, elsewhere: does it run?
 
 A chain is one world, one share of noise, one seed. Its web pictures have texts that are wrong at that rate; a
@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arms import write
 from capfilt_models import BUDGETS, SCENES_VIT, Budget, ItcFilter, load, measured, pretrained, trained, tuned
 from capfilt_tower import taught
 from capfilt_verdict import failed, judge, spent
@@ -283,7 +284,9 @@ def main() -> None:
         )
     if not args.judge:
         study.run(args.workers)
-    print(judge(study.results))
+    told = judge(study.results)
+    write(study.results, told)
+    print(told)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from multiway.train.loop import train
 from multiway.train.parallel import Ranks
 from multiway.train.run import Run, TrainConfig
 
-SIDE, PATCH = 80, 16
+SIDE, PATCH, BATCH = 80, 16, 32
 PLAIN = Augment(crop_scale=None, flip=0.0, rand_n=0)  # left and right, colour and count must stay true
 TEST_SEED = 77
 #: Words of questions, and of sentences about two pictures, that captions lack.
@@ -181,7 +181,7 @@ def training(steps: int, seed: int, lr: float, **changes: Any) -> TrainConfig:
     """AdamW with a cosine."""
     options: dict[str, Any] = {
         "steps": steps,
-        "batch_size": 64,
+        "batch_size": BATCH,
         "lr": lr,
         "min_lr": lr / 50,
         "warmup_lr": lr / 50,

@@ -4,7 +4,7 @@
     python studies/family.py --judge    only the table, of what is there
     python studies/family.py --tiny     a few steps of everything, elsewhere: does it run?
 
-First each system's cost is measured: seconds, memory, counted FLOPs and passes of a training step of 64 pairs
+First each system's cost is measured: seconds, memory, counted FLOPs and passes of a training step of 32 pairs
 on one core. Then a learning rate is chosen for each by the mean loss at the end of short runs. Then each is
 trained from scratch three times over, on
 
@@ -98,7 +98,7 @@ def pretrain(world: World, name: str, seed: int, lr: float, steps: int) -> Run:
 
 
 def cost(study: Study, open_: Open, place: str, name: str, budget: Budget) -> None:
-    """Seconds, FLOPs, passes and memory of a step of 64 pairs, forward and backward."""
+    """Seconds, FLOPs, passes and memory of a step of 32 pairs, forward and backward."""
 
     def measure() -> dict[str, Any]:
         world = open_()

@@ -29,7 +29,7 @@ def table(study: Study, places: Sequence[str]) -> str:
         costs = {name: row["step"] for name, row in found.items() if row is not None}
         if not costs:
             continue
-        parts += [f"### {place}: a step of 64 pairs on one core", "", *_costs(costs), ""]
+        parts += [f"### {place}: a step of 32 pairs on one core", "", *_costs(costs), ""]
         for by in BUDGETS:
             arms = {
                 name: [row for row in rows.values() if row["arm"] == f"{place}-{name}-{by}"]
