@@ -113,7 +113,8 @@ def test_pictures_that_share_one_text_have_an_interval(albef, samples):
 
     five = OneText(samples=samples, first=0, size=5)
     found = measure(albef, five, k=2, batch_size=4).outcomes
-    assert found is not None and found.intervals()["ir_r1"] == [100, 100]
+    assert found is not None
+    assert found.intervals()["ir_r1"] == [100, 100]
 
 
 def test_folds_are_measured_apart_and_averaged(albef, samples):

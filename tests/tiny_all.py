@@ -1,0 +1,104 @@
+"""Every system at a tiny size, with a batch for it; `python tiny_all.py NAME` compiles one and compares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tiny
+import tiny_beit
+import tiny_beit3
+import tiny_blip
+import tiny_coca
+import tiny_generalist
+import tiny_mae
+import tiny_simvlm
+import tiny_vilt
+import tiny_vlmo
+import torch
+from torch import Tensor, nn
+
+from multiway.batch import Batch
+from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.systems.flip import FLIP, FLIPConfig, flip_text, flip_vit
+from multiway.train.parallel import Ranks, wrap
+from multiway.train.run import TrainConfig
+
+
+def _taught(model: Any, teacher: nn.Module) -> Any:
+    model.learn_from(teacher)
+    return model
+
+
+def _clip() -> CLIP:
+    image = clip_vit(image_size=32, patch_size=8, width=24, depth=2, heads=3, hidden=40)
+    text = CLIPTextConfig(vocab_size=tiny.VOCAB, width=16, layers=2, heads=2, hidden=28, positions=11)
+    return CLIP(CLIPConfig(image=image, text=text, embed_dim=12))
+
+
+def _flip() -> FLIP:
+    sizes = {"width": 24, "heads": 3, "hidden": 40}
+    image = flip_vit(image_size=32, patch_size=8, depth=2, **sizes)
+    return FLIP(
+        FLIPConfig(image=image, text=flip_text(vocab_size=tiny.VOCAB, layers=2, positions=11, **sizes))
+    )
+
+
+def _drawn_pictures() -> Batch:
+    size = tiny_generalist.pictures().image_size
+    return Batch(image=torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0)) - 0.5)
+
+
+#: Name -> a fresh model, a batch for it, and random choices of a step (None: drawn from a generator).
+MAKE: dict[str, tuple[Callable[[], Any], Callable[[], Batch], Callable[[Batch], Any] | None]] = {
+    "albef": (lambda: tiny.albef()[0], tiny.batch, tiny.draws),
+    "beit": (lambda: _taught(tiny_beit.beit(), tiny_beit.Colours()), tiny_beit.pictures, None),
+    "beit3": (lambda: tiny_beit3.beit3()[0], tiny_beit3.streams, tiny_beit3.draws),
+    "blip": (lambda: tiny_blip.blip()[0], tiny.batch, None),
+    "clip": (_clip, tiny.batch, None),
+    "coca": (tiny_coca.coca, tiny_coca.batch, None),
+    "flip": (_flip, tiny.batch, None),
+    "generalist": (tiny_generalist.build, tiny_generalist.batch, None),
+    "mae": (tiny_mae.mae, tiny_mae.pictures, None),
+    "simvlm": (tiny_simvlm.build, tiny_simvlm.pairs, None),
+    "vilt": (tiny_vilt.vilt, tiny_vilt.batch, tiny_vilt.draws),
+    "vlmo": (tiny_vlmo.vlmo, tiny.batch, tiny_vlmo.draws),
+    "vqkd": (lambda: _taught(tiny_beit.vqkd(), tiny_beit.Tower()), tiny_beit.pictures, None),
+    "vqvae": (tiny_generalist.vqvae, _drawn_pictures, None),
+}
+
+
+def built(name: str) -> tuple[Any, Any, Batch]:
+    """A model, its state, a batch."""
+    make, batch, _ = MAKE[name]
+    torch.manual_seed(0)
+    model = make()
+    state = model.init_state()
+    model.begin(state)
+    return model, state, batch()
+
+
+def losses(name: str, model: Any, state: Any, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
+    draws = MAKE[name][2]
+    given = None if draws is None else draws(batch)
+    return model.losses(batch, state, given, torch.Generator().manual_seed(seed))
+
+
+def compiled(name: str) -> None:
+    """The losses and gradients of a system whose blocks are compiled, beside those of one as it is."""
+    found = []
+    for compile in (False, True):
+        model, state, batch = built(name)
+        config = TrainConfig(steps=1, batch_size=len(batch), lr=1e-3, compile=compile)
+        wrap(model, config, Ranks(0, 1, torch.device("cpu")))
+        out = losses(name, model, state, batch)
+        out["loss"].backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append(({n: value.detach() for n, value in out.items()}, gradients))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
+    print(f"{name}: {len(found[1][1])} gradients are the same")
+
+
+if __name__ == "__main__":
+    compiled(sys.argv[1])
