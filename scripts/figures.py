@@ -227,34 +227,89 @@ def wpa() -> str:
 
 
 def lora() -> str:
-    """Adapters beside full fine-tuning and a head alone."""
-    if (found := load("lora")) is None:
-        return "Not measured yet: `python scripts/lora.py`.\n"
-    labels = {
-        "full": "all weights",
-        "lora": f"adapters of rank {found['setting']['rank']}",
-        "head": "the head",
-    }
+    """Adapters beside full fine-tuning."""
+    if (found := ((load("tasks") or {"rows": {}})["rows"]).get("lora")) is None:
+        return "Not measured yet: `python scripts/tasks.py --only lora`.\n"
+    labels = {"full": "all weights", "lora": f"adapters of rank {found['rank']}"}
     rows = [
         [
             labels[name],
-            "{:.1f} ({:.1f} to {:.1f})".format(way["top1"], *way["interval"]),
+            interval(way),
             f"{way['trained_parameters'] / 1e3:,.0f}",
-            f"{way['training_bytes'] / 2**20:.2f}",
-            f"{way['checkpoint_bytes'] / 2**20:.2f}",
+            f"{way['peak_bytes'] / 2**20:.0f}",
+            f"{way['checkpoint_bytes'] / 2**20:.1f}",
             f"{way['cpu_seconds_a_step']:.3f}",
         ]
         for name, way in found["ways"].items()
     ]
-    head = ["trained", "top-1, %", "thousand parameters", "MiB of gradient and moments", "MiB a checkpoint"]
-    majority = found["ways"]["full"]["majority"]
+    head = ["trained", "right, %", "thousand parameters", "MiB at the peak", "MiB a checkpoint"]
     note = (
-        f"`{found['command']}` ({machine(found)}): subgroups of drawings by an unseen hand, "
-        f"{found['setting']['steps']} steps; the most frequent subgroup reaches {majority:.1f} %. One "
-        "learning rate each, not searched, and a run that is short for all weights: it shows what each way "
-        "costs, and not that one of them is better."
+        f"`python scripts/tasks.py --only lora` ({made(found)}): questions of easy-vqa, "
+        f"{found['steps']} steps from the ALBEF of drawn scenes. The peak is what a process of its own held above what it had before "
+        "the training."
     )
     return table([*head, "CPU seconds a step"], rows) + "\n" + note + "\n"
+
+
+TASKS = {
+    "vqa-scenes": "questions about drawn scenes",
+    "vqa-easy": "questions of easy-vqa",
+    "vqa-drawings": "questions about bundled drawings",
+    "classify-scenes": "64 classes of drawn scenes",
+    "classify-easy": "24 classes of easy-vqa's pictures",
+    "classify-drawings": "groups of bundled drawings",
+    "grounding": "boxes in drawn scenes by Grad-CAM",
+}
+REASONING = {"albef": "ALBEF", "vlmo": "VLMo", "beit3": "BEiT-3"}
+
+
+def interval(found: Mapping[str, Any]) -> str:
+    """`81.2 (79.0 to 83.1)`."""
+    low, high = found["interval"]
+    return f"{found['right']:.1f} ({low:.1f} to {high:.1f})"
+
+
+def made(found: Mapping[str, Any]) -> str:
+    """Where a row of `tasks.py` was taken."""
+    return machine({"machine": found["machine"], "versions": found["made_by"]["versions"]})
+
+
+def tasks() -> str:
+    """Every task beside its controls; what was not run says so."""
+    known, rows, notes = (load("tasks") or {"rows": {}})["rows"], [], []
+    for name, label in TASKS.items():
+        for test, found in known.get(name, {"tests": {"": None}})["tests"].items():
+            about = f"{label}: {test}" if test else label
+            if found is None:
+                rows.append([about, "not run", "", "", ""])
+                continue
+            numbers = interval(found), f"{found['shuffled']:.1f}", f"{found['blind']:.1f}"
+            rows.append([about, *numbers, f"{found['n']:,}"])
+        if name in known:
+            own = known[name]
+            notes.append(f"`{name}` {own['steps']:,} steps, {own['cpu_seconds'] / 60:.1f} CPU minutes")
+    reasoning = load("reasoning") or {"systems": {"": {}}}
+    for system, results in reasoning["systems"].items():
+        about = f"sentences about NLVR1's pictures{f', {REASONING[system]}' if system else ''}"
+        if (found := results.get("nlvr1_val")) is None:
+            rows.append([about, "not run", "", "", ""])
+            continue
+        own = interval({"right": found["accuracy"], "interval": found["interval"]})
+        blind = f"{found['shuffled']['accuracy']:.1f}", f"{found['majority']:.1f}"
+        rows.append([about, own, *blind, f"{found['n']:,}"])
+    photos = load("captions_photos") or {"splits": {"flickr8k/val": None}}
+    for split, found in photos["splits"].items():
+        about = f"captions of {split}, CIDEr (blind: the nearest neighbour's)"
+        if found is None:
+            rows.append([about, "not run", "", "", ""])
+            continue
+        blind = f"{found['shuffled']['cider']:.1f}", f"{found['nearest']['cider']:.1f}"
+        rows.append([about, f"{found['cider']:.1f}", *blind, f"{found['n_images']:,}"])
+    head = ["", "right, % (95 % interval)", "other pictures", "blind", "samples"]
+    note = f"`python scripts/tasks.py`: {'; '.join(notes)}." if notes else "`python scripts/tasks.py`."
+    if known:
+        note += f" Machine: {made(next(iter(known.values())))}."
+    return table(head, rows) + "\n" + note + "\n"
 
 
 def captions() -> str:
@@ -384,6 +439,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "open_clip": open_clip,
     "ranks": ranks,
     "lora": lora,
+    "tasks": tasks,
     "wpa": wpa,
     "captions": captions,
     "generalist": generalist,

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny
 import tiny_beit
 import tiny_beit3
+import tiny_blip
 import tiny_mae
 import torch
 from torch import nn
@@ -22,6 +24,8 @@ from multiway.data.sample import BadSample
 from multiway.data.two_pictures import PicturePairs
 from multiway.errors import UserError
 from multiway.systems.base import System
+from multiway.systems.mae_heads import tower_classifier
+from multiway.systems.towers import BackboneConfig
 from multiway.tasks import classify, nlvr2
 from multiway.tasks.finetune import TRAIN, build, finetune, plan, task_of
 from multiway.tasks.predictions import predict
@@ -135,12 +139,25 @@ def test_a_model_learns_goes_on_where_it_was_and_is_loaded_again(albef, tmp_path
 def test_tasks_and_heads_that_there_are_not(albef, tmp_path):
     with pytest.raises(UserError, match="choose from nlvr2, classify"):
         task_of("dance")
-    multiway.save(albef, tmp_path / "base")
-    data = TaskData(train=(LabelledSource(path="emoji"),))
-    with pytest.raises(UserError, match="no network for the task classify"):
-        plan("classify", tmp_path / "base", data)
+    multiway.save(tiny_mae.mae(), tmp_path / "mae")
+    with pytest.raises(UserError, match="no network for the task nlvr2"):
+        plan("nlvr2", tmp_path / "mae", TaskData(train=(LabelledSource(path="scenes:8"),)))
     with pytest.raises(UserError, match="predicts no classes"):
         predict(albef, scenes(4))
+
+
+@pytest.mark.parametrize("kind", ["albef", "blip"])
+def test_classes_are_learned_by_the_image_tower_of_a_model_of_pairs(kind, tmp_path):
+    model, _ = (tiny.albef if kind == "albef" else tiny_blip.blip)()
+    multiway.save(model, tmp_path / "base")
+    data = TaskData(train=(LabelledSource(path="emoji", split="combination"),), augment=PLAIN)
+    run = plan("classify", tmp_path / "base", data)
+    head, _ = build("classify", run, Ranks(0, 1, torch.device("cpu")))
+    batch = tiny.batch(3)
+    seen = model.image_tower.pooled(model.image_tower(batch.image))
+    torch.testing.assert_close(head.predict(batch), head.head(seen))
+    with pytest.raises(UserError, match="efficientnet_lite0 is no ViT"):
+        tower_classifier(BackboneConfig(name="efficientnet_lite0"), ("a", "b"))
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ def test_the_commands(albef, tmp_path: Path, monkeypatch, capsys) -> None:
     assert found["n"] == 8
     assert 0 < found["chance"]["pointing"] < 20
     assert found["chance"]["accuracy"] > 0
+    assert set(found["intervals"]) == {"pointing", "accuracy"}
     assert main([*evaluate, "--by", "itc"]) == 0
     assert "chance" in capsys.readouterr().out
     Image.new("RGB", (40, 30), "blue").save("a.png")

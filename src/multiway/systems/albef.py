@@ -36,6 +36,7 @@ from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
 from multiway.systems.bert import BertConfig
 from multiway.systems.encoders import Encoders
+from multiway.systems.mae_heads import tower_classifier
 from multiway.systems.masking import mask_words
 from multiway.systems.momentum import Aligned, MomentumSystem
 from multiway.systems.momentum_state import MomentumConfig, MomentumState
@@ -181,7 +182,7 @@ class ALBEF(MomentumSystem[Encoders]):
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
         """VQA, entailment and NLVR2, without a teacher where pre-training had none.
 
-        And `assignment`, from which NLVR2 starts.
+        And `assignment`, from which NLVR2 starts; of classes the image tower alone learns.
         """
         from multiway.systems.albef_assignment import AssignmentConfig
         from multiway.systems.albef_heads import EntailmentConfig
@@ -189,6 +190,8 @@ class ALBEF(MomentumSystem[Encoders]):
         from multiway.systems.albef_vqa import VQAConfig
 
         config = self.config
+        if task == "classify":
+            return tower_classifier(config.image, labels)
         same: dict[str, Any] = {name: getattr(config, name) for name in ("image", "tokenizer", "null_token")}
         same["pooling"] = config.match_pooling
         twice = replace(config.text, fusion_layers=2 * config.text.fusion_layers)

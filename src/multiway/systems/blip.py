@@ -34,6 +34,7 @@ from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
 from multiway.systems.blip_config import BLIPConfig, NLVRConfig, VQAConfig
 from multiway.systems.captioning import Captioning
+from multiway.systems.mae_heads import tower_classifier
 from multiway.systems.med import Decoder, MEDEncoders, shift
 from multiway.systems.momentum import Aligned, MomentumSystem, Similarities
 from multiway.systems.momentum_state import MomentumState
@@ -93,6 +94,8 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
         }
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        if task == "classify":
+            return tower_classifier(self.config.image, labels)
         names = ("image", "text", "tokenizer", "null_token")
         own: dict[str, Any] = {name: getattr(self.config, name) for name in names}
         if task == "vqa":

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.init import init_mae
+from multiway.errors import UserError
 from multiway.systems.classifying import ViTClassifier
-from multiway.systems.towers import IMAGENET_MEAN, IMAGENET_STD
+from multiway.systems.towers import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig
 from multiway.systems.vit import ViTConfig
 
 #: Deviation of the first weights of a head: of fine-tuning, of a probe (main_finetune.py, main_linprobe.py).
@@ -44,6 +45,17 @@ class ClassifierConfig:
     labels: tuple[str, ...] = ()
     smoothing: float = 0.1
     probe: bool = False
+
+
+def tower_classifier(image: ViTConfig | BackboneConfig, labels: tuple[str, ...]) -> ClassifierConfig:
+    """A classifier of the image tower of a model of pairs, by its own pooling.
+
+    Raises:
+        UserError: the tower is no ViT.
+    """
+    if not isinstance(image, ViTConfig):
+        raise UserError(f"{image.name} is no ViT, which classes are learned with: measure a linear probe")
+    return ClassifierConfig(image=image, labels=labels)
 
 
 class Classifier(ViTClassifier):
@@ -75,6 +87,7 @@ class Classifier(ViTClassifier):
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tower, without its last norm where this one normalises the mean instead."""
+        tensors = {name.removeprefix("encoders."): tensor for name, tensor in tensors.items()}
         left = ("head.", "norm.", "decoder", "mask_token")
         if "image_tower.fc_norm.weight" in self.state_dict():
             left = (*left, "image_tower.norm.")

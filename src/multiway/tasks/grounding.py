@@ -159,10 +159,13 @@ def measure(
         "chance": _percent(own.pointed_chance, own.chosen_chance),
         "shuffled": _percent(blind.pointed, blind.chosen),
     }
+    columns = {"pointing": own.pointed, "n": np.ones(len(rows))}
+    if all(row.proposals for row in rows):
+        columns["accuracy"] = own.chosen
     outcomes = Outcomes(
         numbers=np.array(own.numbers),
         keys=[data.key(i) for i in own.numbers],
-        columns={"pointing": own.pointed, "n": np.ones(len(rows))},
+        columns=columns,
         main="pointing",
         groups=[row.picture for row in rows],
         score=own.pointed,
