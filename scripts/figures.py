@@ -245,8 +245,8 @@ def lora() -> str:
     head = ["trained", "right, %", "thousand parameters", "MiB at the peak", "MiB a checkpoint"]
     note = (
         f"`python scripts/tasks.py --only lora` ({made(found)}): questions of easy-vqa, "
-        f"{found['steps']} steps from the ALBEF of drawn scenes. The peak is what a process of its own held above what it had before "
-        "the training."
+        f"{found['steps']} steps from the ALBEF of drawn scenes. The peak is what a process of its own "
+        "held above what it had before the training."
     )
     return table([*head, "CPU seconds a step"], rows) + "\n" + note + "\n"
 
