@@ -191,8 +191,11 @@ class Block(nn.Module):
 
     def _feed(self, x, norm, ffn, gamma, route: Route, layout: Ragged | None):
         """A feed-forward's branch, each token through its own expert."""
+
+        def branch(y: Tensor) -> Tensor:
+            return through(y, route, ffn)
+
         if isinstance(route, str) or isinstance(self.norm1, nn.ModuleDict):
-            branch = lambda y: through(y, route, ffn)  # noqa: E731
             return self._residual(x, branch, norm, gamma, route, layout)
         # Where attention is shared, each modality drops its own branch of a sample.
         lengths = [length for _, length in route]

@@ -40,7 +40,7 @@ def explained(step: Step) -> Step:
     def wrapped(*args: Any) -> Any:
         try:
             return step(*args)
-        except Exception as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             config = next(a for a in args if isinstance(a, TrainConfig))
@@ -103,7 +103,7 @@ def _fits(run: Run, make: Callable[[Run, Ranks], tuple[System, Any]], ranks: Ran
                 loss = model(part.to(device), state, None, parallel.generator(device, config.seed))["loss"]
             (loss / config.accumulate).backward()
         optimizer.step()
-    except Exception as error:
+    except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             return False
         raise
