@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
-PAGES = ("README.md", "docs/results.md", "docs/generalist.md", "docs/studies.md")
+PAGES = ("README.md", "docs/results.md", "docs/generalist.md", "docs/languages.md", "docs/studies.md")
 STUDIES = ("capfilt", "stagewise", "experts", "family", "coca", "mae", "flip")
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -370,6 +370,58 @@ def generalist() -> str:
     )
 
 
+NOT_SPOKEN = "Not measured yet: `python scripts/languages.py`.\n"
+
+
+def spread(found: Mapping[str, Any], name: str) -> str:
+    """A recall with its interval."""
+    return "{:.1f} ({:.1f} to {:.1f})".format(found[name], *found["intervals"][name])
+
+
+def languages() -> str:
+    """Each language's retrieval of unseen drawings."""
+    if (found := load("languages")) is None:
+        return NOT_SPOKEN
+    rows = [
+        [
+            f"{split}, {language}",
+            *(f"{values[name]:.1f}" for name in ("tr_r1", "tr_r10")),
+            spread(values, "ir_r1"),
+            f"{values['ir_r10']:.1f}",
+            f"{values['shuffled']['ir_r10']:.1f}",
+        ]
+        for split in ("combination", "style")
+        for language, result in found["languages"].items()
+        for values in (result[split],)
+    ]
+    head = ["", "TR R@1", "TR R@10", "IR R@1", "IR R@10", "IR R@10, other drawings' names"]
+    note = (
+        f"`python scripts/languages.py`: recipe `{found['recipe']}`, "
+        f"{found['training_seconds'] / 60:.0f} minutes of training ({machine(found)})."
+    )
+    return f"{table(head, rows)}\n{note}\n"
+
+
+def transfer() -> str:
+    """From names that were never trained on to drawings learned in other languages."""
+    if (found := load("languages")) is None:
+        return NOT_SPOKEN
+    rows = []
+    for language, result in found["languages"].items():
+        ours, english = result["transfer"], result["transfer_english"]
+        rows.append(
+            [
+                f"{language}, {ours['n_texts']} names, {ours['n_images']} drawings",
+                spread(ours, "ir_r1"),
+                f"{ours['ir_r10']:.1f}",
+                f"{ours['shuffled']['ir_r1']:.1f}, {ours['shuffled']['ir_r10']:.1f}",
+                spread(english, "ir_r1"),
+                f"{english['ir_r10']:.1f}",
+            ]
+        )
+    return table(["", "IR R@1", "IR R@10", "other drawings' names", "English alone, IR R@1", "IR R@10"], rows)
+
+
 def summary() -> str:
     """The few lines of the README."""
     lines = []
@@ -443,6 +495,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "wpa": wpa,
     "captions": captions,
     "generalist": generalist,
+    "languages": languages,
+    "transfer": transfer,
     "summary": summary,
 }
 

@@ -1,10 +1,16 @@
 """The bundled sample: what it holds, its protocol, and its size in a wheel."""
 
 import hashlib
+import string
 import zipfile
+
+import pytest
 
 from multiway.data import emoji
 from multiway.data.dataset import Dataset, Source
+from multiway.errors import UserError
+
+MARKS = str.maketrans(dict.fromkeys(string.punctuation + "“”«»„‘’…¿¡、।–—・", " "))
 
 
 def test_the_sample_is_whole():
@@ -53,3 +59,41 @@ def test_it_fits_the_wheel(tmp_path):
         for path in emoji.FOLDER.iterdir():
             wheel.write(path, path.name)
     assert (tmp_path / "wheel").stat().st_size < 12e6
+
+
+def test_names_in_a_language():
+    style = Dataset(Source(path="emoji", split="style:de"))
+    assert style.texts(0) == ["religiöse Stätte"]
+    both = Dataset(Source(path="emoji", split="combination:ja+en"))
+    assert len(both) == 150  # no skin-tone variants: they have no names in other languages
+    names = emoji.read_names()[both.meta(0)["hexcode"]]
+    assert both.texts(0) == [names["ja"], names["en"]]
+    for wrong in ("style:xx", "transfer", "nowhere:de"):
+        with pytest.raises(UserError, match="The emoji sample has no"):
+            emoji.open_split(wrong)
+
+
+@pytest.mark.parametrize("language", emoji.LANGUAGES)
+def test_held_back_names_are_never_trained_on(language):
+    everything = "+".join(emoji.LANGUAGES)
+    train = emoji.open_split(f"train:{everything}")
+    asked = emoji.open_split(f"transfer:{language}")
+    known = {text.lower() for i in range(len(train)) for text in train.texts(i)}
+    names = {asked.texts(i)[0].lower() for i in range(len(asked))}
+    assert len(names) >= 80
+    assert not names & known
+    assert {asked.key(i) for i in range(len(asked))} <= {train.key(i) for i in range(len(train))}
+    assert {asked.meta(i)["hexcode"] for i in range(len(asked))} == emoji.held_back()[language]
+    # Every word of theirs is trained on: in names of the same language.
+    own = emoji.open_split(f"train:{language}")
+    words = {w for i in range(len(own)) for w in own.texts(i)[0].lower().translate(MARKS).split()}
+    if language not in ("zh", "ja"):  # they write no blanks
+        assert {w for name in names for w in name.translate(MARKS).split()} <= words
+    style = emoji.open_split(f"style:{language}")
+    assert not names & {style.texts(i)[0].lower() for i in range(len(style))}
+
+
+def test_most_names_of_a_held_back_concept_are_trained_on():
+    held = emoji.held_back()
+    for code in set().union(*held.values()):
+        assert sum(code in codes for codes in held.values()) <= emoji.HELD_LANGUAGES

@@ -9,9 +9,11 @@ import pytest
 import ranks
 import tiny
 import torch
+import torch.nn.functional as F
 
 from multiway.batch import Batch
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.systems.towers import BackboneConfig
 
 SIZE, WORLD = 3, 2
 WHOLE = tiny.batch(SIZE * WORLD)
@@ -64,6 +66,17 @@ def test_a_text_is_its_last_token_and_padding_does_not_count() -> None:
         )
         torch.testing.assert_close(alone[0][0], features[b])
     torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
+
+
+def test_a_locked_tower_is_pooled_without_weights() -> None:
+    tower = BackboneConfig(name="efficientnet_lite0", image_size=32, frozen_blocks="all")
+    model = clip(image=tower, image_pool="mean").eval()
+    picture = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = F.normalize(model.image_proj(model.image_tower(picture).mean(1)), dim=-1)
+        torch.testing.assert_close(model.image_context(picture)[0], expected)
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"text", "text_proj", "image_proj", "logit_scale"}
 
 
 def test_the_scale_is_clamped_after_a_step() -> None:

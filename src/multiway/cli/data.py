@@ -30,7 +30,9 @@ def add_source(parser: Parser, flag: str) -> None:
     else:
         parser.add_argument(flag, help=about)
     parser.add_argument("--images", help="folder of the pictures that an annotation file names")
-    parser.add_argument("--split", help="of a Karpathy json, or of emoji: train, combination, style or all")
+    parser.add_argument(
+        "--split", help="of a Karpathy json, or of emoji: train, combination, style, all; in German: style:de"
+    )
     parser.add_argument(
         "--texts", choices=("first", "all"), default="all", help="the first text of a picture, or all"
     )

@@ -36,7 +36,7 @@ class Source:
             folder or in tars without texts, texts alone in a .txt with one a line.
         images: the folder of the pictures that an annotation file names.
         split: of a Karpathy json (`train+restval`), or of the emoji protocol (train, combination, style,
-            all).
+            all; with languages as `train:de+fr`, see `data.emoji`).
         weight: how often each of its pictures is seen in an epoch; 0.5 shows half of them, another half each
             time.
         texts: the first text of each picture only, or all.

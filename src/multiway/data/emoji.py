@@ -4,11 +4,19 @@ Provenance and licences lie beside the drawings (`emoji/LICENCES.md`); `scripts/
 The protocol: train on `train` (Noto and Twemoji); `combination` holds names never trained on whose words are
 all seen in other names; `style` holds Fluent's drawings, an unseen style, of trained names. Line 1 of a text
 is the name, line 2, where there is one, its tags.
+
+Every concept has names in nine more languages (skin-tone variants have none). `train:de+fr` shows the German
+and French names of the training drawings. Of each language some names are held back: never trained on with
+any picture, though each of their words is, in other names, and though the pictures are, under their names in
+other languages. `transfer:de` asks for those.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import unicodedata
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -19,14 +27,24 @@ from multiway.errors import UserError
 
 FOLDER = Path(__file__).with_name("emoji")
 SPLITS = ("train", "combination", "style", "all")
+LANGUAGES = ("en", "de", "fr", "es", "pt", "ru", "zh", "ja", "hi", "ko")
+#: The names of a concept that may be held back, so that most languages always learn its picture.
+HELD_LANGUAGES = 3
+# Ideographs are words. Python's \w lacks the signs of Devanagari.
+_WORDS = re.compile(r"[\u3400-\u9fff]|[\u0900-\u097f]+|[^\W\u3400-\u9fff\u0900-\u097f]+")
 
 
 class Split:
-    """The drawings of one split, in the protocol's order."""
+    """The drawings of one split, in the protocol's order.
 
-    def __init__(self, shards: Shards, rows: list[int]):
+    Args:
+        names: the texts of each row instead of those in the shards.
+    """
+
+    def __init__(self, shards: Shards, rows: list[int], names: list[list[str]] | None = None):
         self.shards = shards
         self.rows = rows
+        self.names = names
         self.problems: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -36,7 +54,7 @@ class Split:
         return self.shards.key(self.rows[i])
 
     def texts(self, i: int) -> list[str]:
-        return self.shards.texts(self.rows[i])
+        return self.shards.texts(self.rows[i]) if self.names is None else self.names[i]
 
     def image(self, i: int) -> bytes:
         return self.shards.image(self.rows[i])
@@ -49,16 +67,77 @@ class Split:
 def open_split(split: str = "all") -> Split:
     """The drawings of `train`, `combination`, `style`, or `all` (the sample whole, in the tars' order).
 
+    Args:
+        split: with languages, as `style:de` or `train:en+ja`: their names are the texts. `train` and `style`
+            leave out what is held back of a language, `transfer` shows nothing else (of `train`'s drawings).
+
     Raises:
-        UserError: no such split.
+        UserError: no such split or language.
     """
-    if split not in SPLITS:
-        raise UserError(f"The emoji sample has no split {split}: choose from {', '.join(SPLITS)}.")
+    name, _, chosen = split.partition(":")
+    if name not in SPLITS and not (name == "transfer" and chosen):
+        raise UserError(
+            f"The emoji sample has no split {split}: choose from {', '.join(SPLITS)}, or transfer:LANGUAGE."
+        )
     shards = _shards()
-    if split == "all":
-        return Split(shards, list(range(len(shards))))
     row = {shards.key(i): i for i in range(len(shards))}
-    return Split(shards, [row[key] for key in read_protocol()[split]])
+    keys = list(row) if name == "all" else read_protocol()["train" if name == "transfer" else name]
+    if not chosen:
+        return Split(shards, [row[key] for key in keys])
+    languages = chosen.split("+")
+    if unknown := [language for language in languages if language not in LANGUAGES]:
+        raise UserError(
+            f"The emoji sample has no names in {', '.join(unknown)}: choose from {', '.join(LANGUAGES)}."
+        )
+    names, held = read_names(), held_back()
+    shown: list[tuple[int, list[str]]] = []
+    for key in keys:
+        code = read_meta()[key]["hexcode"]
+        texts = [
+            names[code][language]
+            for language in languages
+            if code in names
+            and (name in ("combination", "all") or (code in held[language]) == (name == "transfer"))
+        ]
+        if texts:
+            shown.append((row[key], texts))
+    return Split(shards, [number for number, _ in shown], [texts for _, texts in shown])
+
+
+@cache
+def read_names() -> dict[str, dict[str, str]]:
+    """hexcode -> language -> the name of each concept."""
+    return {concept["hexcode"]: {"en": concept["label"], **concept["labels"]} for concept in read_concepts()}
+
+
+@cache
+def held_back() -> dict[str, frozenset[str]]:
+    """language -> hexcodes of the trained concepts whose name in it is never trained on.
+
+    Each of its words comes in another trained name of that language, and the name itself in no language
+    besides. Three languages in ten ask for a concept, by a hash of its code.
+    """
+    names = read_names()
+    trained = {read_meta()[key]["hexcode"] for key in read_protocol()["train"]} & names.keys()
+    lot = {code: int(hashlib.sha256(code.encode()).hexdigest(), 16) for code in trained}
+    spelled = Counter(_plain(name) for code in names for name in names[code].values())
+    held = {}
+    for number, language in enumerate(LANGUAGES):
+        words = {code: set(_WORDS.findall(_plain(names[code][language]))) for code in trained}
+        left = Counter(word for code in trained for word in words[code])
+        chosen: set[str] = set()
+        for code in sorted(trained, key=lot.__getitem__):
+            asked = (lot[code] - number) % len(LANGUAGES) < HELD_LANGUAGES
+            alone = spelled[_plain(names[code][language])] == 1
+            if asked and alone and all(left[word] > 1 for word in words[code]):
+                chosen.add(code)
+                left.subtract(words[code])
+        held[language] = frozenset(chosen)
+    return held
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).lower()
 
 
 @cache

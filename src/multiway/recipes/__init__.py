@@ -32,6 +32,7 @@ RECIPES: dict[str, str] = {
         "blip_photos",
         "clip_base",
         "clip_emoji",
+        "clip_emoji_languages",
         "coca_base",
         "coca_emoji",
         "coca_experts",

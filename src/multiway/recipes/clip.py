@@ -1,9 +1,10 @@
-"""CLIP's recipes: the paper's ViT-B/32, and one from pretrained image weights on the bundled drawings."""
+"""CLIP's recipes: the paper's ViT-B/32, and two from pretrained image weights on the bundled drawings."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from multiway.data import emoji
 from multiway.data.augment import Augment
 from multiway.data.dataset import DataConfig, Source
 from multiway.recipes.albef import albef_emoji
@@ -53,4 +54,29 @@ def clip_emoji() -> Run:
         data=align.data,
         train=train,
         init=Init(image_tower="efficientnet_lite0"),
+    )
+
+
+def clip_emoji_languages() -> Run:
+    """One text tower and one vocabulary for the drawings' names in ten languages.
+
+    The image tower is locked (LiT, Zhai et al. 2022), here up to one linear map. Each step shows a picture
+    with one of its names; those that `emoji.held_back` keeps are in none.
+    """
+    run = clip_emoji()
+    words = TokenizerConfig(vocab="trained", cleaning="multilingual", add_sep=True, max_length=32)
+    system = replace(
+        run.system,
+        image=replace(run.system.image, frozen_blocks="all"),
+        text=replace(run.system.text, vocab_size=8000),
+        tokenizer=words,
+        image_pool="mean",
+    )
+    names = Source(path="emoji", split="train:" + "+".join(emoji.LANGUAGES))
+    return replace(
+        run,
+        name="clip_emoji_languages",
+        system=system,
+        data=replace(run.data, train=(names,)),
+        train=replace(run.train, steps=1500, batch_size=128, lr=1e-3, min_lr=2e-5, warmup_steps=100),
     )

@@ -76,6 +76,7 @@ class CLIPConfig(ContrastConfig):
 
     Attributes:
         embed_dim: width of the features.
+        image_pool: what pools the tokens of a tower without a class token; `mean` learns nothing.
     """
 
     system: Literal["clip"] = "clip"
@@ -85,6 +86,7 @@ class CLIPConfig(ContrastConfig):
         default_factory=lambda: TokenizerConfig(kind="clip_bpe", vocab="clip", cleaning="none", max_length=77)
     )
     embed_dim: int = 512
+    image_pool: Literal["attention", "mean"] = "attention"
 
 
 class TextTower(nn.Module):
@@ -161,7 +163,7 @@ class CLIP(System):
         if isinstance(config.image, ViTConfig) and config.image.pool == "all":
             self.pool = MeanPool()
         elif self.image_tower.pooled_index is None:
-            self.pool = AttentionPool(width, width)
+            self.pool = MeanPool() if config.image_pool == "mean" else AttentionPool(width, width)
         self.text = TextTower(config.text)
         self.image_proj = nn.Linear(width, config.embed_dim, bias=False)
         self.text_proj = nn.Linear(config.text.width, config.embed_dim, bias=False)

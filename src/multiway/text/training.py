@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from tokenizers import models
@@ -50,8 +50,8 @@ def train_vocabulary(texts: Iterable[str], *, size: int, config: TokenizerConfig
     if room < 2:
         raise UserError(f"a vocabulary of {size} tokens has no room for a letter: ask for at least 1,000")
 
-    letters = _letters(words, room // 2)
-    tokens = [*special, *letters, *("##" + letter for letter in letters)]
+    letters = _letters(words, room, normalise)
+    tokens = [*special, *letters, *("##" + letter for letter in letters if not _is_word(letter, normalise))]
     tokens += _merges(words, set(letters), size - len(tokens), set(tokens))
     # Scripts without blanks make "words" of whole sentences, which BERT's limit of 100 letters calls unknown.
     model = models.WordPiece(
@@ -60,13 +60,26 @@ def train_vocabulary(texts: Iterable[str], *, size: int, config: TokenizerConfig
     return Tokenizer(config, wordpiece.assemble(model, every_script=every_script))
 
 
-def _letters(words: Counter[str], limit: int) -> list[str]:
-    """The commonest letters, at most `limit`, in code-point order."""
+def _letters(words: Counter[str], room: int, normalise: Callable[[str], str]) -> list[str]:
+    """The commonest letters in code-point order: as many as take `room` tokens, where one that can go on
+    with a word takes two.
+    """
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for letter in word:
             counts[letter] += count
-    return sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:limit])
+    kept: list[str] = []
+    for letter in sorted(counts, key=lambda letter: (-counts[letter], letter)):
+        room -= 1 if _is_word(letter, normalise) else 2
+        if room < 0:
+            break
+        kept.append(letter)
+    return sorted(kept)
+
+
+def _is_word(letter: str, normalise: Callable[[str], str]) -> bool:
+    """Whether it is an ideograph, which BERT's rules cut apart: a word never goes on with one."""
+    return normalise(letter) == f" {letter} "
 
 
 def _merges(words: Counter[str], letters: set[str], number: int, known: set[str]) -> list[str]:

@@ -1,0 +1,89 @@
+"""The drawings by their names in ten languages: train `clip_emoji_languages`, and measure each language.
+
+    python scripts/languages.py [--out runs/clip_emoji_languages]
+
+Each language: retrieval on the protocol's `combination` and `style`; and from its held-back names, which were
+trained on with no picture, to the drawings that were learned under their names in other languages. Beside
+the latter stands the same recipe on English names alone, with the same steps. Writes
+docs/figures/languages.json. A run is resumed where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from captions import FIGURES, train
+
+import multiway
+from multiway.data.dataset import Dataset, Source
+from multiway.data.emoji import LANGUAGES
+from multiway.systems.base import System
+from multiway.tasks.outcomes import Outcomes, compare
+from multiway.tasks.retrieval import measure
+
+RECIPE = "clip_emoji_languages"
+RECALLS = ("tr_r1", "tr_r10", "ir_r1", "ir_r10")
+
+
+def found_in(model: System, split: str) -> tuple[dict[str, Any], Outcomes]:
+    """Recalls on the drawings of a split, each beside its interval and that of names dealt to other drawings.
+
+    The bootstrap draws the drawings of a concept together.
+    """
+    data = Dataset(Source(path="emoji", split=split))
+    found = measure(model, data)
+    assert found.outcomes is not None
+    groups = [data.meta(number)["hexcode"] for number in found.outcomes.numbers.tolist()]
+    outcomes = replace(found.outcomes, groups=groups)
+    intervals = outcomes.intervals()
+    figures = {
+        "n_images": found.result["n_images"],
+        "n_texts": found.result["n_texts"],
+        **{name: found.result["itc"][name] for name in RECALLS},
+        "intervals": {name: intervals[name] for name in RECALLS},
+        "shuffled": {name: found.shuffled[name] for name in RECALLS},
+    }
+    return figures, outcomes
+
+
+def main() -> None:
+    """Train, measure, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs") / RECIPE)
+    args = parser.parse_args()
+    alone = args.out.with_name(f"{args.out.name}_english")
+    seconds = train(RECIPE, args.out, []), train(RECIPE, alone, ["--data.train.0.split", "train:en"])
+    model, english = multiway.load(args.out / "model"), multiway.load(alone / "model")
+    results: dict[str, Any] = {
+        "recipe": RECIPE,
+        "training_seconds": round(seconds[0], 1),
+        "english_training_seconds": round(seconds[1], 1),
+        "languages": {},
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"multiway": multiway.__version__, "torch": torch.__version__},
+    }
+    for language in LANGUAGES:
+        rows = {split: found_in(model, f"{split}:{language}")[0] for split in ("combination", "style")}
+        rows["transfer"], ours = found_in(model, f"transfer:{language}")
+        rows["transfer_english"], theirs = found_in(english, f"transfer:{language}")
+        rows["transfer"]["over_english"] = compare(theirs, ours)["figures"]["ir_r1"]
+        results["languages"][language] = rows
+        said = (f"{name} {found['ir_r1']:.1f} / {found['ir_r10']:.1f}" for name, found in rows.items())
+        print(f"{language}: text to picture, R@1 / R@10: {'; '.join(said)}")
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    (FIGURES / "languages.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
