@@ -408,6 +408,8 @@ def transfer() -> str:
         return NOT_SPOKEN
     rows = []
     for language, result in found["languages"].items():
+        if "transfer" not in result:
+            continue
         ours, english = result["transfer"], result["transfer_english"]
         rows.append(
             [

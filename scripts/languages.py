@@ -3,7 +3,7 @@
     python scripts/languages.py [--out runs/clip_emoji_languages]
 
 Each language: retrieval on the protocol's `combination` and `style`; and from its held-back names, which were
-trained on with no picture, to the drawings that were learned under their names in other languages. Beside
+trained on with no picture, to the drawings that were learned under their names in English and others. Beside
 the latter stands the same recipe on English names alone, with the same steps. Writes
 docs/figures/languages.json. A run is resumed where it was interrupted.
 """
@@ -11,6 +11,7 @@ docs/figures/languages.json. A run is resumed where it was interrupted.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from captions import FIGURES, train
+from torch import Tensor, nn
 
 import multiway
 from multiway.data.dataset import Dataset, Source
@@ -30,6 +32,20 @@ from multiway.tasks.retrieval import measure
 
 RECIPE = "clip_emoji_languages"
 RECALLS = ("tr_r1", "tr_r10", "ir_r1", "ir_r10")
+
+
+def remember(tower: nn.Module) -> None:
+    """See each picture through a locked tower once, whatever the language that asks for it."""
+    see, seen = tower.forward, {}
+
+    def forward(image: Tensor) -> Tensor:
+        keys = [hashlib.sha256(picture.numpy().tobytes()).digest() for picture in image]
+        new = [i for i, key in enumerate(keys) if key not in seen]
+        if new:
+            seen.update(zip((keys[i] for i in new), see(image[new]), strict=True))
+        return torch.stack([seen[key] for key in keys])
+
+    tower.forward = forward
 
 
 def found_in(model: System, split: str) -> tuple[dict[str, Any], Outcomes]:
@@ -61,6 +77,8 @@ def main() -> None:
     alone = args.out.with_name(f"{args.out.name}_english")
     seconds = train(RECIPE, args.out, []), train(RECIPE, alone, ["--data.train.0.split", "train:en"])
     model, english = multiway.load(args.out / "model"), multiway.load(alone / "model")
+    english.image_tower = model.image_tower  # locked: the same weights
+    remember(model.image_tower)
     results: dict[str, Any] = {
         "recipe": RECIPE,
         "training_seconds": round(seconds[0], 1),
@@ -75,9 +93,10 @@ def main() -> None:
     }
     for language in LANGUAGES:
         rows = {split: found_in(model, f"{split}:{language}")[0] for split in ("combination", "style")}
-        rows["transfer"], ours = found_in(model, f"transfer:{language}")
-        rows["transfer_english"], theirs = found_in(english, f"transfer:{language}")
-        rows["transfer"]["over_english"] = compare(theirs, ours)["figures"]["ir_r1"]
+        if language != "en":
+            rows["transfer"], ours = found_in(model, f"transfer:{language}")
+            rows["transfer_english"], theirs = found_in(english, f"transfer:{language}")
+            rows["transfer"]["over_english"] = compare(theirs, ours)["figures"]["ir_r1"]
         results["languages"][language] = rows
         said = (f"{name} {found['ir_r1']:.1f} / {found['ir_r10']:.1f}" for name, found in rows.items())
         print(f"{language}: text to picture, R@1 / R@10: {'; '.join(said)}")

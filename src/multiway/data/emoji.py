@@ -6,9 +6,9 @@ all seen in other names; `style` holds Fluent's drawings, an unseen style, of tr
 is the name, line 2, where there is one, its tags.
 
 Every concept has names in nine more languages (skin-tone variants have none). `train:de+fr` shows the German
-and French names of the training drawings. Of each language some names are held back: never trained on with
+and French names of the training drawings. Of each of the nine some names are held back: never trained on with
 any picture, though each of their words is, in other names, and though the pictures are, under their names in
-other languages. `transfer:de` asks for those.
+English and other languages. `transfer:de` asks for those.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from multiway.errors import UserError
 
 FOLDER = Path(__file__).with_name("emoji")
 SPLITS = ("train", "combination", "style", "all")
+#: English first, which holds nothing back.
 LANGUAGES = ("en", "de", "fr", "es", "pt", "ru", "zh", "ja", "hi", "ko")
-#: The names of a concept that may be held back, so that most languages always learn its picture.
+#: So many languages may hold back the name of a concept: all others learn its picture.
 HELD_LANGUAGES = 3
 # Ideographs are words. Python's \w lacks the signs of Devanagari.
 _WORDS = re.compile(r"[\u3400-\u9fff]|[\u0900-\u097f]+|[^\W\u3400-\u9fff\u0900-\u097f]+")
@@ -115,19 +116,19 @@ def held_back() -> dict[str, frozenset[str]]:
     """language -> hexcodes of the trained concepts whose name in it is never trained on.
 
     Each of its words comes in another trained name of that language, and the name itself in no language
-    besides. Three languages in ten ask for a concept, by a hash of its code.
+    besides. Three languages in nine ask for a concept, by a hash of its code; English for none.
     """
     names = read_names()
     trained = {read_meta()[key]["hexcode"] for key in read_protocol()["train"]} & names.keys()
     lot = {code: int(hashlib.sha256(code.encode()).hexdigest(), 16) for code in trained}
     spelled = Counter(_plain(name) for code in names for name in names[code].values())
-    held = {}
-    for number, language in enumerate(LANGUAGES):
+    held: dict[str, frozenset[str]] = {"en": frozenset()}
+    for number, language in enumerate(LANGUAGES[1:]):
         words = {code: set(_WORDS.findall(_plain(names[code][language]))) for code in trained}
         left = Counter(word for code in trained for word in words[code])
         chosen: set[str] = set()
         for code in sorted(trained, key=lot.__getitem__):
-            asked = (lot[code] - number) % len(LANGUAGES) < HELD_LANGUAGES
+            asked = (lot[code] - number) % len(LANGUAGES[1:]) < HELD_LANGUAGES
             alone = spelled[_plain(names[code][language])] == 1
             if asked and alone and all(left[word] > 1 for word in words[code]):
                 chosen.add(code)

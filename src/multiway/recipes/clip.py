@@ -68,7 +68,7 @@ def clip_emoji_languages() -> Run:
     system = replace(
         run.system,
         image=replace(run.system.image, frozen_blocks="all"),
-        text=replace(run.system.text, vocab_size=8000),
+        text=replace(run.system.text, vocab_size=8000, width=128, layers=2, heads=2, hidden=512),
         tokenizer=words,
         image_pool="mean",
     )
@@ -78,5 +78,5 @@ def clip_emoji_languages() -> Run:
         name="clip_emoji_languages",
         system=system,
         data=replace(run.data, train=(names,)),
-        train=replace(run.train, steps=1500, batch_size=128, lr=1e-3, min_lr=2e-5, warmup_steps=100),
+        train=replace(run.train, steps=600, batch_size=128, lr=2e-3, min_lr=4e-5, warmup_steps=60),
     )
