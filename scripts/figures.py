@@ -244,7 +244,7 @@ def lora() -> str:
     ]
     head = ["trained", "right, %", "thousand parameters", "MiB at the peak", "MiB a checkpoint"]
     note = (
-        f"`python scripts/tasks.py --only lora` ({made(found)}): questions of easy-vqa, "
+        f"`python scripts/tasks.py --only lora` ({made(found)}): classes of easy-vqa's pictures, "
         f"{found['steps']} steps from the ALBEF of drawn scenes. The peak is what a process of its own "
         "held above what it had before the training."
     )

@@ -9,7 +9,7 @@ pictures (`pip install --no-deps easy-vqa`) and about the bundled drawings; clas
 of the base itself on drawn boxes. Beside each stand the same model with other samples' pictures (grounding:
 texts) and what knows nothing of the picture: the most frequent class, the answer that training most often
 gave to the very question, a blind guess of a box. `lora` compares adapters with all weights on easy-vqa's
-questions, each in a process of its own. Reasoning and captions are those of `reasoning.py` and `captions.py`,
+classes, each in a process of its own. Reasoning and captions are those of `reasoning.py` and `captions.py`,
 which are run where their figures are missing and FOLDER is given. Writes docs/figures/tasks.json after each
 row. A row in OUT is not run again; one that was interrupted goes on from its last checkpoint.
 """
@@ -69,16 +69,18 @@ class Row:
 
 
 ROWS: dict[str, Row] = {
-    "vqa-scenes": Row(task="vqa", files=Files.scene_questions, steps=600),
-    "vqa-easy": Row(task="vqa", files=Files.easy_questions, steps=400),
-    "vqa-drawings": Row(task="vqa", files=Files.drawing_questions, steps=400, augment=DRAWINGS),
-    "classify-scenes": Row(task="classify", files=Files.scene_classes, steps=300),
-    "classify-easy": Row(task="classify", files=Files.easy_classes, steps=300),
-    "classify-drawings": Row(task="classify", files=Files.drawing_groups, steps=400, augment=DRAWINGS),
+    "vqa-scenes": Row(task="vqa", files=Files.scene_questions, steps=800),
+    "vqa-easy": Row(task="vqa", files=Files.easy_questions, steps=600),
+    "vqa-drawings": Row(task="vqa", files=Files.drawing_questions, steps=600, augment=DRAWINGS),
+    "classify-scenes": Row(task="classify", files=Files.scene_classes, steps=500, lr=1e-3),
+    "classify-easy": Row(task="classify", files=Files.easy_classes, steps=500, lr=1e-3),
+    "classify-drawings": Row(
+        task="classify", files=Files.drawing_groups, steps=500, lr=1e-3, augment=DRAWINGS
+    ),
 }
 #: Of the row that both are compared on; the learning rate of adapters is several times the full one's.
-COMPARED = "vqa-easy"
-WAYS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"lr": 2e-3, "lora": LoRAConfig(rank=8)}}
+COMPARED = "classify-easy"
+WAYS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"lr": 3e-3, "lora": LoRAConfig(rank=8)}}
 #: row -> the script that makes its figures, those, and the flags that name its data.
 ELSEWHERE = {
     "reasoning": ("reasoning.py", "reasoning", lambda args: args.nlvr and ["--nlvr", args.nlvr]),
