@@ -19,7 +19,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
-PAGES = ("README.md", "docs/results.md", "docs/generalist.md", "docs/languages.md", "docs/studies.md")
+PAGES = (
+    "README.md",
+    "docs/results.md",
+    "docs/generalist.md",
+    "docs/languages.md",
+    "docs/studies.md",
+    "docs/beit3.md",
+    "docs/vlmo.md",
+)
 STUDIES = ("capfilt", "stagewise", "experts", "family", "coca", "mae", "flip")
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -424,6 +432,70 @@ def transfer() -> str:
     return table(["", "IR R@1", "IR R@10", "other drawings' names", "English alone, IR R@1", "IR R@10"], rows)
 
 
+def beit3() -> str:
+    """Three tasks of one checkpoint beside other pictures, and beside the same from fresh weights."""
+    if (found := load("beit3")) is None:
+        return "Not measured yet: `python scripts/beit3.py`.\n"
+    measures = {
+        "retrieval": {
+            "tr_r1": "picture to text, R@1",
+            "ir_r1": "text to picture, R@1",
+            "tr_r10": "picture to text, R@10",
+            "ir_r10": "text to picture, R@10",
+        },
+        "captioner": {"exact": "captions, exact", "cider": "captions, CIDEr"},
+        "groups": {"top1": "one of 8 groups, top-1"},
+    }
+    rows = []
+    for task, names in measures.items():
+        each = found["tasks"][task]
+        for name, label in names.items():
+            own, fresh = (
+                "{:.1f} ({:.1f} to {:.1f})".format(each[start][name], *each[start]["intervals"][name])
+                for start in ("pretrained", "fresh")
+            )
+            other = f"{each['pretrained']['shuffled'][name]:.1f}"
+            rows.append([f"{label} (`{each['split']}`)", own, other, fresh])
+    majority, seconds = found["tasks"]["groups"]["pretrained"]["majority"], found["core_seconds"]
+    pretraining = [seconds.pop(name) for name in ("vqkd", "beit3")]
+    head = ["", "from masked data modelling", "with other pictures", "from fresh weights"]
+    return (
+        f"{table(head, rows)}\nWith 95 % intervals by bootstrap. "
+        f"The most frequent group reaches {majority:.1f}. "
+        f"{sum(pretraining) / 60:.1f} core minutes of pre-training, "
+        f"{sum(seconds.values()) / 60:.1f} of six fine-tunings; "
+        f"{found['parameters'] / 1e6:.1f} M parameters ({machine(found)}). `python scripts/beit3.py`.\n"
+    )
+
+
+def vlmo() -> str:
+    """One checkpoint as dual encoder and as fusion encoder, and the same of a larger network."""
+    ways = {
+        "dual": "dual encoder",
+        "reranked": "dual encoder, then its {k} best by the fusion encoder",
+        "fusion": "fusion encoder on every pair",
+    }
+    rows, notes = [], []
+    for name, what in (("vlmo_retrieval", "`vlmo_emoji`"), ("vlmo_retrieval_small", "random weights")):
+        if (found := load(name)) is None:
+            continue
+        setting, right = found["setting"], found.get("accuracy")
+        for way, label in ways.items():
+            rate = found["queries_a_second"][way]
+            rates = [f"{rate:.3g}", f"{found['queries_a_second']['dual'] / rate:.3g}"]
+            recall = [f"{right[way][f'{side}_r1']:.1f}" if right else "-" for side in ("ir", "tr")]
+            rows.append([f"{what}, {label.format(**setting)}", *rates, *recall])
+        other = f"; with other pictures' names R@1 is {right['shuffled']['ir_r1']:.1f} %" if right else ""
+        notes.append(
+            f"{what}: {setting['parameters'] / 1e6:.1f} M parameters, {setting['pictures']} pictures, "
+            f"texts of {setting['tokens']:.0f} tokens{other} (`{found['command']}`, {machine(found)})."
+        )
+    if not rows:
+        return "Not measured yet: `python benchmarks/vlmo_retrieval.py runs/vlmo_emoji/model`.\n"
+    head = ["", "texts a second", "times as slow", "text to picture, R@1", "picture to text, R@1"]
+    return f"{table(head, rows)}\n{' '.join(notes)}\n"
+
+
 def summary() -> str:
     """The few lines of the README."""
     lines = []
@@ -499,6 +571,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "generalist": generalist,
     "languages": languages,
     "transfer": transfer,
+    "beit3": beit3,
+    "vlmo": vlmo,
     "summary": summary,
 }
 

@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
         pytest.param("coca_generate", ("--batch", "2"), marks=pytest.mark.slow),
         pytest.param("clip_step", ("--batch", "3"), marks=pytest.mark.slow),
         pytest.param("coca_step", ("--batch", "3"), marks=pytest.mark.slow),
+        pytest.param(
+            "vlmo_retrieval", ("--pictures", "9", "--queries", "3", "--k", "2"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_runs_at_a_tiny_size(name, flags, tmp_path) -> None:
@@ -42,6 +45,8 @@ def test_runs_at_a_tiny_size(name, flags, tmp_path) -> None:
         assert set(figures["speedup"]) == {"transformers"}
     elif name == "coca_generate":
         assert figures["equal_tokens"]
+    elif name == "vlmo_retrieval":
+        assert set(figures["queries_a_second"]) == {"dual", "reranked", "fusion"}
     elif name.endswith("_step"):
         assert figures["largest_loss_difference"] < 1e-5
     else:

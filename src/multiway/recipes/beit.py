@@ -58,13 +58,13 @@ def beit2_base() -> Run:
 
 
 def beit2_emoji() -> Run:
-    """BEiT v2 on the bundled drawings, with the tokens of `vqkd_emoji`; minutes on two cores."""
-    image = beit_vit(image_size=64, patch_size=8, width=192, depth=6, heads=3, hidden=768)
+    """BEiT v2 on the bundled drawings, with the tokens of `vqkd_emoji`; minutes of one core."""
+    image = beit_vit(image_size=64, patch_size=16, width=128, depth=4, heads=2, hidden=512)
     system = BEiTConfig(
         image=image,
-        codes=512,
-        mask=BlockMask(patches=26, smallest=4, exact=True),
-        early_layer=4,
+        codes=128,
+        mask=BlockMask(patches=6, smallest=1, exact=True),
+        early_layer=3,
         aggregation_layers=1,
     )
     augment = replace(MILD, crop_scale=(0.5, 1.0))
@@ -75,12 +75,12 @@ def beit2_emoji() -> Run:
             train=(Source(path="emoji", split="train", use="images"),), image_size=64, augment=augment
         ),
         train=TrainConfig(
-            steps=600,
-            batch_size=64,
+            steps=120,
+            batch_size=32,
             lr=1e-3,
             min_lr=1e-5,
             warmup_lr=0.0,
-            warmup_steps=60,
+            warmup_steps=12,
             weight_decay=0.05,
             clip_grad=3.0,
         ),

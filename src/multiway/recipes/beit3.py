@@ -134,13 +134,13 @@ def _small() -> NetworkConfig:
     """The paper's form at 64 pixels, on the patches and codes of `vqkd_emoji`."""
     return NetworkConfig(
         form="paper",
-        image=ImageConfig(image_size=64, patch_size=8),
+        image=ImageConfig(image_size=64, patch_size=16),
         text=TextConfig(vocab_size=3000, positions=36),
         tokenizer=TokenizerConfig(vocab="trained", add_sep=True, max_length=32),
-        width=192,
+        width=128,
         depth=4,
-        heads=3,
-        hidden=768,
+        heads=2,
+        hidden=512,
         joint_layers=1,
     )
 
@@ -152,7 +152,7 @@ def _drawings(*sources: Source) -> DataConfig:
     return DataConfig(train=given, image_size=64, augment=augment, merge_equal_texts=True)
 
 
-def _adamw(steps: int, lr: float, batch_size: int = 96) -> TrainConfig:
+def _adamw(steps: int, lr: float, batch_size: int = 48) -> TrainConfig:
     return TrainConfig(
         steps=steps,
         batch_size=batch_size,
@@ -169,17 +169,17 @@ def _adamw(steps: int, lr: float, batch_size: int = 96) -> TrainConfig:
 
 
 def beit3_emoji() -> Run:
-    """Masked data modelling alone on the bundled drawings, their names and tags; minutes on two cores.
+    """Masked data modelling alone on the bundled drawings, their names and tags; minutes of one core.
 
     The codes are those of `vqkd_emoji`: train it first, or name another with --init.visual-tokenizer.
     """
     return Run(
         name="beit3_emoji",
-        system=BEiT3Config(**_small().network(), codes=512),
+        system=BEiT3Config(**_small().network(), codes=128),
         data=_drawings(
             Source(path="emoji"), Source(path="emoji", use="images"), Source(path="emoji", use="texts")
         ),
-        train=_adamw(1200, 1e-3),
+        train=_adamw(800, 2e-3),
         init=Init(visual_tokenizer="runs/vqkd_emoji/model", head="frequencies"),
     )
 
@@ -192,7 +192,7 @@ def beit3_emoji_retrieval() -> Run:
         data=_drawings(
             Source(path="emoji", texts="first", weight=0.5), Source(path="emoji", texts="all", weight=0.5)
         ),
-        train=_adamw(400, 5e-4),
+        train=_adamw(300, 1e-3),
         init=Init(checkpoint="runs/beit3_emoji/model"),
     )
 
@@ -203,6 +203,6 @@ def beit3_emoji_captioner() -> Run:
         name="beit3_emoji_captioner",
         system=CaptionerConfig(**_small().network(), caption_length=(0, 16)),
         data=_drawings(Source(path="emoji", texts="first")),
-        train=_adamw(400, 5e-4, batch_size=64),
+        train=_adamw(300, 1e-3),
         init=Init(checkpoint="runs/beit3_emoji/model"),
     )

@@ -135,9 +135,9 @@ def vqkd_scenes() -> Run:
     """Visual tokens of scenes for `beit3_scenes`: as `vqkd_emoji`, a token a cell."""
     run = vqkd_emoji()
     image = vqkd_vit(image_size=SIDE, patch_size=PATCH, depth=3, **SIZES)
-    system = replace(run.system, image=image, codes=CODES, teacher_size=160)
+    system = replace(run.system, image=image, codes=CODES, teacher_size=160, start_after=80)
     data = replace(run.data, train=(Source(path="scenes:8000:13"),), image_size=SIDE, augment=PLAIN)
-    train = replace(run.train, steps=300, warmup_steps=30)
+    train = replace(run.train, steps=300, warmup_steps=30, batch_size=64)
     return replace(run, name="vqkd_scenes", system=system, data=data, train=train)
 
 

@@ -70,7 +70,7 @@ def vlmo_base() -> tuple[Run, Run, Run]:
 
 
 def vlmo_emoji() -> tuple[Run, Run]:
-    """Texts, then pairs, of the bundled drawings, from the BEiT v2 of `beit2_emoji`; minutes on two cores.
+    """Texts, then pairs, of the bundled drawings, from the BEiT v2 of `beit2_emoji`; minutes of one core.
 
     Where it leaves the paper: the texts are the drawings' own names, positives share a name, and more words
     are masked, for names are short.
@@ -85,6 +85,7 @@ def vlmo_emoji() -> tuple[Run, Run]:
         depth=sizes.depth,
         heads=sizes.heads,
         hidden=sizes.hidden,
+        joint_layers=1,
         drop_path=0.0,
         relative_positions=32,
         mlm_probability=0.3,
@@ -94,7 +95,7 @@ def vlmo_emoji() -> tuple[Run, Run]:
     names = tuple(Source(path="emoji", split="train", texts=texts, weight=0.5) for texts in ("first", "all"))
     data = replace(image.data, train=names, merge_equal_texts=True)
     alone = replace(data, train=(Source(path="emoji", split="train", use="texts"),), merge_equal_texts=False)
-    train = replace(image.train, steps=300, warmup_steps=30, betas=(0.9, 0.98), weight_decay=0.01)
+    train = replace(image.train, steps=60, warmup_steps=6, betas=(0.9, 0.98), weight_decay=0.01)
     return (
         Run(
             name="text",
@@ -103,5 +104,10 @@ def vlmo_emoji() -> tuple[Run, Run]:
             train=replace(train, freeze=frozen("text", text)),
             init=Init(checkpoint="runs/beit2_emoji/model"),
         ),
-        Run(name="pairs", system=pairs, data=data, train=train),
+        Run(
+            name="pairs",
+            system=pairs,
+            data=data,
+            train=replace(train, steps=200, warmup_steps=20, batch_size=64),
+        ),
     )
