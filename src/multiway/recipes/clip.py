@@ -78,5 +78,5 @@ def clip_emoji_languages() -> Run:
         name="clip_emoji_languages",
         system=system,
         data=replace(run.data, train=(names,)),
-        train=replace(run.train, steps=600, batch_size=128, lr=2e-3, min_lr=4e-5, warmup_steps=60),
+        train=replace(run.train, steps=1500, batch_size=128, lr=2e-3, min_lr=4e-5, warmup_steps=100),
     )
