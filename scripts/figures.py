@@ -452,6 +452,8 @@ def beit3() -> str:
         for name, label in names.items():
             own, fresh = (
                 "{:.1f} ({:.1f} to {:.1f})".format(each[start][name], *each[start]["intervals"][name])
+                if start in each
+                else "-"
                 for start in ("pretrained", "fresh")
             )
             other = f"{each['pretrained']['shuffled'][name]:.1f}"
@@ -463,7 +465,7 @@ def beit3() -> str:
         f"{table(head, rows)}\nWith 95 % intervals by bootstrap. "
         f"The most frequent group reaches {majority:.1f}. "
         f"{sum(pretraining) / 60:.1f} core minutes of pre-training, "
-        f"{sum(seconds.values()) / 60:.1f} of six fine-tunings; "
+        f"{sum(seconds.values()) / 60:.1f} of {len(seconds)} fine-tunings; "
         f"{found['parameters'] / 1e6:.1f} M parameters ({machine(found)}). `python scripts/beit3.py`.\n"
     )
 
