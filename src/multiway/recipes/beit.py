@@ -75,12 +75,12 @@ def beit2_emoji() -> Run:
             train=(Source(path="emoji", split="train", use="images"),), image_size=64, augment=augment
         ),
         train=TrainConfig(
-            steps=120,
+            steps=600,
             batch_size=32,
             lr=1e-3,
             min_lr=1e-5,
             warmup_lr=0.0,
-            warmup_steps=12,
+            warmup_steps=60,
             weight_decay=0.05,
             clip_grad=3.0,
         ),

@@ -179,7 +179,7 @@ def beit3_emoji() -> Run:
         data=_drawings(
             Source(path="emoji"), Source(path="emoji", use="images"), Source(path="emoji", use="texts")
         ),
-        train=_adamw(800, 2e-3),
+        train=_adamw(2000, 2e-3),
         init=Init(visual_tokenizer="runs/vqkd_emoji/model", head="frequencies"),
     )
 
@@ -192,7 +192,7 @@ def beit3_emoji_retrieval() -> Run:
         data=_drawings(
             Source(path="emoji", texts="first", weight=0.5), Source(path="emoji", texts="all", weight=0.5)
         ),
-        train=_adamw(300, 1e-3),
+        train=_adamw(1000, 1e-3),
         init=Init(checkpoint="runs/beit3_emoji/model"),
     )
 
@@ -203,6 +203,6 @@ def beit3_emoji_captioner() -> Run:
         name="beit3_emoji_captioner",
         system=CaptionerConfig(**_small().network(), caption_length=(0, 16)),
         data=_drawings(Source(path="emoji", texts="first")),
-        train=_adamw(300, 1e-3),
+        train=_adamw(1000, 1e-3),
         init=Init(checkpoint="runs/beit3_emoji/model"),
     )

@@ -95,7 +95,7 @@ def vlmo_emoji() -> tuple[Run, Run]:
     names = tuple(Source(path="emoji", split="train", texts=texts, weight=0.5) for texts in ("first", "all"))
     data = replace(image.data, train=names, merge_equal_texts=True)
     alone = replace(data, train=(Source(path="emoji", split="train", use="texts"),), merge_equal_texts=False)
-    train = replace(image.train, steps=60, warmup_steps=6, betas=(0.9, 0.98), weight_decay=0.01)
+    train = replace(image.train, steps=200, warmup_steps=20, betas=(0.9, 0.98), weight_decay=0.01)
     return (
         Run(
             name="text",
@@ -108,6 +108,6 @@ def vlmo_emoji() -> tuple[Run, Run]:
             name="pairs",
             system=pairs,
             data=data,
-            train=replace(train, steps=200, warmup_steps=20, batch_size=64),
+            train=replace(train, steps=1500, warmup_steps=150, batch_size=64),
         ),
     )

@@ -68,12 +68,12 @@ def vqkd_emoji() -> Run:
             train=(Source(path="emoji", split="train", use="images"),), image_size=64, augment=augment
         ),
         train=TrainConfig(
-            steps=140,
+            steps=300,
             batch_size=32,
             lr=1e-3,
             min_lr=1e-5,
             warmup_lr=0.0,
-            warmup_steps=14,
+            warmup_steps=30,
             betas=(0.9, 0.99),
             weight_decay=1e-4,
         ),
