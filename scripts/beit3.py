@@ -13,7 +13,6 @@ docs/figures/beit3.json. A run is resumed where it was interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reasoning import trained
+from reasoning import ROOT, trained, write
 
 import multiway
 from multiway import recipes
@@ -33,7 +32,6 @@ from multiway.tasks.pretrain import pretrain
 from multiway.train.build import build_system
 from multiway.train.run import Init, Run, provenance
 
-ROOT = Path(__file__).resolve().parents[1]
 #: task -> the split that it is measured on.
 TASKS = {"retrieval": "combination", "captioner": "combination", "groups": "style"}
 
@@ -136,10 +134,7 @@ def main() -> None:
             found["parameters"] = sum(p.numel() for p in multiway.load(starts["pretrained"]).parameters())
             found["machine"] = {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
             found |= provenance()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            aside = target.with_suffix(".part")
-            aside.write_text(json.dumps(found, indent=1) + "\n")
-            os.replace(aside, target)
+            write(target, found)
     print(f"written to {target}")
 
 

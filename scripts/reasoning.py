@@ -87,6 +87,14 @@ class World:
         return str(folder)
 
 
+def write(path: Path, found: Any) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(found, indent=1) + "\n")
+    os.replace(aside, path)
+
+
 def trained(
     out: Path, train: Callable[[], Any], clock: Callable[[], float] = time.monotonic
 ) -> tuple[Path, float]:
@@ -99,6 +107,7 @@ def trained(
     if not (out / "model").exists():
         began, before = clock(), float(spent.read_text()) if spent.exists() else 0.0
         result = train()
+        out.mkdir(parents=True, exist_ok=True)  # it may have been stopped before its first step
         spent.write_text(str(before + clock() - began))
         if result.stopped_by is not None:
             raise SystemExit("stopped: the same command goes on from here")
@@ -177,14 +186,11 @@ def main() -> None:
     nlvr = args.nlvr if (args.nlvr / "train").is_dir() else None
     if nlvr is None:
         print(f"there is no {args.nlvr / 'train'}: NLVR1's pictures are left out")
-    target.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(target.read_text()) if target.exists() else {"systems": {}}
     for name in args.systems:
         found["systems"][name] = reason(name, world, nlvr, out)
         found["made_by"] = provenance()
-        aside = target.with_suffix(".part")
-        aside.write_text(json.dumps(found, indent=1) + "\n")
-        os.replace(aside, target)
+        write(target, found)
     print(f"written to {target}")
 
 

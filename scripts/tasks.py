@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reasoning import ROOT, trained
+from reasoning import ROOT, trained, write
 from tasks_data import Files, Missing, Sizes, Sources
 
 import multiway
@@ -218,14 +217,6 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
         done = subprocess.run([*command, *["--tiny"] * args.tiny], check=True, stdout=subprocess.PIPE)
         ways[name] = json.loads(done.stdout.splitlines()[-1])
     return {"steps": ROWS[COMPARED].steps, "rank": WAYS["lora"]["lora"].rank, "ways": ways}
-
-
-def write(path: Path, found: Any) -> None:
-    """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(aside, path)
 
 
 def main() -> None:

@@ -108,6 +108,6 @@ def vlmo_emoji() -> tuple[Run, Run]:
             name="pairs",
             system=pairs,
             data=data,
-            train=replace(train, steps=1500, warmup_steps=150, batch_size=64),
+            train=replace(train, steps=700, warmup_steps=70, batch_size=64),
         ),
     )
