@@ -68,7 +68,7 @@ def test_it_starts_from_an_albef_with_every_fusion_layer_doubled() -> None:
         )
     assert found.fine_tuning("nlvr2") is found.config
     with pytest.raises(UserError, match="no network for the task"):
-        base.fine_tuning("classify")
+        base.fine_tuning("grounding")
 
 
 def test_the_teacher_is_a_target_and_follows() -> None:
