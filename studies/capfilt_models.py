@@ -40,6 +40,7 @@ class Budget:
 
 #: Sized by the clock: a step takes about a quarter of a second on one core.
 BUDGETS = {"scenes": Budget(steps=1200, tune=400), "emoji": Budget(steps=900, tune=300)}
+WIDTH = {"scenes": 128, "emoji": 192}
 
 
 def blip(world: str, vocabulary: Path) -> BLIPConfig:
@@ -51,14 +52,13 @@ def blip(world: str, vocabulary: Path) -> BLIPConfig:
     tokenizer: TokenizerConfig = replace(blip_tokenizer(24, cleaning="none"), vocab=str(vocabulary))
     if world == "scenes":
         image: Any = SCENES_VIT
-        width, layers = 128, 3
     else:
         image = BackboneConfig(name="efficientnet_lite0", image_size=96, frozen_blocks="all")
-        width, layers = 192, 3
+    width = WIDTH[world]
     text = med_config(
         vocab_size=size,
         width=width,
-        fusion_layers=layers,
+        fusion_layers=3,
         heads=4,
         hidden=4 * width,
         positions=32,
@@ -121,7 +121,7 @@ def pretrained(
         system=blip(world, vocabulary),
         data=data(world, sources, seed),
         train=training(steps, seed, 1e-3),
-        init=Init(image_tower=tower),
+        init=Init(image_tower=tower, gain=(768 / WIDTH[world]) ** 0.5),
     )
 
 

@@ -10,7 +10,7 @@ from multiway.data.dataset import Dataset, Source
 from multiway.data.order import keyed_generator
 from multiway.data.scene_shards import write_shards
 from multiway.data.scene_text import NEAR_MISSES, count, make_pair, make_picture_pair, questions, spoil
-from multiway.data.scenes import COLOURS, NUMBERS, SHAPES, SIZES, boxes, draw_scene, make_scene
+from multiway.data.scenes import COLOURS, NUMBERS, RELATIONS, SHAPES, SIZES, boxes, draw_scene, make_scene
 from multiway.errors import UserError
 
 SCENES = [make_scene(0, index) for index in range(200)]
@@ -93,11 +93,22 @@ def test_known_noise_comes_at_its_rate_and_is_wrong_as_said():
     assert not [pair for pair in (make_pair(0, index) for index in range(50)) if not pair.is_true]
 
 
+def test_relations_are_left_unsaid():
+    kinds = NEAR_MISSES[:-1]
+    assert "relation" not in kinds
+    pairs = [make_pair(0, index, swapped=0.2, near_miss=0.3, kinds=kinds) for index in range(300)]
+    assert {"none", "swapped", *kinds} == {pair.noise for pair in pairs}
+    for pair in pairs:
+        assert pair.truth == " and ".join(group.phrase for group in pair.scene.groups)
+        assert (pair.caption == pair.truth) is pair.is_true
+        assert not any(relation in pair.caption for relation in RELATIONS)
+
+
 @pytest.mark.parametrize("kind", NEAR_MISSES)
 def test_a_near_miss_changes_one_thing(kind):
     for index, scene in enumerate(SCENES):
         if kind == "relation" and scene.relation is None:
-            with pytest.raises(ValueError, match="no relation"):
+            with pytest.raises(ValueError, match="says no relation"):
                 spoil(scene, kind, keyed_generator(index))
             continue
         wrong, right = spoil(scene, kind, keyed_generator(index)).split(), scene.caption.split()

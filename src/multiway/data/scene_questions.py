@@ -19,7 +19,7 @@ def ask(seed: int, index: int) -> tuple[str, str]:
     from the scene in one thing.
     """
     scene, draw = make_scene(seed, index), keyed_generator(seed, 13, index)
-    kinds = [_colour, _shape, _count, _exists] + [_relation] * (scene.relation is not None)
+    kinds = [_colour, _shape, _count, _exists] + [_relation] * (scene.relation in RELATIONS)
     return kinds[int(draw.integers(len(kinds)))](scene, draw)
 
 
@@ -63,6 +63,7 @@ def _exists(scene: Scene, draw: np.random.Generator) -> tuple[str, str]:
 
 def _relation(scene: Scene, draw: np.random.Generator) -> tuple[str, str]:
     assert scene.relation is not None
+    assert scene.relation != "and"
     first, second = (f"{with_article(group.colour)} {group.shape}" for group in scene.groups)
     true = draw.random() < 0.5
     relation = scene.relation if true else RELATIONS[scene.relation]

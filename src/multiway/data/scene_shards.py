@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from multiway.data.scene_text import make_pair, questions
+from multiway.data.scene_text import NEAR_MISSES, NearMiss, make_pair, questions
 from multiway.data.scenes import boxes, draw_scene
 from multiway.data.shards import write_shards as write_tars
 
@@ -22,6 +22,7 @@ def write_shards(
     shard_size: int = 10_000,
     swapped: float = 0.0,
     near_miss: float = 0.0,
+    kinds: Sequence[NearMiss] = NEAR_MISSES,
 ) -> list[Path]:
     """Write scenes 0 to n - 1 as tars of KEY.png, KEY.txt and KEY.json; returns the tars.
 
@@ -31,12 +32,13 @@ def write_shards(
     Args:
         image_size: pixels a side.
         swapped: share of pictures with another scene's caption.
-        near_miss: share of captions with one wrong attribute, count or relation.
+        near_miss: share of captions with one thing wrong, of `kinds`.
+        kinds: without `relation` captions do not say how two groups lie, but `and`.
     """
 
     def samples() -> Iterator[dict[str, Any]]:
         for index in range(n):
-            pair = make_pair(seed, index, swapped=swapped, near_miss=near_miss)
+            pair = make_pair(seed, index, swapped=swapped, near_miss=near_miss, kinds=kinds)
             png = io.BytesIO()
             draw_scene(pair.scene, image_size).save(png, "PNG")
             truth = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -47,36 +47,54 @@ class Pair:
         return self.noise == "none"
 
 
-def make_pair(seed: int, index: int, *, swapped: float = 0.0, near_miss: float = 0.0) -> Pair:
+def make_pair(
+    seed: int,
+    index: int,
+    *,
+    swapped: float = 0.0,
+    near_miss: float = 0.0,
+    kinds: Sequence[NearMiss] = NEAR_MISSES,
+) -> Pair:
     """Scene `index` with a caption that is wrong at known rates.
 
     Args:
         swapped: share of pairs with another scene's caption.
-        near_miss: share of pairs with one wrong attribute, count or relation.
+        near_miss: share of pairs with one thing wrong, of `kinds`.
+        kinds: without `relation` captions do not say how two groups lie, but `and`.
     """
-    scene = make_scene(seed, index)
+    scene, said = make_scene(seed, index), _scene_as_said(seed, index, kinds)
     draw = keyed_generator(seed, 11, index)
     fate = draw.random()
     noise: Noise = "none"
-    caption = scene.caption
+    caption = said.caption
     if fate < swapped:
-        noise, caption = "swapped", _other_caption(seed, scene, draw)
+        noise, caption = "swapped", _other_caption(seed, scene, draw, kinds)
     elif fate < swapped + near_miss:
-        kinds = [kind for kind in NEAR_MISSES if kind != "relation" or scene.relation is not None]
-        kind = kinds[int(draw.integers(len(kinds)))]
-        noise, caption = kind, spoil(scene, kind, draw)
-    return Pair(scene=scene, caption=caption, truth=scene.caption, noise=noise)
+        possible = [kind for kind in kinds if kind != "relation" or scene.relation is not None]
+        kind = possible[int(draw.integers(len(possible)))]
+        noise, caption = kind, spoil(said, kind, draw)
+    return Pair(scene=scene, caption=caption, truth=said.caption, noise=noise)
+
+
+def _scene_as_said(seed: int, index: int, kinds: Sequence[NearMiss]) -> Scene:
+    scene = make_scene(seed, index)
+    return scene if "relation" in kinds else unrelated(scene)
+
+
+def unrelated(scene: Scene) -> Scene:
+    """The scene as one who does not say how two groups lie: `a large blue star and two green squares`."""
+    return scene if scene.relation is None else replace(scene, relation="and")
 
 
 def spoil(scene: Scene, kind: NearMiss, draw: np.random.Generator) -> str:
     """The scene's caption with one thing wrong; false of the scene, whatever is drawn.
 
     Raises:
-        ValueError: `relation` of a scene with one group.
+        ValueError: `relation` of a scene that says none.
     """
     if kind == "relation":
-        if scene.relation is None:
-            raise ValueError("a scene with one group has no relation to get wrong")
+        if scene.relation is None or scene.relation == "and":
+            raise ValueError("a scene that says no relation has none to get wrong")
         # the opposite: what is to the left may be above as well, but it is never to the right
         return describe(scene.groups, RELATIONS[scene.relation])
     number = int(draw.integers(len(scene.groups)))
@@ -93,11 +111,11 @@ def spoil(scene: Scene, kind: NearMiss, draw: np.random.Generator) -> str:
     return describe(groups, scene.relation)
 
 
-def _other_caption(seed: int, scene: Scene, draw: np.random.Generator) -> str:
+def _other_caption(seed: int, scene: Scene, draw: np.random.Generator, kinds: Sequence[NearMiss]) -> str:
     """The caption of a scene with at least one kind of thing that this one lacks."""
     own = {(thing.size, thing.colour, thing.shape) for thing in scene.things}
     while True:
-        other = make_scene(seed, int(draw.integers(2**31)))
+        other = _scene_as_said(seed, int(draw.integers(2**31)), kinds)
         if not {(thing.size, thing.colour, thing.shape) for thing in other.things} <= own:
             return other.caption
 
@@ -119,7 +137,7 @@ def questions(scene: Scene) -> list[tuple[str, str]]:
     absent = next(shape for shape in SHAPES if shape not in shapes)
     asked.append((f"is there a {absent}?", "no"))
     asked.append(("how many things are there?", str(len(scene.things))))
-    if scene.relation is not None:
+    if scene.relation is not None and scene.relation != "and":
         a, b = scene.groups
         opposite = RELATIONS[scene.relation]
         a_name, b_name = (f"{group.colour} {group.shape}" for group in scene.groups)

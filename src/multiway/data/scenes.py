@@ -78,12 +78,12 @@ class Scene:
 
     Attributes:
         groups: one or two.
-        relation: of the first group to the second; None with one group.
+        relation: of the first group to the second; None with one group; `and` where it is not said.
         things: every thing with its box.
     """
 
     groups: tuple[Group, ...]
-    relation: Relation | None
+    relation: Relation | Literal["and"] | None
     things: tuple[Thing, ...]
 
     @property
@@ -92,7 +92,7 @@ class Scene:
         return describe(self.groups, self.relation)
 
 
-def describe(groups: tuple[Group, ...], relation: Relation | None) -> str:
+def describe(groups: tuple[Group, ...], relation: Relation | Literal["and"] | None) -> str:
     """The sentence that says these groups and their relation."""
     return groups[0].phrase if relation is None else f"{groups[0].phrase} {relation} {groups[1].phrase}"
 

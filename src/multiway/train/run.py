@@ -175,6 +175,9 @@ class Init:
         text_proj: `identity` keeps the text stack's own space, where it was trained to compare sentences.
         fusion: `itc` starts cross-attention from the ITC projections (`weights.alignment.fusion_from_itc`).
         head: `frequencies` starts a head for words as how often each comes in the training texts.
+        gain: factor of freshly drawn linear maps. The papers draw them with deviation 0.02, which suits the
+            768 numbers of a base model; sqrt(768 / width) lets a narrow one begin with the same outputs, and
+            it then learns from random weights in a fraction of the steps (docs/training.md).
     """
 
     checkpoint: str | None = None
@@ -185,6 +188,11 @@ class Init:
     text_proj: Literal["fresh", "identity"] = "fresh"
     fusion: Literal["fresh", "itc"] = "fresh"
     head: Literal["fresh", "frequencies"] = "fresh"
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.gain <= 0:
+            raise UserError(f"init.gain is {self.gain}: give a positive factor, 1 to leave weights as drawn")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A head for words that starts from how often each word comes."""
+"""What fresh weights start as: a head for words by their shares, linear maps by a gain."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import pytest
 import tiny_beit3
 import tiny_blip
 import torch
+from torch import nn
 
-from multiway.data.dataset import Dataset, Source
+from multiway.data.dataset import DataConfig, Dataset, Source
 from multiway.errors import UserError
 from multiway.systems.blip import BLIP
 from multiway.systems.blip_config import blip_tokenizer
 from multiway.text import Tokenizer
-from multiway.train.build import _start_heads
+from multiway.train.build import _start_heads, build_system
+from multiway.train.run import Init, Run, TrainConfig
+from multiway.weights import save
 
 
 def test_a_head_starts_with_the_words_of_the_training_texts() -> None:
@@ -47,3 +50,28 @@ def test_beit3s_head_for_words_starts_so_too() -> None:
         _start_heads(model, Dataset(Source(path="emoji", split="style", texts="first")))
     torch.testing.assert_close(model.mlm_head.bias.exp().sum(), torch.tensor(1.0))
     assert model.mlm_head.bias.argmax() != model.tokenizer.cls_id
+
+
+def test_a_gain_is_of_fresh_linear_maps_alone(tmp_path) -> None:
+    def built(**init) -> BLIP:
+        torch.manual_seed(0)
+        data = DataConfig(train=(Source(path="emoji"),))
+        return build_system(
+            Run(name="", system=config, data=data, train=TrainConfig(steps=1), init=Init(**init))
+        )
+
+    config = tiny_blip.config()
+    plain, wide = built(), built(gain=2.0)
+    for (name, module), other in zip(plain.named_modules(), wide.modules(), strict=True):
+        factor = 2.0 if isinstance(module, nn.Linear) else 1.0
+        for own, theirs in zip(module.parameters(False), other.parameters(False), strict=True):
+            torch.testing.assert_close(theirs, own * (factor if own.ndim == 2 else 1.0), msg=name)
+    save(plain, tmp_path / "model")
+    loaded = built(gain=2.0, checkpoint=str(tmp_path / "model"))
+    torch.testing.assert_close(loaded.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize("gain", [0.0, -1.0])
+def test_a_gain_is_positive(gain) -> None:
+    with pytest.raises(UserError, match="init.gain"):
+        Init(gain=gain)
