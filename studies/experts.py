@@ -33,6 +33,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from multiway.core.block import Block, Stack
+from multiway.core.init import unit_gain, widen
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.systems.beit3_config import BEiT3Config, TextConfig
@@ -150,6 +151,7 @@ def vary(system: Any, form: Form) -> None:
 
     network.blocks = Stack(block(i) for i in range(config.depth))
     network.start_small()
+    widen(network, unit_gain(config.width))
 
 
 def beit3(world: World) -> BEiT3Config:

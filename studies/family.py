@@ -90,8 +90,14 @@ def make(world: World, run: Run, ranks: Ranks) -> tuple[System, Any]:
 
 def pretrain(world: World, name: str, seed: int, lr: float, steps: int) -> Run:
     """A system from scratch."""
-    system = members(world)[name].pretrain
-    return Run(name="pretrain", system=system, data=world.data(seed), train=drawn.training(steps, seed, lr))
+    member = members(world)[name]
+    return Run(
+        name="pretrain",
+        system=member.pretrain,
+        data=world.data(seed),
+        train=drawn.training(steps, seed, lr),
+        init=Init(gain=member.gain),
+    )
 
 
 # --- what a step costs

@@ -10,6 +10,7 @@ from typing import Any
 import drawn
 from drawn import PATCH, SIDE, Sizes
 
+from multiway.core.init import unit_gain
 from multiway.data import emoji
 from multiway.data.augment import Augment
 from multiway.data.dataset import DataConfig, Source
@@ -44,6 +45,11 @@ class Member:
 
     pretrain: Any
     after: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gain(self) -> float:
+        """Of fresh linear maps: all systems begin as wide ones do, which some draw by their width anyhow."""
+        return 1.0 if self.pretrain.system in ("clip", "flip", "coca") else unit_gain(SIZE["width"])
 
 
 @dataclass(frozen=True)

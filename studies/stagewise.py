@@ -27,6 +27,7 @@ from arms import ROOT, SEEDS, Claim, Study, in_processes, keep, main
 from drawn import METRICS, PATCH, SIDE, PatchCodes, Sizes, World
 
 import multiway
+from multiway.core.init import unit_gain
 from multiway.data.patch_masks import BlockMask
 from multiway.systems.base import System
 from multiway.systems.beit_config import BEiTConfig, beit_vit
@@ -40,6 +41,7 @@ from multiway.train.run import Init, Run
 
 CODES = 128
 WIDTH, DEPTH, HEADS, HIDDEN = 96, 4, 3, 384
+GAIN = unit_gain(WIDTH)
 ARMS = ("random", "image", "both")
 CLAIMS = (
     Claim(
@@ -83,6 +85,7 @@ def image_run(world: World, seed: int, budget: Budget) -> Run:
         system=system,
         data=drawn.data(world.pictures(seed), seed),
         train=drawn.training(budget.image, seed, 1e-3),
+        init=Init(gain=GAIN),
     )
 
 
@@ -112,7 +115,7 @@ def text_run(world: World, seed: int, budget: Budget, image: Path) -> Run:
         system=system,
         data=drawn.data(world.texts(seed), seed),
         train=drawn.training(budget.text, seed, 1e-3, freeze=frozen("text", system)),
-        init=Init(checkpoint=str(image / "model")),
+        init=Init(checkpoint=str(image / "model"), gain=GAIN),
     )
 
 
@@ -123,7 +126,7 @@ def pairs_run(world: World, seed: int, budget: Budget, start: Path | None) -> Ru
         system=vlmo(world),
         data=drawn.data(world.pairs(seed), seed),
         train=drawn.training(budget.pairs, seed, 1e-3),
-        init=Init(checkpoint=None if start is None else str(start / "model")),
+        init=Init(checkpoint=None if start is None else str(start / "model"), gain=GAIN),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from multiway.core.init import unit_gain
 from multiway.data.dataset import DataConfig, Source
 from multiway.data.prompts import BINS
 from multiway.recipes.scenes import PLAIN, SIDE, training
@@ -61,6 +62,6 @@ def generalist_scenes() -> Run:
         name="generalist_scenes",
         system=system,
         data=DataConfig(train=sources, image_size=SIDE, augment=PLAIN),
-        train=training(1800, 1.5e-3, batch_size=32),
-        init=Init(visual_tokenizer="runs/vqvae_scenes/model"),
+        train=training(1800, 1e-3, batch_size=32),
+        init=Init(visual_tokenizer="runs/vqvae_scenes/model", gain=unit_gain(text.width)),
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from multiway.core.init import unit_gain
 from multiway.data.augment import Augment
 from multiway.data.dataset import DataConfig, Source
 from multiway.data.labelled import LabelledSource, TaskData
@@ -34,6 +35,7 @@ from multiway.train.run import Init, Run, TrainConfig
 SIDE, PATCH = 80, 16
 SIZES: dict[str, Any] = {"width": 128, "heads": 4, "hidden": 512}
 CODES = 256
+GAIN = unit_gain(SIZES["width"])
 #: Nothing is mirrored, cropped or turned: left and right, colour, size and count must stay true.
 PLAIN = Augment(crop_scale=None, flip=0.0, rand_n=0)
 TOKENS = TokenizerConfig(cleaning="none", add_sep=True, max_length=32)
@@ -66,6 +68,11 @@ def _scenes() -> DataConfig:
     )
 
 
+def _from_scratch(name: str, system: Any) -> Run:
+    """Pre-training on scenes and captions from random weights."""
+    return Run(name=name, system=system, data=_scenes(), train=training(1500, 1e-3), init=Init(gain=GAIN))
+
+
 def albef_scenes() -> Run:
     """ALBEF: three picture layers, two of text, two of fusion; about half a second a step on one core."""
     text = BertConfig(layers=2, fusion_layers=2, positions=32, dropout=0.0, **SIZES)
@@ -82,7 +89,9 @@ def albef_scenes() -> Run:
         positives="ids",
         mlm_probability=0.3,
     )
-    return Run(name="albef_scenes", system=system, data=_scenes(), train=training(1500, 1e-3))
+    return Run(
+        name="albef_scenes", system=system, data=_scenes(), train=training(1500, 1e-3), init=Init(gain=GAIN)
+    )
 
 
 def assignment_scenes() -> Run:
@@ -97,7 +106,7 @@ def assignment_scenes() -> Run:
         name="assignment_scenes",
         system=system,
         train=training(600, 5e-4),
-        init=Init(checkpoint="runs/albef_scenes/model"),
+        init=Init(checkpoint="runs/albef_scenes/model", gain=GAIN),
     )
 
 
@@ -110,7 +119,9 @@ def vilt_scenes() -> Run:
         longest_side=2 * SIDE,
         mlm_probability=0.3,
     )
-    return Run(name="vilt_scenes", system=system, data=_scenes(), train=training(1500, 1e-3))
+    return Run(
+        name="vilt_scenes", system=system, data=_scenes(), train=training(1500, 1e-3), init=Init(gain=GAIN)
+    )
 
 
 def vlmo_scenes() -> Run:
@@ -128,7 +139,9 @@ def vlmo_scenes() -> Run:
         mlm_weight=1.0,
         **SIZES,
     )
-    return Run(name="vlmo_scenes", system=system, data=_scenes(), train=training(1500, 1e-3))
+    return Run(
+        name="vlmo_scenes", system=system, data=_scenes(), train=training(1500, 1e-3), init=Init(gain=GAIN)
+    )
 
 
 def vqkd_scenes() -> Run:
@@ -158,7 +171,7 @@ def beit3_scenes() -> Run:
         system=system,
         data=_scenes(),
         train=training(2500, 1e-3),
-        init=Init(visual_tokenizer="runs/vqkd_scenes/model"),
+        init=Init(visual_tokenizer="runs/vqkd_scenes/model", gain=GAIN),
     )
 
 

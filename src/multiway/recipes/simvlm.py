@@ -8,7 +8,7 @@ from typing import Any
 from multiway.data.augment import Augment
 from multiway.data.dataset import DataConfig, Source
 from multiway.recipes.albef import MILD
-from multiway.recipes.scenes import PLAIN, SIDE, training
+from multiway.recipes.scenes import GAIN, PLAIN, SIDE, training
 from multiway.systems.conv_tower import StemConfig
 from multiway.systems.prefix_network import PrefixConfig
 from multiway.systems.simvlm_config import SimVLMConfig
@@ -87,4 +87,5 @@ def simvlm_scenes() -> Run:
         system=system,
         data=DataConfig(train=(Source(path="scenes:16000:11"), texts), image_size=SIDE, augment=PLAIN),
         train=training(1500, 1e-3),
+        init=Init(gain=GAIN),
     )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from multiway.core.heads import PlainWordHead, WordHead
+from multiway.core.init import widen
 from multiway.data.augment import train_transform
 from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.loader import Loader
@@ -92,8 +93,8 @@ def _start_heads(system: System, dataset: Dataset) -> None:
 def build_system(run: Run, say: Callable[[str], None] = print) -> System:
     """The system with its tokenizer, its towers' pretrained weights, or the weights of a whole checkpoint."""
     system = NETWORKS[run.system.system].network()(run.system)
-    if run.init.gain != 1.0:
-        _widen(system, run.init.gain)
+    if run.init.gain != 1.0:  # before anything is loaded, which keeps its weights
+        widen(system, run.init.gain)
     if system.has_text:
         system.tokenizer = _tokenizer(run)
     _start_from(system, run.init, run.train.lora, say)
@@ -101,13 +102,6 @@ def build_system(run: Run, say: Callable[[str], None] = print) -> System:
         if name is not None:
             system.learn_from(load_frozen(name))
     return system
-
-
-@torch.no_grad()
-def _widen(system: System, gain: float) -> None:
-    """Every linear map's weights times `gain`; what is loaded afterwards is not touched."""
-    for weight in {m.weight for m in system.modules() if isinstance(m, nn.Linear)}:
-        weight.mul_(gain)
 
 
 def _tokenizer(run: Run) -> Tokenizer:

@@ -175,9 +175,9 @@ class Init:
         text_proj: `identity` keeps the text stack's own space, where it was trained to compare sentences.
         fusion: `itc` starts cross-attention from the ITC projections (`weights.alignment.fusion_from_itc`).
         head: `frequencies` starts a head for words as how often each comes in the training texts.
-        gain: factor of freshly drawn linear maps. The papers draw them with deviation 0.02, which suits the
-            768 numbers of a base model; sqrt(768 / width) lets a narrow one begin with the same outputs, and
-            it then learns from random weights in a fraction of the steps (docs/training.md).
+        gain: factor of freshly drawn linear maps. The papers' deviation of 0.02 suits 768 numbers; a narrower
+            network learns from random weights in a fraction of the steps with `core.init.unit_gain(width)`.
+            CLIP, CoCa, FLIP and MAE draw by their width as it is.
     """
 
     checkpoint: str | None = None
