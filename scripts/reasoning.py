@@ -47,11 +47,11 @@ class Sizes:
     """Samples that are drawn, and optimizer steps."""
 
     scenes: int = 16_000
-    pairs: int = 40_000
-    strips: int = 40_000
+    pairs: int = 30_000
+    strips: int = 20_000
     test: int = 2_000
-    scene_steps: int = 4_000
-    strip_steps: int = 3_000
+    scene_steps: int = 2_000
+    strip_steps: int = 1_500
     pretrain_steps: int | None = None  # None: the recipe's own
 
 
