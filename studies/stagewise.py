@@ -71,7 +71,7 @@ class Budget:
 
     image: int = 500
     text: int = 300
-    pairs: int = 1000
+    pairs: int = 600
     reasoning: int = 800
 
 
