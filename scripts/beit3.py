@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reasoning import ROOT, trained, write
+from work import FIGURES, ROOT, trained, write
 
 import multiway
 from multiway import recipes
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, in OUT-tiny")
     args = parser.parse_args()
     out = args.out.with_name(args.out.name + "-tiny") if args.tiny else args.out
-    target = out / "beit3.json" if args.tiny else ROOT / "docs" / "figures" / "beit3.json"
+    target = out / "beit3.json" if args.tiny else FIGURES / "beit3.json"
     work = Work(out, 2 if args.tiny else None)
     vqkd = work.run("vqkd_emoji")
     codes = work.train("vqkd", lambda folder: pretrain(vqkd, folder))

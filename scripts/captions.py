@@ -14,41 +14,24 @@ where it was interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from work import FIGURES, train, write
 
 import multiway
-from multiway.cli.main import main as run_cli
 from multiway.data.dataset import Dataset, Source
 from multiway.data.sample import BadSample
 from multiway.systems.base import System
 from multiway.tasks.caption import compare, measure, nearest
 from multiway.tasks.retrieval import evaluate
 
-FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 BATCH = 32
 RERANKED = 16
 Texts = Literal["first", "all"]
-
-
-def train(recipe: str, out: Path, flags: list[str]) -> float:
-    """Train the recipe into `out`, or go on with it; seconds that its training took in all."""
-    spent = out / "seconds"
-    if not (out / "model").exists():
-        start, before = time.perf_counter(), float(spent.read_text()) if spent.exists() else 0.0
-        code = run_cli(["train", recipe, *flags, "--out", str(out)])
-        if out.exists():
-            spent.write_text(str(before + time.perf_counter() - start))
-        if code or not (out / "model").exists():
-            sys.exit(code or "stopped: the same command goes on from here")
-    return float(spent.read_text())
 
 
 def features(model: System, data: Dataset) -> tuple[np.ndarray, list[int]]:
@@ -115,14 +98,13 @@ def main() -> None:
     model = multiway.load(out / "model")
     results = {
         "recipe": recipe,
-        "training_seconds": round(seconds, 1),
+        "training_seconds": seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
         "splits": {name: figures(model, known, data, texts) for name, data in splits.items()},
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"multiway": multiway.__version__, "torch": torch.__version__},
     }
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    (FIGURES / f"captions_{args.kind}.json").write_text(json.dumps(results, indent=1) + "\n")
+    write(FIGURES / f"captions_{args.kind}.json", results)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from captions import FIGURES, train
 from demo_page import STYLE
 from PIL import Image
+from work import FIGURES, train, write
 
 import multiway
 from multiway.tasks.generalist import drawings, measure
@@ -58,14 +58,14 @@ def main() -> None:
         "recipe": "generalist_scenes",
         "steps": run["train"]["steps"],
         "batch_size": run["train"]["batch_size"],
-        "training_seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "training_seconds": seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
         "tasks": tasks,
         "drawings": drawn,
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"multiway": multiway.__version__, "torch": torch.__version__},
     }
-    (FIGURES / "generalist.json").write_text(json.dumps(results, indent=1) + "\n")
+    write(FIGURES / "generalist.json", results)
     write_page(args.out / "index.html", results, pictures[:40], examples)
     for task, found in tasks.items():
         print(f"{task:<9} {found['own']['right']:5.1f}, other pictures {found['shuffled']['right']:5.1f}")

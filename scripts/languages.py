@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import platform
 from dataclasses import replace
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from captions import FIGURES, train
 from torch import Tensor, nn
+from work import FIGURES, train, write
 
 import multiway
 from multiway.data.dataset import Dataset, Source
@@ -81,8 +80,8 @@ def main() -> None:
     remember(model.image_tower)
     results: dict[str, Any] = {
         "recipe": RECIPE,
-        "training_seconds": round(seconds[0], 1),
-        "english_training_seconds": round(seconds[1], 1),
+        "training_seconds": seconds[0],
+        "english_training_seconds": seconds[1],
         "languages": {},
         "machine": {
             "cpu": platform.processor() or platform.machine(),
@@ -100,8 +99,7 @@ def main() -> None:
         results["languages"][language] = rows
         said = (f"{name} {found['ir_r1']:.1f} / {found['ir_r10']:.1f}" for name, found in rows.items())
         print(f"{language}: text to picture, R@1 / R@10: {'; '.join(said)}")
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    (FIGURES / "languages.json").write_text(json.dumps(results, indent=1) + "\n")
+    write(FIGURES / "languages.json", results)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
-import time
 from pathlib import Path
 
 import torch
+from work import FIGURES, train, write
 
 import multiway
-from multiway.cli.main import main as run_cli
 from multiway.data.dataset import Dataset, Source
 from multiway.tasks.retrieval import measure
-
-FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 
 
 def main() -> None:
@@ -32,22 +28,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/photos"))
     parser.add_argument("--k", type=int, default=16, help="candidates that are re-ranked")
     args = parser.parse_args()
-    source = ["--data.train.0.path", str(args.data / "train")]
-    spent = args.out / "seconds"
-    if not (args.out / "model").exists():
-        start, before = time.perf_counter(), float(spent.read_text()) if spent.exists() else 0.0
-        code = run_cli(["train", "albef_photos", *source, "--out", str(args.out)])
-        if args.out.exists():
-            spent.write_text(str(before + time.perf_counter() - start))
-        if code or not (args.out / "model").exists():
-            sys.exit(code or "stopped: the same command goes on from here")
+    seconds = train("albef_photos", args.out, ["--data.train.0.path", str(args.data / "train")])
     kept = args.out / "best" if (args.out / "best").exists() else args.out / "model"
     model = multiway.load(kept)
     found = measure(model, Dataset(Source(path=str(args.data / "val"))), k=args.k)
     print(json.dumps(found.result, indent=1))
     figures = {
         "recipe": "albef_photos",
-        "training_seconds": round(float(spent.read_text()), 1),
+        "training_seconds": seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
         "k": args.k,
         "splits": {"flickr8k/val": found.result},
@@ -55,8 +43,7 @@ def main() -> None:
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"multiway": multiway.__version__, "torch": torch.__version__},
     }
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    (FIGURES / "albef_photos.json").write_text(json.dumps(figures, indent=1) + "\n")
+    write(FIGURES / "albef_photos.json", figures)
 
 
 if __name__ == "__main__":

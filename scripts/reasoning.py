@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from work import FIGURES, ROOT, trained, write
 
 import multiway
 from multiway import recipes
@@ -35,7 +35,6 @@ from multiway.tasks import finetune, nlvr2
 from multiway.tasks.pretrain import pretrain
 from multiway.train.run import Init, Run, provenance
 
-ROOT = Path(__file__).resolve().parents[1]
 #: system -> the recipe whose model is fine-tuned.
 SYSTEMS = {"albef": "assignment", "vlmo": "vlmo", "beit3": "beit3"}
 #: recipe -> the one that comes before it, and what its model is for.
@@ -85,33 +84,6 @@ class World:
             write(folder)
             (folder / "whole").touch()
         return str(folder)
-
-
-def write(path: Path, found: Any) -> None:
-    """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(aside, path)
-
-
-def trained(
-    out: Path, train: Callable[[], Any], clock: Callable[[], float] = time.monotonic
-) -> tuple[Path, float]:
-    """The model in `out`, trained unless it is there; and the seconds that took in all.
-
-    Args:
-        clock: `time.process_time` counts this process's work alone, where others keep the machine busy.
-    """
-    spent = out / "seconds"
-    if not (out / "model").exists():
-        began, before = clock(), float(spent.read_text()) if spent.exists() else 0.0
-        result = train()
-        out.mkdir(parents=True, exist_ok=True)  # it may have been stopped before its first step
-        spent.write_text(str(before + clock() - began))
-        if result.stopped_by is not None:
-            raise SystemExit("stopped: the same command goes on from here")
-    return out / "model", round(float(spent.read_text()), 1)
 
 
 def pretrained(name: str, world: World, out: Path) -> tuple[Path, float]:
@@ -181,7 +153,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, in OUT-tiny")
     args = parser.parse_args()
     out = args.out.with_name(args.out.name + "-tiny") if args.tiny else args.out
-    target = out / "reasoning.json" if args.tiny else ROOT / "docs" / "figures" / "reasoning.json"
+    target = out / "reasoning.json" if args.tiny else FIGURES / "reasoning.json"
     world = World(out / "data", TINY if args.tiny else Sizes())
     nlvr = args.nlvr if (args.nlvr / "train").is_dir() else None
     if nlvr is None:

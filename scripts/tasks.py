@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reasoning import ROOT, trained, write
 from tasks_data import Files, Missing, Sizes, Sources
+from work import FIGURES, ROOT, trained, write
 
 import multiway
 from multiway.data.augment import Augment
@@ -47,7 +47,6 @@ from multiway.tasks.pretrain import pretrain
 from multiway.train.run import LoRAConfig, Run, TrainConfig, provenance
 
 CPU: dict[str, Any] = {"batch_size": 32, "device": "cpu"}
-FIGURES = ROOT / "docs" / "figures"
 DRAWINGS = Augment(crop_scale=(0.8, 1.0), rand_n=0, flip=0.5)
 
 
