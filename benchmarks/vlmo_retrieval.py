@@ -1,13 +1,13 @@
 """One VLMo as dual encoder and as fusion encoder: text queries a second, and how often each is right.
 
-    python benchmarks/vlmo_retrieval.py MODEL [--split combination] [--k 16]
+    python benchmarks/vlmo_retrieval.py MODEL [--data PATH] [--split NAME] [--k 16]
     python benchmarks/vlmo_retrieval.py [--pictures N]      random weights of a larger size: speed alone
 
 dual      the text through its experts, compared with features of all pictures, which are computed once
 reranked  and the k best of these with the text through the fusion encoder
 fusion    every picture with the text through the fusion encoder
 
-With a MODEL the pictures are those of a split of the bundled drawings, the queries their names. Pictures are
+With a MODEL the pictures are those of the data, and the queries the first text of each. Pictures are
 embedded before the clock starts; it counts this process's work alone.
 """
 
@@ -101,7 +101,8 @@ def main() -> None:
     """Measure, print a summary, and write the figures."""
     parser = arguments(__doc__.splitlines()[0], repeats=3)
     parser.add_argument("model", nargs="?", help="a VLMo of pairs; without it, random weights of --size")
-    parser.add_argument("--split", default="combination", help="of the bundled drawings")
+    parser.add_argument("--data", default="scenes:300:77", help="pictures with texts, as data.train.path")
+    parser.add_argument("--split", help="of the data, as combination of the bundled drawings")
     parser.add_argument("--pictures", type=int, default=64, help="random ones, for random weights")
     parser.add_argument("--queries", type=int, default=8, help="that are timed")
     parser.add_argument("--k", type=int, default=16, help="pictures that are re-ranked")
@@ -113,7 +114,7 @@ def main() -> None:
         side = SIZES[args.size]["image_size"]
         images = list(torch.randn(args.pictures, 3, side, side, generator=torch.Generator().manual_seed(1)))
     else:
-        model, data = multiway.load(args.model), Dataset(Source(path="emoji", split=args.split))
+        model, data = multiway.load(args.model), Dataset(Source(path=args.data, split=args.split))
         samples = [data.sample(i) for i in range(len(data))]
         names = list(dict.fromkeys(sample.texts[0] for sample in samples))
         images = list(model.prepare([sample.image for sample in samples]))
@@ -127,7 +128,8 @@ def main() -> None:
         seconds = interleave(paths, args.repeats, time.process_time)
     setting = {
         "model": args.model or f"random, {args.size}",
-        "split": args.split if args.model else None,
+        "data": args.data if args.model else None,
+        "split": args.split,
         "pictures": len(images),
         "timed_queries": args.queries,
         "k": args.k,

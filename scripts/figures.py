@@ -478,7 +478,7 @@ def vlmo() -> str:
         "fusion": "fusion encoder on every pair",
     }
     rows, notes = [], []
-    for name, what in (("vlmo_retrieval", "`vlmo_emoji`"), ("vlmo_retrieval_small", "random weights")):
+    for name, what in (("vlmo_retrieval", "`vlmo_scenes`"), ("vlmo_retrieval_small", "random weights")):
         if (found := load(name)) is None:
             continue
         setting, right = found["setting"], found.get("accuracy")
@@ -487,13 +487,13 @@ def vlmo() -> str:
             rates = [f"{rate:.3g}", f"{found['queries_a_second']['dual'] / rate:.3g}"]
             recall = [f"{right[way][f'{side}_r1']:.1f}" if right else "-" for side in ("ir", "tr")]
             rows.append([f"{what}, {label.format(**setting)}", *rates, *recall])
-        other = f"; with other pictures' names R@1 is {right['shuffled']['ir_r1']:.1f} %" if right else ""
+        other = f"; with other pictures' texts R@1 is {right['shuffled']['ir_r1']:.1f} %" if right else ""
         notes.append(
             f"{what}: {setting['parameters'] / 1e6:.1f} M parameters, {setting['pictures']} pictures, "
             f"texts of {setting['tokens']:.0f} tokens{other} (`{found['command']}`, {machine(found)})."
         )
     if not rows:
-        return "Not measured yet: `python benchmarks/vlmo_retrieval.py runs/vlmo_emoji/model`.\n"
+        return "Not measured yet: `python benchmarks/vlmo_retrieval.py runs/vlmo_scenes/model`.\n"
     head = ["", "texts a second", "times as slow", "text to picture, R@1", "picture to text, R@1"]
     return f"{table(head, rows)}\n{' '.join(notes)}\n"
 
