@@ -4,9 +4,10 @@
     python scripts/reasoning.py --tiny      a few steps of everything, elsewhere: does it run?
 
 For each system: its recipe on drawn scenes and captions (BEiT-3's after one of visual tokens, ALBEF's before
-its own text assignment); fine-tuning on
-drawn pairs of pictures, measured on new ones, half of whose sentences are true; then fine-tuning on drawn
-strips of boxes together with NLVR1's own train split, measured on new drawn strips and on its real val split.
+its own text assignment); fine-tuning on drawn pairs of pictures, of which sentences say what either holds,
+then on those together with pairs that sentences relate; measured on new ones of the latter, half of whose
+sentences are true; then fine-tuning on drawn strips of boxes together with NLVR1's own train split, measured
+on new drawn strips and on its real val split.
 FOLDER holds NLVR1's shard folders `train` and `val`; without it that part is left out. Beside each accuracy
 stand its interval, what the more frequent answer reaches, and the same with other pairs' pictures. Writes
 docs/figures/reasoning.json after every system. A run is resumed where it was interrupted.
@@ -29,6 +30,7 @@ from multiway.data.dataset import Source
 from multiway.data.labelled import LabelledSource
 from multiway.data.pair_shards import write_box_pairs, write_scene_pairs
 from multiway.data.scene_shards import write_shards as write_scenes
+from multiway.data.scene_text import EITHER
 from multiway.data.two_pictures import PicturePairs
 from multiway.recipes.scenes import SIDE, reasoning
 from multiway.tasks import finetune, nlvr2
@@ -46,15 +48,27 @@ class Sizes:
     """Samples that are drawn, and optimizer steps."""
 
     scenes: int = 16_000
+    either: int = 10_000
     pairs: int = 30_000
     strips: int = 20_000
     test: int = 2_000
+    either_steps: int = 200
     scene_steps: int = 2_000
     strip_steps: int = 1_500
     pretrain_steps: int | None = None  # None: the recipe's own
 
 
-TINY = Sizes(scenes=300, pairs=300, strips=300, test=40, scene_steps=3, strip_steps=3, pretrain_steps=3)
+TINY = Sizes(
+    scenes=300,
+    either=300,
+    pairs=300,
+    strips=300,
+    test=40,
+    either_steps=3,
+    scene_steps=3,
+    strip_steps=3,
+    pretrain_steps=3,
+)
 
 
 class World:
@@ -67,8 +81,14 @@ class World:
         """Scenes with captions."""
         return self._once("scenes", lambda f: write_scenes(f, self.sizes.scenes, seed=11, image_size=SIDE))
 
+    def either(self) -> str:
+        """Pairs of scenes with simpler sentences: what either holds."""
+        count = self.sizes.either
+        write: Callable = lambda f: write_scene_pairs(f, count, seed=23, image_size=SIDE, kinds=EITHER)  # noqa: E731
+        return self._once("either-23", write)
+
     def pairs(self, test: bool = False) -> str:
-        """Pairs of scenes."""
+        """Pairs of scenes with sentences that relate them."""
         count, seed = (self.sizes.test, 22) if test else (self.sizes.pairs, 21)
         write: Callable = lambda f: write_scene_pairs(f, count, seed=seed, image_size=SIDE)  # noqa: E731
         return self._once(f"pairs-{seed}", write)
@@ -123,11 +143,13 @@ def figures(model: Path, path: str) -> dict[str, Any]:
 def reason(name: str, world: World, nlvr: Path | None, work: Path) -> dict[str, Any]:
     """All that is measured of one system."""
     base, first = pretrained(SYSTEMS[name], world, work / f"{SYSTEMS[name]}-scenes")
-    source = LabelledSource(path=world.pairs())
-    model, second = tuned(base, (source,), world.sizes.scene_steps, work / f"{name}-pairs")
+    # to find a thing that is named comes before what relates two pictures, which no model learned at once
+    either, pairs = LabelledSource(path=world.either()), LabelledSource(path=world.pairs())
+    model, second = tuned(base, (either,), world.sizes.either_steps, work / f"{name}-either")
+    model, third = tuned(model, (pairs, either), world.sizes.scene_steps, work / f"{name}-pairs")
     result = {
         "parameters": sum(p.numel() for p in multiway.load(model).parameters()),
-        "seconds": {"pretrain": first, "pairs": second},
+        "seconds": {"pretrain": first, "either": second, "pairs": third},
         "drawn_pairs": figures(model, world.pairs(test=True)),
     }
     print(f"{name} drawn pairs: {result['drawn_pairs']}", flush=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from multiway.data.dataset import DataConfig, Dataset, Source
 from multiway.data.labelled import LabelledSource, TaskData
 from multiway.data.pair_shards import write_scene_pairs
 from multiway.data.scene_shards import write_shards as write_scenes
+from multiway.data.scene_text import EITHER, RELATING
 from multiway.data.two_pictures import PicturePairs
 from multiway.systems.base import System
 from multiway.tasks import nlvr2, retrieval
@@ -51,7 +52,7 @@ METRICS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much is drawn: pairs to pre-train on, pairs of pictures to fine-tune on, and test samples."""
+    """How much is drawn: pairs to pre-train on, two pictures to fine-tune on (twice), and test samples."""
 
     pairs: int = 6000
     reasoning: int = 12000
@@ -85,9 +86,14 @@ class World:
         """Captions of yet other scenes, whose pictures nobody draws."""
         return f"scenes:{self.sizes.pairs}:{500 + seed}"
 
-    def reasoning(self, seed: int) -> str:
-        """Two pictures beside each other, a sentence, and whether it is true."""
-        return self._two(f"reasoning-{seed}", self.sizes.reasoning, 600 + seed)
+    def reasoning(self, seed: int) -> tuple[str, str]:
+        """Two pictures beside each other, a sentence, and whether it is true.
+
+        Sentences relate them; in as many others they say what either holds, for from the former alone no
+        model learned anything.
+        """
+        related = self._two(f"reasoning-{seed}", self.sizes.reasoning, 600 + seed)
+        return related, self._two(f"either-{seed}", self.sizes.reasoning, 800 + seed, EITHER)
 
     def tests(self) -> tuple[str, str]:
         """New scenes with captions, and new pairs of pictures."""
@@ -112,9 +118,9 @@ class World:
         _once(folder, lambda: write_scenes(folder, count, seed=seed, image_size=SIDE, shard_size=2000))
         return str(folder)
 
-    def _two(self, name: str, count: int, seed: int) -> str:
+    def _two(self, name: str, count: int, seed: int, kinds: tuple[int, ...] = RELATING) -> str:
         folder = self.folder / name
-        _once(folder, lambda: write_scene_pairs(folder, count, seed=seed, image_size=SIDE))
+        _once(folder, lambda: write_scene_pairs(folder, count, seed=seed, image_size=SIDE, kinds=kinds))
         return str(folder)
 
 
@@ -204,9 +210,9 @@ def data(source: str, seed: int) -> DataConfig:
     )
 
 
-def two_pictures(source: str, seed: int) -> TaskData:
-    """Pairs of pictures to fine-tune on."""
-    return TaskData(train=(LabelledSource(path=source),), augment=PLAIN, seed=seed)
+def labelled(paths: Sequence[str], seed: int) -> TaskData:
+    """Sources to fine-tune on."""
+    return TaskData(train=tuple(LabelledSource(path=path) for path in paths), augment=PLAIN, seed=seed)
 
 
 def trained(run: Run, out: Path, make: Callable[[Run, Ranks], tuple[System, Any]]) -> dict[str, float]:

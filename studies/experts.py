@@ -124,7 +124,7 @@ class Budget:
 
     masked: int = 800
     retrieval: int = 300
-    reasoning: int = 800
+    reasoning: int = 1200
 
 
 class One(nn.ModuleDict):
@@ -231,7 +231,7 @@ def arm(study: Study, world: World, name: str, seed: int, budget: Budget) -> Non
         base, pairs = beit3(world), drawn.data(world.pairs(seed), seed)
         probe = built(base, form)
         heads = {task: probe.fine_tuning(task) for task in ("retrieval", "nlvr2")}
-        two = drawn.two_pictures(world.reasoning(seed), seed)
+        two = drawn.labelled(world.reasoning(seed), seed)
         runs = {
             "masked": Run(
                 name="masked", system=base, data=pairs, train=drawn.training(budget.masked, seed, 1e-3)

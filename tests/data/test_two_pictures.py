@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from multiway.data import scenes
 from multiway.data.augment import Augment, eval_transform, train_transform
 from multiway.data.box_pairs import DrawnBoxes, make_claimed
 from multiway.data.box_speech import WORDS
 from multiway.data.boxes import BOX, COLOURS, SIDE, Item, Strip, draw_box
 from multiway.data.labelled import LabelledSource
 from multiway.data.loader import Loader
-from multiway.data.scene_text import count, make_picture_pair
+from multiway.data.scene_text import EITHER, count, make_picture_pair
 from multiway.data.shards import write_shards
 from multiway.data.two_pictures import PairTransform, PicturePairs, cut, truth
 from multiway.errors import UserError
@@ -47,6 +48,22 @@ def test_a_sentence_is_true_of_one_pair_and_false_of_its_neighbour(path):
     assert len({data.texts(k)[0] for k in range(0, 120, 2)}) > 25
     assert data.key(0) != data.key(1)
     assert pairs(path).image(7)[0].tobytes() == data.image(7)[0].tobytes()
+
+
+def test_the_simpler_sentences_say_what_either_picture_holds():
+    seen = Counter()
+    for index in range(160):
+        pair = make_picture_pair(3, index, EITHER)
+        *_, before, shape = pair.sentence.split()
+        colour = before if before in scenes.COLOURS else None
+        there = count(pair.left, shape=shape, colour=colour) + count(pair.right, shape=shape, colour=colour)
+        assert pair.label == (there > 0)
+        if colour is not None:
+            both = (pair.left, pair.right)
+            assert sum(count(scene, shape=shape) + count(scene, colour=colour) for scene in both) > 0
+        seen[colour is None, pair.label] += 1
+    assert min(seen.values()) > 20
+    assert len(seen) == 4
 
 
 def test_what_a_scene_sentence_speaks_of_is_in_a_false_pair_too():

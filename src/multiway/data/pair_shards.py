@@ -16,19 +16,22 @@ from PIL import Image
 from multiway.data import scenes
 from multiway.data.box_pairs import make_claimed
 from multiway.data.boxes import SIDE, Strip, draw_box
-from multiway.data.scene_text import PicturePair, make_picture_pair
+from multiway.data.scene_text import RELATING, PicturePair, make_picture_pair
 from multiway.data.shards import write_shards
 
 BETWEEN = (128, 128, 128)  # the grey between two boxes of a strip
 
 
-def write_scene_pairs(folder: str | Path, n: int, *, seed: int = 0, image_size: int = 96) -> list[Path]:
+def write_scene_pairs(
+    folder: str | Path, n: int, *, seed: int = 0, image_size: int = 96, kinds: tuple[int, ...] = RELATING
+) -> list[Path]:
     """Write pairs 0 to n - 1 of scenes as KEY.png, KEY.txt (the sentence) and KEY.cls (1 or 0).
 
     Args:
         image_size: pixels a side of each picture.
+        kinds: of sentences, as in `scene_text`.
     """
-    pairs = (make_picture_pair(seed, i) for i in range(n))
+    pairs = (make_picture_pair(seed, i, kinds) for i in range(n))
     rows = ((_beside(pair, image_size), pair.sentence, pair.label) for pair in pairs)
     return write_shards(folder, _samples(rows), name=f"pairs-{seed}-")
 

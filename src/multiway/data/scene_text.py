@@ -176,15 +176,20 @@ class Claim:
     concerns: Callable[[Scene, Scene], bool]
 
 
+#: Kinds of sentences about two pictures: those that relate them, and those that say what either holds.
+RELATING, EITHER = (0, 1, 2, 3, 4), (5, 6)
+
+
 @lru_cache(maxsize=1024)  # sentence, label and pictures are asked for one after the other
-def make_picture_pair(seed: int, index: int) -> PicturePair:
+def make_picture_pair(seed: int, index: int, kinds: tuple[int, ...] = RELATING) -> PicturePair:
     """Pair `index` of the world `seed`.
 
     Pairs 2k and 2k + 1 have the same sentence, true of one of them: the sentence alone says nothing. What it
     speaks of is in the pictures of both, so that its words alone say nothing either.
     """
     draw = keyed_generator(seed, 12, index // 2)
-    kind, wanted = int(draw.integers(5)), bool((index % 2) == (draw.random() < 0.5))
+    kind = kinds[int(draw.integers(len(kinds)))]
+    wanted = bool((index % 2) == (draw.random() < 0.5))
     left, right = _two_scenes(seed, draw)
     while (claim := _claim(kind, left, right, draw)) is None:
         left, right = _two_scenes(seed, draw)
@@ -205,7 +210,7 @@ def _pooled(seed: int, index: int) -> Scene:
 
 
 def _claim(kind: int, left: Scene, right: Scene, draw: np.random.Generator) -> Claim | None:
-    """A sentence of one of five kinds that is true of two scenes; None where there is none of the kind."""
+    """A sentence of a kind that is true of two scenes; None where there is none."""
 
     def pick(options):
         options = sorted(set(options))
@@ -255,6 +260,19 @@ def _claim(kind: int, left: Scene, right: Scene, draw: np.random.Generator) -> C
             f"only the {only} picture contains {with_article(colour)} {shape}",
             lambda a, b: (has(a), has(b)) == (only == "left", only == "right"),
             lambda a, b: has(a) or has(b),
+        )
+    if kind in EITHER:
+        shape, colour = pick((t.shape, t.colour) for t in left.things + right.things)
+        if kind == EITHER[0]:
+            colour = None
+
+        def near(scene: Scene) -> int:
+            return count(scene, shape=shape) + count(scene, colour=colour)
+
+        return Claim(
+            f"there is {with_article(f'{colour} {shape}' if colour else shape)}",
+            lambda a, b: count(a, shape=shape, colour=colour) + count(b, shape=shape, colour=colour) > 0,
+            lambda a, b: near(a) + near(b) > 0,  # a false one is half true where it has two halves
         )
     if len(left.things) != len(right.things):
         return None
