@@ -262,9 +262,9 @@ def _claim(kind: int, left: Scene, right: Scene, draw: np.random.Generator) -> C
             lambda a, b: has(a) or has(b),
         )
     if kind in EITHER:
-        shape, colour = pick((t.shape, t.colour) for t in left.things + right.things)
-        if kind == EITHER[0]:
-            colour = None
+        if (found := pick((t.shape, t.colour) for t in left.things + right.things)) is None:
+            return None
+        shape, colour = found[0], found[1] if kind == EITHER[1] else None
 
         def near(scene: Scene) -> int:
             return count(scene, shape=shape) + count(scene, colour=colour)
