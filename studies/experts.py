@@ -124,7 +124,7 @@ class Budget:
 
     masked: int = 800
     retrieval: int = 300
-    reasoning: int = 1200
+    reasoning: int = 600
 
 
 class One(nn.ModuleDict):
@@ -246,7 +246,7 @@ def arm(study: Study, world: World, name: str, seed: int, budget: Budget) -> Non
                 name="reasoning",
                 system=heads["nlvr2"],
                 data=two,
-                train=drawn.training(budget.reasoning, seed, 5e-4),
+                train=drawn.training(budget.reasoning, seed, 3e-4, batch_size=64),
             ),
         }
         spent, models = {}, {}

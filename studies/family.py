@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -266,9 +266,9 @@ def measured(
 
 
 def tuned(
-    task: str, sources: tuple[Callable[[int], Sequence[str]], str], out: Path, seed: int, budget: Budget
+    task: str, sources: tuple[Callable[[int], str], str], out: Path, seed: int, budget: Budget
 ) -> float:
-    """Accuracy on the test source after fine-tuning on the training sources."""
+    """Accuracy on the test source after fine-tuning on the training source."""
     data, folder = drawn.labelled(sources[0](seed), seed), out.with_name(f"{out.name}-{task}")
     run = finetune.plan(task, out / "model", data, train=drawn.training(budget.task, seed, 5e-4))
     drawn.trained(run, folder, lambda run, ranks: finetune.build(task, run, ranks))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class World:
     Attributes:
         data: seed -> the pairs. pictures: what visual tokens are found in, by k-means.
         test: held-back pairs; `first`: whose first texts alone count.
-        questions, reasoning: seed -> training sources of VQA and of two pictures; the last is the test.
+        questions, reasoning: seed -> training source of VQA and of two pictures; the last is the test.
     """
 
     vocabulary: Path
@@ -67,8 +67,8 @@ class World:
     pictures: Callable[[int], Source]
     test: Source
     first: bool
-    questions: tuple[Callable[[int], Sequence[str]], str] | None = None
-    reasoning: tuple[Callable[[int], Sequence[str]], str] | None = None
+    questions: tuple[Callable[[int], str], str] | None = None
+    reasoning: tuple[Callable[[int], str], str] | None = None
 
     @property
     def words(self) -> int:
@@ -93,7 +93,7 @@ def scenes(folder: Path, sizes: Sizes) -> World:
         test=Source(path=pairs),
         first=False,
         questions=(
-            lambda seed: (f"scenes:{sizes.reasoning}:{700 + seed}",),
+            lambda seed: f"scenes:{sizes.reasoning}:{700 + seed}",
             f"scenes:{sizes.test_reasoning}:{drawn.TEST_SEED}",
         ),
         reasoning=(world.reasoning, two),

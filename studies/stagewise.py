@@ -73,7 +73,7 @@ class Budget:
     image: int = 500
     text: int = 300
     pairs: int = 1000
-    reasoning: int = 1200
+    reasoning: int = 600
 
 
 def image_run(world: World, seed: int, budget: Budget) -> Run:
@@ -160,7 +160,7 @@ def arm(study: Study, world: World, name: str, seed: int, budget: Budget) -> Non
         for before in {"image": ("image",), "both": ("image", "text")}.get(name, ()):
             spent[before] = stage(world, study.work, before, seed, budget)
         data = drawn.labelled(world.reasoning(seed), seed)
-        train = drawn.training(budget.reasoning, seed, 5e-4)
+        train = drawn.training(budget.reasoning, seed, 3e-4, batch_size=64)
         run = finetune.plan("nlvr2", out / "model", data, train=train)
         make = lambda run, ranks: finetune.build("nlvr2", run, ranks)  # noqa: E731
         spent["reasoning"] = drawn.trained(run, two, make)
