@@ -55,7 +55,7 @@ class Sizes:
     """How much is drawn: pairs to pre-train on, pairs of pictures to fine-tune on, and test samples."""
 
     pairs: int = 6000
-    reasoning: int = 16000
+    reasoning: int = 12000
     test: int = 500
     test_reasoning: int = 1000
 
