@@ -27,6 +27,7 @@ PAGES = (
     "docs/studies.md",
     "docs/beit3.md",
     "docs/vlmo.md",
+    "docs/finetune.md",
 )
 STUDIES = ("capfilt", "stagewise", "experts", "family", "coca", "mae", "flip")
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -498,6 +499,35 @@ def vlmo() -> str:
     return f"{table(head, rows)}\n{' '.join(notes)}\n"
 
 
+def reasoning() -> str:
+    """Accuracy of sentences about two pictures, drawn and NLVR1's own."""
+    if (found := load("reasoning")) is None:
+        return "Not measured yet: `python scripts/reasoning.py`.\n"
+    names = {
+        "drawn_pairs": "drawn pairs",
+        "drawn_strips": "drawn strips",
+        "nlvr1_val": "NLVR1's own val",
+    }
+    rows = [
+        [
+            f"{system}, {what}",
+            f"{result[name]['accuracy']:.1f} ({' to '.join(f'{x:.1f}' for x in result[name]['interval'])})",
+            f"{result[name]['majority']:.1f}",
+            f"{result[name]['shuffled']['accuracy']:.1f}",
+            f"{result[name]['n']:,}",
+        ]
+        for system, result in found["systems"].items()
+        for name, what in names.items()
+        if name in result
+    ]
+    head = ["", "right, % (95 % interval)", "the more frequent answer", "other pictures", "pairs"]
+    spent = "; ".join(
+        f"{system} {sum(result['seconds'].values()) / 60:.0f} minutes of one core, beside other work"
+        for system, result in found["systems"].items()
+    )
+    return f"{table(head, rows)}\n{spent} (torch {found['made_by']['versions']['torch']}).\n"
+
+
 def summary() -> str:
     """The few lines of the README."""
     lines = []
@@ -575,6 +605,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "transfer": transfer,
     "beit3": beit3,
     "vlmo": vlmo,
+    "reasoning": reasoning,
     "summary": summary,
 }
 
