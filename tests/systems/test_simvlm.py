@@ -21,7 +21,7 @@ from multiway.systems.simvlm import Draws, SimVLM
 from multiway.systems.simvlm_config import VQAConfig
 from multiway.systems.simvlm_heads import AnswerModel
 from multiway.train.build import start_from_model
-from multiway.weights.folder import resized
+from multiway.weights.positions import resized
 
 
 def logprobs(model: SimVLM, image: Tensor | None, prefix: Tensor, suffix: Tensor) -> Tensor:

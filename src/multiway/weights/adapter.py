@@ -7,6 +7,7 @@ adapter.safetensors   what was trained: adapters, fresh heads
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.train.run import LoRAConfig
 from multiway.weights.aside import replacing
+from multiway.weights.start import start_from_model
+from multiway.weights.strict import read_config
 
 
 def save_adapter(model: System, folder: Path, base: str | None, lora: LoRAConfig) -> Path:
@@ -38,24 +41,21 @@ def save_adapter(model: System, folder: Path, base: str | None, lora: LoRAConfig
     return folder
 
 
-def load_adapter(folder: Path, base: str | None = None) -> System:
+def load_adapter(folder: Path, load: Callable[[str], System]) -> System:
     """The whole model of an adapter folder, merged.
 
     Args:
-        base: where its base is now; None: where it was.
+        load: `multiway.load`, for its base.
 
     Raises:
         UserError: the folder is damaged, or its base is another model.
     """
-    from multiway.weights.folder import load, read_config
-    from multiway.weights.start import start_from_model
-
     try:
         facts = json.loads((folder / "adapter.json").read_text())
         tensors = load_file(folder / "adapter.safetensors")
         config = read_config(facts["config"]["system"], facts["config"], folder / "adapter.json")
         lora = TypeAdapter(LoRAConfig).validate_python(facts["lora"])
-        base = base or facts["base"]
+        base = facts["base"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} is no whole adapter ({error}): take another copy") from None
     network, model = NETWORKS[config.system].network(), load(base)

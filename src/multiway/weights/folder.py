@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,12 +18,14 @@ from multiway.metrics.calibration import Calibration
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.text import Tokenizer
+from multiway.weights.adapter import load_adapter
 from multiway.weights.aside import replacing, standing
 from multiway.weights.card import card as make_card
 from multiway.weights.hub import fetch
-from multiway.weights.longer import longer
 from multiway.weights.official import is_transformers, load_checkpoint, load_transformers
 from multiway.weights.open_clip import is_open_clip, weights_of
+from multiway.weights.positions import longer, resized
+from multiway.weights.strict import read_config, strict_load
 
 FILES = ("config.json", "model.safetensors")
 CALIBRATION = "calibration.json"
@@ -83,35 +85,9 @@ def load(
     return model.eval().to(device)
 
 
-def resized(model: System, image_size: int | tuple[int, int]) -> System:
-    """The same model for pictures of another size, its table of positions interpolated.
-
-    Raises:
-        UserError: the image tower has no table of positions, or its patches do not fill such a picture.
-    """
-    old = getattr(model.config, "image", None)
-    if old is None or not hasattr(old, "grid"):
-        raise UserError("image_size is for towers with a table of positions, as a ViT: leave it out here")
-    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if any(side < 1 or side % old.patch_size for side in sides):
-        raise UserError(f"image_size {image_size} is not made of patches of {old.patch_size} pixels")
-    config = replace(model.config, image=replace(old, image_size=image_size))
-    other, tensors = type(model)(config), model.state_dict()
-    for name, tensor in other.state_dict().items():
-        if tensors[name].shape != tensor.shape:
-            fitted = other.resize(name, tensors[name], old.grid)
-            assert fitted is not None  # nothing else depends on the size of pictures
-            tensors[name] = fitted
-    other.load_state_dict(tensors)
-    other.tokenizer, other.calibration = model.tokenizer, model.calibration
-    return other
-
-
 def _load_folder(folder: Path, image_tower: nn.Module | None) -> System:
     if (folder / "adapter.json").is_file():
-        from multiway.weights.adapter import load_adapter  # which loads its base from here
-
-        return load_adapter(folder)
+        return load_adapter(folder, load)
     if is_transformers(folder):
         return load_transformers(folder)
     if is_open_clip(folder):
@@ -155,39 +131,6 @@ def _calibration(path: Path) -> Calibration | None:
         raise UserError(
             f"{path} is damaged ({error.errors()[0]['msg']}): run `multiway calibrate` again"
         ) from None
-
-
-def read_config(system: str, values: dict, where: Path | str):
-    """A system's config from its JSON, strictly: an unknown key or a wrong type is named.
-
-    Raises:
-        UserError: the first thing that is wrong, with its dotted path.
-    """
-    try:
-        adapter = TypeAdapter(NETWORKS[system].config())
-        return adapter.validate_json(json.dumps(values), strict=True, extra="forbid")
-    except ValidationError as error:
-        first = error.errors()[0]
-        dotted = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: {dotted}: {first['msg']}: fix that field or take another copy") from None
-
-
-def strict_load(model: nn.Module, tensors: dict, where: Path | str) -> None:
-    """Load every tensor of a model; a missing, unexpected or misshapen one is named.
-
-    Raises:
-        UserError: the file does not fit the model.
-    """
-    own = model.state_dict()
-    for name in [*own, *tensors]:
-        if name not in tensors:
-            raise UserError(f"{where} lacks the tensor {name}: it does not fit its config.json")
-        if name not in own:
-            raise UserError(f"{where} has a tensor {name} that its config.json knows nothing of")
-        if own[name].shape != tensors[name].shape:
-            shapes = f"{tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
-            raise UserError(f"{where}: {name} is {shapes}: it does not fit its config.json")
-    model.load_state_dict(tensors)
 
 
 def _card(model: System) -> str:

@@ -11,7 +11,7 @@ from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.train import optim
 from multiway.train.run import LoRAConfig
-from multiway.weights.folder import resized
+from multiway.weights.positions import resized
 
 
 def start_from_model(system: System, model: System, name: str, *, lora: LoRAConfig | None = None) -> str:

@@ -9,7 +9,7 @@ import torch
 import multiway
 from multiway.errors import UserError
 from multiway.systems.clip import CLIPConfig, CLIPTextConfig, clip_vit
-from multiway.weights.longer import KEPT, longer, stretched
+from multiway.weights.positions import KEPT, longer, stretched
 
 pytestmark = pytest.mark.filterwarnings("ignore:a text was cut")
 LONG = " ".join(["a small red dog runs over wet grass"] * 20)

@@ -1,4 +1,4 @@
-"""The same model for longer texts: its table of text positions stretched, its tokenizer cutting later."""
+"""The same model for larger pictures or longer texts: its tables of positions interpolated or stretched."""
 
 from __future__ import annotations
 
@@ -15,6 +15,30 @@ from multiway.errors import UserError
 from multiway.systems.base import System
 
 KEPT = 20  # positions that most texts reach, and that are learned best
+
+
+def resized(model: System, image_size: int | tuple[int, int]) -> System:
+    """The same model for pictures of another size, its table of positions interpolated.
+
+    Raises:
+        UserError: the image tower has no table of positions, or its patches do not fill such a picture.
+    """
+    old = getattr(model.config, "image", None)
+    if old is None or not hasattr(old, "grid"):
+        raise UserError("image_size is for towers with a table of positions, as a ViT: leave it out here")
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if any(side < 1 or side % old.patch_size for side in sides):
+        raise UserError(f"image_size {image_size} is not made of patches of {old.patch_size} pixels")
+    config = replace(model.config, image=replace(old, image_size=image_size))
+    other, tensors = type(model)(config), model.state_dict()
+    for name, tensor in other.state_dict().items():
+        if tensors[name].shape != tensor.shape:
+            fitted = other.resize(name, tensors[name], old.grid)
+            assert fitted is not None  # nothing else depends on the size of pictures
+            tensors[name] = fitted
+    other.load_state_dict(tensors)
+    other.tokenizer, other.calibration = model.tokenizer, model.calibration
+    return other
 
 
 def longer(model: System, tokens: int) -> System:
