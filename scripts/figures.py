@@ -511,7 +511,7 @@ def reasoning() -> str:
     rows = [
         [
             f"{system}, {what}",
-            f"{result[name]['accuracy']:.1f} ({' to '.join(f'{x:.1f}' for x in result[name]['interval'])})",
+            f"{result[name]['accuracy']:.1f} ({' to '.join(f'{x:.1f}' for x in result[name]['sentence_interval'])})",
             f"{result[name]['majority']:.1f}",
             f"{result[name]['shuffled']['accuracy']:.1f}",
             f"{result[name]['n']:,}",
@@ -520,7 +520,13 @@ def reasoning() -> str:
         for name, what in names.items()
         if name in result
     ]
-    head = ["", "right, % (95 % interval)", "the more frequent answer", "other pictures", "pairs"]
+    head = [
+        "",
+        "right, % (95 % interval, over sentences)",
+        "the more frequent answer",
+        "other pictures",
+        "pairs",
+    ]
     spent = "; ".join(
         f"{system} {sum(result['seconds'].values()) / 60:.0f} minutes of one core, beside other work"
         for system, result in found["systems"].items()

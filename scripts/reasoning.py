@@ -19,6 +19,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ TINY = Sizes(
 )
 
 
+_pairs = partial(write_scene_pairs, image_size=SIDE)
+
+
 class World:
     """Folders of drawn data, each drawn once."""
 
@@ -83,15 +87,12 @@ class World:
 
     def either(self) -> str:
         """Pairs of scenes with simpler sentences: what either holds."""
-        count = self.sizes.either
-        write: Callable = lambda f: write_scene_pairs(f, count, seed=23, image_size=SIDE, kinds=EITHER)  # noqa: E731
-        return self._once("either-23", write)
+        return self._once("either-23", partial(_pairs, n=self.sizes.either, seed=23, kinds=EITHER))
 
     def pairs(self, test: bool = False) -> str:
         """Pairs of scenes with sentences that relate them."""
         count, seed = (self.sizes.test, 22) if test else (self.sizes.pairs, 21)
-        write: Callable = lambda f: write_scene_pairs(f, count, seed=seed, image_size=SIDE)  # noqa: E731
-        return self._once(f"pairs-{seed}", write)
+        return self._once(f"pairs-{seed}", partial(_pairs, n=count, seed=seed))
 
     def strips(self, test: bool = False) -> str:
         """Strips of boxes."""

@@ -30,28 +30,19 @@ def trained(
     """The model in `out`, trained unless it is there; and the seconds that took in all.
 
     Args:
-        train: returns what training returned, whose `stopped_by` says whether it was interrupted.
         clock: `time.process_time` counts this process's work alone, where others keep the machine busy.
     """
     spent = out / "seconds"
     if not (out / "model").exists():
         began, before = clock(), float(spent.read_text()) if spent.exists() else 0.0
-        result = train()
-        out.mkdir(parents=True, exist_ok=True)  # it may have been stopped before its first step
-        spent.write_text(str(before + clock() - began))
-        if result.stopped_by is not None:
-            raise SystemExit("stopped: the same command goes on from here")
+        train()
+        if out.exists():  # else it ended before its first step
+            spent.write_text(str(before + clock() - began))
+        if not (out / "model").exists():
+            sys.exit("stopped: the same command goes on from here")
     return out / "model", round(float(spent.read_text()), 1)
 
 
 def train(recipe: str, out: Path, flags: list[str]) -> float:
     """`multiway train` of a recipe into `out`, unless its model is there; the seconds that took in all."""
-    spent = out / "seconds"
-    if not (out / "model").exists():
-        began, before = time.monotonic(), float(spent.read_text()) if spent.exists() else 0.0
-        code = run_cli(["train", recipe, *flags, "--out", str(out)])
-        if out.exists():
-            spent.write_text(str(before + time.monotonic() - began))
-        if code or not (out / "model").exists():
-            sys.exit(code or "stopped: the same command goes on from here")
-    return round(float(spent.read_text()), 1)
+    return trained(out, lambda: run_cli(["train", recipe, *flags, "--out", str(out)]))[1]
