@@ -511,7 +511,9 @@ def reasoning() -> str:
     rows = [
         [
             f"{system}, {what}",
-            f"{result[name]['accuracy']:.1f} ({' to '.join(f'{x:.1f}' for x in result[name]['sentence_interval'])})",
+            "{accuracy:.1f} ({sentence_interval[0]:.1f} to {sentence_interval[1]:.1f})".format(
+                **result[name]
+            ),
             f"{result[name]['majority']:.1f}",
             f"{result[name]['shuffled']['accuracy']:.1f}",
             f"{result[name]['n']:,}",

@@ -40,10 +40,6 @@ PLAIN = Augment(crop_scale=None, flip=0.0, rand_n=0)  # left and right, colour a
 TEST_SEED = 77
 #: Words of questions, and of sentences about two pictures, that captions lack.
 QUESTIONS = "what colour shape is the thing how many are there yes no ?"
-ABOUT_TWO = (
-    "both pictures picture contain contains there are more in the left right than one only two hold thing "
-    "things together same number of"
-)
 METRICS = {
     "retrieval": "mean R@1 of texts and of pictures, 500 new scenes, by ITC",
     "reasoning": "accuracy on 1,000 new pairs of pictures: does either hold what is named? Half do",
@@ -103,7 +99,7 @@ class World:
             words |= {f"{s}{'es' if s.endswith('s') else 's'}" for s in scenes.SHAPES}
             words |= {word for relation in scenes.RELATIONS for word in relation.split()}
             words |= {str(n) for n in range(1, 2 * scenes.MAX_COUNT * 2 + 1)}
-            words |= set(f"{ABOUT_TWO} {QUESTIONS}".split())
+            words |= set(QUESTIONS.split())
             self.folder.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join([*SPECIAL, *sorted(words)]) + "\n")
         return path
