@@ -39,7 +39,7 @@ SIDE, PATCH, BATCH = 80, 16, 32
 PLAIN = Augment(crop_scale=None, flip=0.0, rand_n=0)  # left and right, colour and count must stay true
 TEST_SEED = 77
 #: Words of questions, and of sentences about two pictures, that captions lack.
-QUESTIONS = "what colour shape is the thing how many are there yes no ?"
+QUESTIONS = "what colour shape is the thing things how many are there in of and yes no picture ?"
 METRICS = {
     "retrieval": "mean R@1 of texts and of pictures, 500 new scenes, by ITC",
     "reasoning": "accuracy on 1,000 new pairs of pictures: does either hold what is named? Half do",
