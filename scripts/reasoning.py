@@ -3,11 +3,12 @@
     python scripts/reasoning.py [--systems albef vlmo beit3] [--nlvr FOLDER] [--out runs/reasoning]
     python scripts/reasoning.py --tiny      a few steps of everything, elsewhere: does it run?
 
-For each system: its recipe on drawn scenes and captions (BEiT-3's after one of visual tokens, ALBEF's before
-its own text assignment); fine-tuning on drawn pairs of pictures, of which sentences say what either holds,
-then on those together with pairs that sentences relate; measured on new ones of the latter, half of whose
-sentences are true; then fine-tuning on drawn strips of boxes together with NLVR1's own train split, measured
-on new drawn strips and on its real val split.
+For each system: its recipe on drawn scenes and captions (BEiT-3's after one of visual tokens and before one
+of ITC, ALBEF's before its own text assignment); fine-tuning on drawn pairs of pictures, of which sentences
+say what either holds, then on those together with pairs that sentences relate; measured on new ones of the
+latter, half of whose sentences are true; then fine-tuning on drawn strips of boxes, of which sentences say
+one thing that is there, then on those together with all kinds of sentences and NLVR1's own train split;
+measured on new drawn strips and on its real val split.
 FOLDER holds NLVR1's shard folders `train` and `val`; without it that part is left out. Beside each accuracy
 stand its interval, what the more frequent answer reaches, and the same with other pairs' pictures. Writes
 docs/figures/reasoning.json after every system. A run is resumed where it was interrupted.
@@ -27,6 +28,7 @@ from work import FIGURES, ROOT, trained, write
 
 import multiway
 from multiway import recipes
+from multiway.data.box_text import make_simple_claim
 from multiway.data.dataset import Source
 from multiway.data.labelled import LabelledSource
 from multiway.data.pair_shards import write_box_pairs, write_scene_pairs
@@ -39,9 +41,13 @@ from multiway.tasks.pretrain import pretrain
 from multiway.train.run import Init, Run, provenance
 
 #: system -> the recipe whose model is fine-tuned.
-SYSTEMS = {"albef": "assignment", "vlmo": "vlmo", "beit3": "beit3"}
+SYSTEMS = {"albef": "assignment", "vlmo": "vlmo", "beit3": "beit3_retrieval"}
 #: recipe -> the one that comes before it, and what its model is for.
-BEFORE = {"assignment": ("albef", "checkpoint"), "beit3": ("vqkd", "visual_tokenizer")}
+BEFORE = {
+    "assignment": ("albef", "checkpoint"),
+    "beit3_retrieval": ("beit3", "checkpoint"),
+    "beit3": ("vqkd", "visual_tokenizer"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +57,12 @@ class Sizes:
     scenes: int = 16_000
     either: int = 10_000
     pairs: int = 30_000
-    strips: int = 20_000
+    simple: int = 20_000
+    strips: int = 40_000
     test: int = 2_000
-    either_steps: int = 200
+    either_steps: int = 500
     scene_steps: int = 2_000
+    simple_steps: int = 400
     strip_steps: int = 1_500
     pretrain_steps: int | None = None  # None: the recipe's own
 
@@ -63,15 +71,19 @@ TINY = Sizes(
     scenes=300,
     either=300,
     pairs=300,
+    simple=300,
     strips=300,
     test=40,
     either_steps=3,
     scene_steps=3,
+    simple_steps=3,
     strip_steps=3,
     pretrain_steps=3,
 )
 
 
+#: Pixels of a picture of two boxes beside each other: at 80 by 80 their smallest items are 4 wide.
+STRIP = (SIDE, 2 * SIDE)
 _pairs = partial(write_scene_pairs, image_size=SIDE)
 
 
@@ -94,10 +106,15 @@ class World:
         count, seed = (self.sizes.test, 22) if test else (self.sizes.pairs, 21)
         return self._once(f"pairs-{seed}", partial(_pairs, n=count, seed=seed))
 
+    def simple_strips(self) -> str:
+        """Strips of boxes with simple sentences."""
+        write = partial(write_box_pairs, n=self.sizes.simple, seed=33, make=make_simple_claim)
+        return self._once("simple-strips-33", write)
+
     def strips(self, test: bool = False) -> str:
-        """Strips of boxes."""
-        count, seed = (self.sizes.test, 32) if test else (self.sizes.strips, 31)
-        return self._once(f"strips-{seed}", lambda f: write_box_pairs(f, count, seed=seed))
+        """Strips of boxes with all kinds of sentences."""
+        count, seed = (self.sizes.test, 32) if test else (self.sizes.strips, 34)
+        return self._once(f"strips-{seed}", partial(write_box_pairs, n=count, seed=seed))
 
     def _once(self, name: str, write: Callable[[Path], object]) -> str:
         folder = self.folder / name
@@ -125,14 +142,22 @@ def pretrained(name: str, world: World, out: Path) -> tuple[Path, float]:
     return model, before + seconds
 
 
-def tuned(model: Path, sources: tuple[LabelledSource, ...], steps: int, out: Path) -> tuple[Path, float]:
+def tuned(
+    model: Path,
+    sources: tuple[LabelledSource, ...],
+    steps: int,
+    out: Path,
+    image_size: int | tuple[int, int] = SIDE,
+) -> tuple[Path, float]:
     """A model fine-tuned on pairs of pictures."""
     data, train = reasoning(*sources, steps=steps)
 
-    def run() -> Any:
-        return finetune.finetune("nlvr2", finetune.plan("nlvr2", model, data, train=train), out)
+    def tune() -> Any:
+        run = finetune.plan("nlvr2", model, data, train=train)
+        image = replace(run.system.image, image_size=image_size)
+        return finetune.finetune("nlvr2", replace(run, system=replace(run.system, image=image)), out)
 
-    return trained(out, run)
+    return trained(out, tune)
 
 
 def figures(model: Path, path: str) -> dict[str, Any]:
@@ -156,10 +181,14 @@ def reason(name: str, world: World, nlvr: Path | None, work: Path) -> dict[str, 
     print(f"{name} drawn pairs: {result['drawn_pairs']}", flush=True)
     if nlvr is None:
         return result
+    simple, drawn = LabelledSource(path=world.simple_strips()), LabelledSource(path=world.strips())
+    model, fourth = tuned(model, (simple,), world.sizes.simple_steps, work / f"{name}-simple", STRIP)
     # NLVR1's own strips three times as often as drawn ones: there are few of them
-    sources = LabelledSource(path=world.strips()), LabelledSource(path=str(nlvr / "train"), weight=3.0)
-    model, seconds = tuned(model, sources, world.sizes.strip_steps, work / f"{name}-strips")
-    result["seconds"]["strips"] = seconds
+    real = LabelledSource(path=str(nlvr / "train"), weight=3.0)
+    model, fifth = tuned(
+        model, (simple, drawn, real), world.sizes.strip_steps, work / f"{name}-strips", STRIP
+    )
+    result["seconds"] |= {"simple": fourth, "strips": fifth}
     result["drawn_strips"] = figures(model, world.strips(test=True))
     result["nlvr1_val"] = figures(model, str(nlvr / "val"))
     print(f"{name} NLVR1: {result['nlvr1_val']}", flush=True)

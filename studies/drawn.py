@@ -1,11 +1,13 @@
 """The drawn world of the studies of VLMo and BEiT-3: data, words, visual tokens, how models are measured.
 
-Everything is at 80 pixels, so that a cell of a scene is a patch of 16.
+Everything is at 80 pixels, so that a cell of a scene is a patch of 16. Where a patch has to be told from its
+neighbours, patches are smaller.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,12 +142,13 @@ class PatchCodes(nn.Module):
     It knows no label and no other picture's pre-training, so that a stage of pictures adds pictures alone.
     """
 
-    def __init__(self, pictures: str | Source, codes: int = 128, seed: int = 0):
+    def __init__(self, pictures: str | Source, codes: int = 128, seed: int = 0, patch: int = PATCH):
         super().__init__()
-        self.image_size, self.codes = SIDE, codes
+        self.image_size, self.codes, self.patch = SIDE, codes, patch
         data = Dataset(Source(path=pictures) if isinstance(pictures, str) else pictures)
         rows = [
-            _patches(_pixels(data.image(i))[None])[0] for i in range(0, len(data), max(len(data) // 400, 1))
+            _patches(pixels(data.image(i))[None], patch)[0]
+            for i in range(0, len(data), max(len(data) // 400, 1))
         ]
         patches = torch.cat(rows)
         drawn = patches[(patches - patches[:, :1]).abs().amax(1) > 0.05]  # one code is enough for white
@@ -160,19 +163,20 @@ class PatchCodes(nn.Module):
 
     def visual_tokens(self, image: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B N"]:
         """The token of each patch, row by row; pictures are in 0..1."""
-        patches = _patches(image)
+        patches = _patches(image, self.patch)
         return torch.cdist(patches.flatten(0, 1), self.centres).argmin(1).view(patches.shape[:2])
 
 
-def _pixels(image: Image.Image) -> Float[Tensor, "3 H W"]:
+def pixels(image: Image.Image) -> Float[Tensor, "3 H W"]:
+    """A picture as numbers in 0..1."""
     return (
         torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3).permute(2, 0, 1)
         / 255
     )
 
 
-def _patches(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N P"]:
-    return rearrange(image, "b c (h p) (w q) -> b (h w) (p q c)", p=PATCH, q=PATCH)
+def _patches(image: Float[Tensor, "B 3 H W"], patch: int) -> Float[Tensor, "B N P"]:
+    return rearrange(image, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch)
 
 
 def training(steps: int, seed: int, lr: float, **changes: Any) -> TrainConfig:
@@ -208,15 +212,21 @@ def labelled(source: str, seed: int) -> TaskData:
 
 
 def trained(run: Run, out: Path, make: Callable[[Run, Ranks], tuple[System, Any]]) -> dict[str, float]:
-    """Train a stage unless it was finished; returns its steps and seconds."""
+    """Train a stage unless it was finished; returns its steps, seconds and mean loss at the end."""
     spent = out / "spent.json"
     if not spent.exists():
         began = time.monotonic()
         train(run, out, make=make, save=weights.save)
-        spent.write_text(
-            json.dumps({"steps": run.train.steps, "seconds": round(time.monotonic() - began, 1)})
-        )
+        seconds, loss = round(time.monotonic() - began, 1), round(last_loss(out, 10), 4)
+        spent.write_text(json.dumps({"steps": run.train.steps, "seconds": seconds, "loss": loss}))
     return json.loads(spent.read_text())
+
+
+def last_loss(run: Path, parts: int) -> float:
+    """Mean loss of the last one of so many parts of a run."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    return statistics.fmean(losses[-max(len(losses) // parts, 1) :])
 
 
 def measured(dual: System, judge: System, world: World) -> dict[str, float]:

@@ -195,9 +195,7 @@ def sweep(study: Study, open_: Open, place: str, name: str, lr: float, budget: B
         world, out = open_(), study.work / f"{place}-{name}-lr{lr:g}"
         run = pretrain(world, name, SEEDS[0], lr, budget.sweep)
         drawn.trained(run, out, partial(make, world))
-        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        losses = [row["loss"] for row in rows if "loss" in row]
-        return {"metrics": {}, "lr": lr, "loss": statistics.fmean(losses[-max(len(losses) // 5, 1) :])}
+        return {"metrics": {}, "lr": lr, "loss": drawn.last_loss(out, 5)}
 
     keep(study, f"{place}-{name}-lr{lr:g}", 0, measure)
 

@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import drawn
+import torch
 from arms import ROOT, SEEDS, Claim, Study, in_processes, keep, main
-from drawn import PATCH, SIDE, PatchCodes, Sizes, World
+from drawn import SIDE, PatchCodes, Sizes, World
 
 import multiway
 from multiway.core.init import unit_gain
+from multiway.data.dataset import Dataset, Source
 from multiway.data.patch_masks import BlockMask
 from multiway.systems.base import System
 from multiway.systems.beit_config import BEiTConfig, beit_vit
@@ -39,7 +41,9 @@ from multiway.train.build import build
 from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run
 
-CODES = 128
+#: An object lies on several patches, so a masked one can be told from its neighbours; of patches as large as
+#: the cells of a scene, the first stage learned no more than how frequent each token is.
+PATCH, CODES = 10, 128
 WIDTH, DEPTH, HEADS, HIDDEN = 96, 4, 3, 384
 GAIN = unit_gain(WIDTH)
 ARMS = ("random", "image", "both")
@@ -68,11 +72,11 @@ CLAIMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Optimizer steps of each stage."""
+    """Optimizer steps of each stage: batches of 128 pictures, 32 texts, 32 pairs, 64 pairs of pictures."""
 
-    image: int = 500
+    image: int = 1500
     text: int = 300
-    pairs: int = 1000
+    pairs: int = 600
     reasoning: int = 600
 
 
@@ -80,12 +84,12 @@ def image_run(world: World, seed: int, budget: Budget) -> Run:
     """Stage 1."""
     image = beit_vit(image_size=SIDE, patch_size=PATCH, width=WIDTH, depth=DEPTH, heads=HEADS, hidden=HIDDEN)
     image = replace(image, mean=ImageConfig().mean, std=ImageConfig().std)
-    system = BEiTConfig(image=image, codes=CODES, mask=BlockMask(patches=10, smallest=2))
+    system = BEiTConfig(image=image, codes=CODES, mask=BlockMask(patches=16, smallest=1))
     return Run(
         name="image",
         system=system,
         data=drawn.data(world.pictures(seed), seed),
-        train=drawn.training(budget.image, seed, 1e-3),
+        train=drawn.training(budget.image, seed, 1e-3, batch_size=128),
         init=Init(gain=GAIN),
     )
 
@@ -137,15 +141,26 @@ def pairs_run(world: World, seed: int, budget: Budget, start: Path | None) -> Ru
 def make_with_codes(run: Run, ranks: Ranks) -> tuple[System, Any]:
     """A run's system and loader, with the visual tokens of its own pictures."""
     system, loader = build(run, ranks)
-    system.learn_from(PatchCodes(run.data.train[0].path, CODES, run.train.seed))
+    system.learn_from(PatchCodes(run.data.train[0].path, CODES, run.train.seed, PATCH))
     return system, loader
+
+
+def entropy(run: Run) -> float:
+    """Of how frequent each visual token is, in nats: the loss of a model that looks at no other patch."""
+    source, rows = run.data.train[0].path, []
+    codes, data = PatchCodes(source, CODES, run.train.seed, PATCH), Dataset(Source(path=source))
+    for i in range(min(len(data), 500)):
+        rows.append(codes.visual_tokens(drawn.pixels(data.image(i))[None]))
+    share = torch.cat(rows).flatten().bincount(minlength=CODES) / torch.cat(rows).numel()
+    return round(float(torch.special.entr(share).sum()), 4)
 
 
 def stage(world: World, work: Path, name: str, seed: int, budget: Budget) -> dict[str, float]:
     """Stage 1 or 2 of a seed, which arms share."""
     image = work / f"image-s{seed}"
     if name == "image":
-        return drawn.trained(image_run(world, seed, budget), image, make_with_codes)
+        run = image_run(world, seed, budget)
+        return drawn.trained(run, image, make_with_codes) | {"entropy": entropy(run)}
     return drawn.trained(text_run(world, seed, budget, image), work / f"text-s{seed}", build)
 
 

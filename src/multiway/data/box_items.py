@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from multiway.data.box_speech import Claim, Property, Speaker, quantified
+from multiway.data.box_speech import Claim, Property, Speaker, existing, quantified
 from multiway.data.boxes import SHAPES, SIZES, Box, Item
 
 
@@ -114,3 +114,16 @@ def beside(speaker: Speaker) -> Claim:
     return Claim(
         f"there is {word} {first} above a {second}", lambda s: any(map(over, s.boxes)) == (word != "no")
     )
+
+
+def an_item(speaker: Speaker) -> Claim:
+    one, _, such = thing(speaker)
+    return Claim(f"there is a {one}", lambda s: any(map(such, s.items)))
+
+
+def a_box(speaker: Speaker) -> Claim:
+    """How many items it holds, or that they are of one colour."""
+    colour, n = speaker.colour(), speaker.draw.randint(1, 6)
+    if speaker.draw.random() < 0.5:
+        return existing(holding(f"only {colour} items", lambda b: {i.colour for i in b} == {colour}))
+    return existing(holding(f"{speaker.number(n)} item{'s' * (n > 1)}", lambda b: len(b) == n))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from functools import lru_cache
+from typing import Protocol
 
 from PIL import Image
 
+from multiway.data.box_speech import Claim
 from multiway.data.box_text import make_claim
 from multiway.data.boxes import Strip, draw_box, make_strip, on_two_pictures
 from multiway.errors import UserError
@@ -41,8 +43,14 @@ class DrawnBoxes:
         return on_two_pictures([draw_box(box) for box in strip.boxes])
 
 
+class MakesClaims(Protocol):
+    """`make_claim` or `make_simple_claim` of `box_text`."""
+
+    def __call__(self, draw: random.Random, *, towers: bool) -> Claim: ...
+
+
 @lru_cache(maxsize=1024)
-def make_claimed(seed: int, index: int) -> tuple[Strip, str, bool]:
+def make_claimed(seed: int, index: int, make: MakesClaims = make_claim) -> tuple[Strip, str, bool]:
     """Strip `index` of the world `seed`, a sentence, and whether it is true of the strip.
 
     Strips 2k and 2k + 1 have the same sentence, true of one of them: the sentence alone says nothing.
@@ -50,7 +58,7 @@ def make_claimed(seed: int, index: int) -> tuple[Strip, str, bool]:
     draw = random.Random(f"{seed} {index // 2}")  # several times faster here than numpy's
     towers, wanted = bool(draw.random() < 0.5), bool((index % 2) == (draw.random() < 0.5))
     while True:
-        claim = make_claim(draw, towers=towers)
+        claim = make(draw, towers=towers)
         found: dict[bool, Strip] = {}
         for _ in range(100):
             strip = make_strip(draw, towers=towers)

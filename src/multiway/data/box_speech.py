@@ -74,3 +74,8 @@ def quantified(speaker: Speaker, such: Property, parts: Callable[[Strip], Sequen
     if word == "at least ":
         return Claim(sentence, lambda s: sum(map(such.of, parts(s))) >= n)
     return Claim(sentence, lambda s: sum(map(such.of, parts(s))) == n)
+
+
+def existing(such: Property) -> Claim:
+    """`there is a tower with ...`."""
+    return Claim(f"there is a {such.one}", lambda s: any(map(such.of, s.boxes)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from multiway.data.box_speech import Claim, Property, Speaker, quantified
+from multiway.data.box_speech import Claim, Property, Speaker, existing, quantified
 from multiway.data.boxes import MOST_BLOCKS, Box
 
 
@@ -115,3 +115,19 @@ def heights(speaker: Speaker) -> Claim:
         f"the tower with {speaker.number(n)} blocks has a {colour} block at the {name}",
         lambda s: any(len(t) == n and t[place].colour == colour for t in s.boxes),
     )
+
+
+def a_block(speaker: Speaker) -> Claim:
+    colour = speaker.colour()
+    return Claim(f"there is a {colour} block", lambda s: number_of(s.items, colour) > 0)
+
+
+def a_tower(speaker: Speaker) -> Claim:
+    """Of what height it is, what lies at its end, or that it is of one colour."""
+    kind, colour, (name, place) = speaker.draw.randrange(3), speaker.colour(), end(speaker)
+    if kind == 0:
+        n = speaker.draw.randint(1, MOST_BLOCKS)
+        return existing(having(f"{speaker.number(n)} block{'s' * (n > 1)}", lambda t: len(t) == n))
+    if kind == 1:
+        return existing(having(f"a {colour} block at the {name}", lambda t: t[place].colour == colour))
+    return existing(having(f"only {colour} blocks", lambda t: number_of(t, colour) == len(t)))

@@ -14,7 +14,8 @@ from typing import Any
 from PIL import Image
 
 from multiway.data import scenes
-from multiway.data.box_pairs import make_claimed
+from multiway.data.box_pairs import MakesClaims, make_claimed
+from multiway.data.box_text import make_claim
 from multiway.data.boxes import SIDE, Strip, draw_box
 from multiway.data.scene_text import RELATING, PicturePair, make_picture_pair
 from multiway.data.shards import write_shards
@@ -36,11 +37,12 @@ def write_scene_pairs(
     return write_shards(folder, _samples(rows), name=f"pairs-{seed}-")
 
 
-def write_box_pairs(folder: str | Path, n: int, *, seed: int = 0) -> list[Path]:
-    """Write strips 0 to n - 1 of boxes likewise."""
-    rows = (
-        (draw_strip(strip), said, true) for strip, said, true in (make_claimed(seed, i) for i in range(n))
-    )
+def write_box_pairs(
+    folder: str | Path, n: int, *, seed: int = 0, make: MakesClaims = make_claim
+) -> list[Path]:
+    """Write strips 0 to n - 1 of boxes likewise, with the sentences that `make` makes."""
+    claimed = (make_claimed(seed, i, make) for i in range(n))
+    rows = ((draw_strip(strip), said, true) for strip, said, true in claimed)
     return write_shards(folder, _samples(rows), name=f"boxes-{seed}-")
 
 

@@ -61,6 +61,7 @@ RECIPES |= {
     for name in (
         "albef_scenes",
         "assignment_scenes",
+        "beit3_retrieval_scenes",
         "beit3_scenes",
         "vilt_scenes",
         "vlmo_scenes",

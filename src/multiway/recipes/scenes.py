@@ -20,7 +20,7 @@ from multiway.data.labelled import LabelledSource, TaskData
 from multiway.recipes.vqkd import vqkd_emoji
 from multiway.systems.albef import ALBEFConfig
 from multiway.systems.albef_assignment import AssignmentConfig
-from multiway.systems.beit3_config import BEiT3Config
+from multiway.systems.beit3_config import BEiT3Config, RetrievalConfig
 from multiway.systems.beit3_config import TextConfig as BEiT3Text
 from multiway.systems.bert import BertConfig
 from multiway.systems.patches import ImageConfig
@@ -164,6 +164,7 @@ def beit3_scenes() -> Run:
         tokenizer=TOKENS,
         depth=4,
         codes=CODES,
+        head_scale=unit_gain(4 * SIZES["width"]),  # of two pictures the head reads four tokens
         **SIZES,
     )
     return Run(
@@ -172,6 +173,20 @@ def beit3_scenes() -> Run:
         data=_scenes(),
         train=training(2500, 1e-3),
         init=Init(visual_tokenizer="runs/vqkd_scenes/model", gain=GAIN),
+    )
+
+
+def beit3_retrieval_scenes() -> Run:
+    """ITC after `beit3_scenes`: masked data modelling leaves the class tokens untrained, and two pictures are
+    judged by them; without this, fine-tuning on pairs stayed at chance.
+    """
+    base = beit3_scenes()
+    return replace(
+        base,
+        name="beit3_retrieval_scenes",
+        system=RetrievalConfig(**base.system.network(), positives="ids"),
+        train=training(300, 5e-4),
+        init=Init(checkpoint="runs/beit3_scenes/model"),
     )
 
 

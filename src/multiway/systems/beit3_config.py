@@ -45,6 +45,9 @@ class NetworkConfig:
             and a text's, and in the top layers a third one is for pairs.
         joint_layers: top layers with an expert for pairs; only in the paper's form.
         drop_path: rate at the last block, growing linearly from 0.
+        head_scale: factor of the first weights of the heads that choose among classes of one picture or of
+            two (`init_scale` of modeling_finetune.py), made for much pre-training: small networks that began
+            with 0.001 stayed at chance where they learned with `core.init.unit_gain`.
     """
 
     form: Literal["release", "paper"] = "release"
@@ -58,6 +61,7 @@ class NetworkConfig:
     eps: float = 1e-5
     drop_path: float = 0.0
     joint_layers: int = 3
+    head_scale: float = 0.001
 
     def __post_init__(self) -> None:
         room = self.text.positions - UNUSED

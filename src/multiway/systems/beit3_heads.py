@@ -125,7 +125,7 @@ class PairModel(MultiwaySystem):
     def __init__(self, config: NLVR2Config, image_tower: nn.Module | None = None):
         super().__init__(config)
         self.head = TwoLayers(4 * config.width, 2 * config.width, config.classes)
-        self.begin_heads(self.head, scale=0.001)
+        self.begin_heads(self.head, scale=config.head_scale)
 
     def represented(self, batch: Batch) -> Float[Tensor, "B E"]:
         """Class token and first word with the first picture, and with the second: E = 4 D."""
@@ -156,7 +156,7 @@ class Classifier(MultiwaySystem):
         super().__init__(config, last_norm=False)
         self.fc_norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, config.classes)
-        self.begin_heads(self.head, scale=0.001)
+        self.begin_heads(self.head, scale=config.head_scale)
 
     def pooled(self, batch: Batch) -> Float[Tensor, "B D"]:
         """The normalised mean of the patches."""
