@@ -13,11 +13,14 @@ from PIL import Image
 
 from multiway.data import scenes
 from multiway.data.augment import Augment, eval_transform, train_transform
-from multiway.data.box_pairs import DrawnBoxes, make_claimed
+from multiway.data.box_pairs import DrawnBoxes, make_claimed, make_described
 from multiway.data.box_speech import WORDS
+from multiway.data.box_text import make_simple_claim
 from multiway.data.boxes import BOX, COLOURS, SIDE, Item, Strip, draw_box
+from multiway.data.dataset import Dataset, Source
 from multiway.data.labelled import LabelledSource
 from multiway.data.loader import Loader
+from multiway.data.pair_shards import write_boxes
 from multiway.data.scene_text import EITHER, count, make_picture_pair
 from multiway.data.shards import write_shards
 from multiway.data.two_pictures import PairTransform, PicturePairs, cut, truth
@@ -128,6 +131,50 @@ def test_sentences_about_towers_are_true_when_read_apart():
                 read[pattern] += 1
     assert len(read) >= 3
     assert read.total() > 10
+
+
+def test_simple_sentences_are_true_when_read_apart():
+    """They are of five forms; each is read again, from the sentence and the items' fields alone."""
+    number = {**{word: n for n, word in enumerate(WORDS)}, **{str(n): n for n in range(9)}}
+    seen = Counter()
+    for index in range(200):
+        strip, sentence, label = make_claimed(1, index, make_simple_claim)
+        boxes = strip.boxes
+        of = [item for box in boxes for item in box]
+        if match := re.fullmatch(r"there is a (?:box|tower) with only (\w+) (?:items|blocks)", sentence):
+            true = any(all(item.colour == match[1] for item in box) for box in boxes)
+        elif match := re.fullmatch(r"there is a (?:box|tower) with (\w+) (?:item|block)s?", sentence):
+            true = any(len(box) == number[match[1]] for box in boxes)
+        elif match := re.fullmatch(r"there is a tower with a (\w+) block at the (\w+)", sentence):
+            true = any(box[-1 if match[2] == "top" else 0].colour == match[1] for box in boxes)
+        elif match := re.fullmatch(r"there is a (black|blue|yellow) (\w+)", sentence):
+            free = match[2] in ("item", "object", "block")
+            true = any(item.colour == match[1] and (free or item.shape == match[2]) for item in of)
+        else:
+            match = re.fullmatch(r"there is a (circle|square|triangle)", sentence)
+            true = any(item.shape == match[1] for item in of)
+        assert true == label, sentence
+        seen[match.re.pattern] += 1
+    assert len(seen) == 5
+
+
+def test_described_boxes_say_what_is_in_them(tmp_path):
+    write_boxes(tmp_path, 20, seed=3)
+    described = Dataset(Source(path=str(tmp_path)))
+    for i in range(20):
+        box, caption = make_described(3, i)
+        assert described.texts(i) == [caption]
+        assert described.image(i).tobytes() == draw_box(box).tobytes()
+        kind, n, *_ = re.fullmatch(r"(box|tower) with (\d) (.+)", caption).groups()
+        assert int(n) == len(box)
+        if kind == "tower":
+            assert re.findall("|".join(COLOURS), caption) == [block.colour for block in reversed(box)]
+        else:
+            named = [tuple(words.split()[:3]) for words in caption.split(", ")[1].split(" above ")]
+            own = [(item.size, item.colour, item.shape) for item in sorted(box, key=lambda item: item.y)]
+            assert len(named) == min(len(own), 4)
+            assert not Counter(named) - Counter(own)
+            assert caption.count("touching") <= sum(bool(item.walls) for item in box)
 
 
 def test_a_drawn_tower_looks_like_a_real_one():

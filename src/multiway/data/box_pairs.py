@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol
 
 from PIL import Image
 
 from multiway.data.box_speech import Claim
-from multiway.data.box_text import make_claim
-from multiway.data.boxes import Strip, draw_box, make_strip, on_two_pictures
+from multiway.data.box_text import describe_items, describe_tower, make_claim
+from multiway.data.boxes import Box, Strip, draw_box, make_strip, on_two_pictures
 from multiway.errors import UserError
 
 
@@ -43,17 +43,14 @@ class DrawnBoxes:
         return on_two_pictures([draw_box(box) for box in strip.boxes])
 
 
-class MakesClaims(Protocol):
-    """`make_claim` or `make_simple_claim` of `box_text`."""
-
-    def __call__(self, draw: random.Random, *, towers: bool) -> Claim: ...
-
-
 @lru_cache(maxsize=1024)
-def make_claimed(seed: int, index: int, make: MakesClaims = make_claim) -> tuple[Strip, str, bool]:
+def make_claimed(seed: int, index: int, make: Callable[..., Claim] = make_claim) -> tuple[Strip, str, bool]:
     """Strip `index` of the world `seed`, a sentence, and whether it is true of the strip.
 
     Strips 2k and 2k + 1 have the same sentence, true of one of them: the sentence alone says nothing.
+
+    Args:
+        make: `make_claim` or `make_simple_claim` of `box_text`.
     """
     draw = random.Random(f"{seed} {index // 2}")  # several times faster here than numpy's
     towers, wanted = bool(draw.random() < 0.5), bool((index % 2) == (draw.random() < 0.5))
@@ -65,6 +62,14 @@ def make_claimed(seed: int, index: int, make: MakesClaims = make_claim) -> tuple
             found.setdefault(claim.holds(strip), strip)
             if len(found) == 2:
                 return found[wanted], claim.sentence, wanted
+
+
+def make_described(seed: int, index: int) -> tuple[Box, str]:
+    """Box `index` of the world `seed`, and a caption of all that is in it."""
+    draw = random.Random(f"described {seed} {index}")
+    strip = make_strip(draw, towers=draw.random() < 0.5)
+    box = strip.boxes[0]
+    return box, describe_tower(box) if strip.towers else describe_items(box, draw)
 
 
 def parse(path: str) -> DrawnBoxes:

@@ -30,7 +30,7 @@ def make_simple_claim(draw: random.Random, *, towers: bool) -> Claim:
     return speaker.pick((a_block, a_tower, a_tower, a_tower) if towers else (an_item, a_box))(speaker)
 
 
-MOST_NAMED = 5  # items of a caption; of more, these are some
+MOST_NAMED = 4  # items of a caption; of more, these are some
 
 
 def describe_tower(tower: Box) -> str:

@@ -1,20 +1,21 @@
 """Drawn pairs of pictures as img2dataset tars: drawn once, read by every run and epoch.
 
 Of scenes both pictures lie beside each other in one; boxes look as NLVR1's own strips. `two_pictures` cuts
-either again.
+either again. To pre-train on, single boxes with captions.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from multiway.data import scenes
-from multiway.data.box_pairs import MakesClaims, make_claimed
+from multiway.data.box_pairs import make_claimed, make_described
+from multiway.data.box_speech import Claim
 from multiway.data.box_text import make_claim
 from multiway.data.boxes import SIDE, Strip, draw_box
 from multiway.data.scene_text import RELATING, PicturePair, make_picture_pair
@@ -38,12 +39,28 @@ def write_scene_pairs(
 
 
 def write_box_pairs(
-    folder: str | Path, n: int, *, seed: int = 0, make: MakesClaims = make_claim
+    folder: str | Path, n: int, *, seed: int = 0, make: Callable[..., Claim] = make_claim
 ) -> list[Path]:
     """Write strips 0 to n - 1 of boxes likewise, with the sentences that `make` makes."""
     claimed = (make_claimed(seed, i, make) for i in range(n))
     rows = ((draw_strip(strip), said, true) for strip, said, true in claimed)
     return write_shards(folder, _samples(rows), name=f"boxes-{seed}-")
+
+
+def write_boxes(folder: str | Path, n: int, *, seed: int = 0, image_size: int = SIDE) -> list[Path]:
+    """Write boxes 0 to n - 1, half of them towers, as KEY.png and KEY.txt: all that is in a box.
+
+    Args:
+        image_size: pixels a side.
+    """
+
+    def samples() -> Iterator[dict[str, Any]]:
+        for i in range(n):
+            box, caption = make_described(seed, i)
+            picture = draw_box(box).resize((image_size, image_size), Image.Resampling.BICUBIC)
+            yield {"__key__": f"{i:08d}", "png": _png(picture), "txt": caption}
+
+    return write_shards(folder, samples(), name=f"described-{seed}-")
 
 
 def draw_strip(strip: Strip) -> Image.Image:
@@ -63,6 +80,10 @@ def _beside(pair: PicturePair, side: int) -> Image.Image:
 
 def _samples(rows: Iterator[tuple[Image.Image, str, bool]]) -> Iterator[dict[str, Any]]:
     for i, (image, sentence, true) in enumerate(rows):
-        png = io.BytesIO()
-        image.save(png, "PNG")
-        yield {"__key__": f"{i:08d}", "png": png.getvalue(), "txt": sentence, "cls": str(int(true))}
+        yield {"__key__": f"{i:08d}", "png": _png(image), "txt": sentence, "cls": str(int(true))}
+
+
+def _png(image: Image.Image) -> bytes:
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return written.getvalue()
