@@ -61,7 +61,7 @@ class Sizes:
     strips: int = 40_000
     test: int = 2_000
     either_steps: int = 500
-    scene_steps: int = 2_000
+    scene_steps: int = 4_000
     simple_steps: int = 400
     strip_steps: int = 1_500
     pretrain_steps: int | None = None  # None: the recipe's own
