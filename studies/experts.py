@@ -4,8 +4,9 @@
     python studies/experts.py --judge    only judge what is there
     python studies/experts.py --tiny     a few steps of everything, elsewhere: does it run?
 
-Every arm is one BEiT-3 network, learns masked data modelling on the same pairs for as many steps, and is then
-fine-tuned alike for retrieval (ITC) and for two pictures. The arms differ in what a token goes through:
+Every arm is one BEiT-3 network, learns masked data modelling on the same pairs for as many steps, is then
+fine-tuned for retrieval (ITC), and that one for two pictures, all alike: without ITC, which trains the class
+tokens, fine-tuning on two pictures stayed at chance. The arms differ in what a token goes through:
 
     experts            a feed-forward for pictures, one for texts, and a third one for pairs in the top layer
     single             one feed-forward for all
@@ -120,11 +121,11 @@ CLAIMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Optimizer steps of masked data modelling, of ITC, and of two pictures."""
+    """Optimizer steps of 64 samples: of masked data modelling, of ITC, and of two pictures."""
 
-    masked: int = 800
+    masked: int = 1200
     retrieval: int = 300
-    reasoning: int = 600
+    reasoning: int = 1000
 
 
 class One(nn.ModuleDict):
@@ -168,6 +169,7 @@ def beit3(world: World) -> BEiT3Config:
         hidden=HIDDEN,
         codes=CODES,
         pair_text_mask=0.4,
+        head_scale=unit_gain(4 * WIDTH),
     )
 
 
@@ -229,34 +231,33 @@ def arm(study: Study, world: World, name: str, seed: int, budget: Budget) -> Non
         form = fitted(world, *ARMS[name])
         folders = {s: study.work / f"{s}-{name}-s{seed}" for s in ("masked", "retrieval", "reasoning")}
         base, pairs = beit3(world), drawn.data(world.pairs(seed), seed)
+        training = partial(drawn.training, seed=seed, batch_size=64)
         probe = built(base, form)
         heads = {task: probe.fine_tuning(task) for task in ("retrieval", "nlvr2")}
         two = drawn.labelled(world.reasoning(seed), seed)
         runs = {
-            "masked": Run(
-                name="masked", system=base, data=pairs, train=drawn.training(budget.masked, seed, 1e-3)
-            ),
+            "masked": Run(name="masked", system=base, data=pairs, train=training(budget.masked, lr=1e-3)),
             "retrieval": Run(
                 name="retrieval",
                 system=replace(heads["retrieval"], positives="ids"),
                 data=pairs,
-                train=drawn.training(budget.retrieval, seed, 5e-4),
+                train=training(budget.retrieval, lr=5e-4),
             ),
             "reasoning": Run(
                 name="reasoning",
                 system=heads["nlvr2"],
                 data=two,
-                train=drawn.training(budget.reasoning, seed, 3e-4, batch_size=64),
+                train=training(budget.reasoning, lr=5e-4),
             ),
         }
-        spent, models = {}, {}
+        spent, models, start = {}, {}, None
         for stage, run in runs.items():
-            start = None if stage == "masked" else folders["masked"]
             spent[stage] = drawn.trained(run, folders[stage], partial(make, form, start))
             if start is not None:
                 models[stage] = built(run.system, form).eval()
                 models[stage].tokenizer = Tokenizer.load(run.system.tokenizer)
                 take(models[stage], folders[stage])
+            start = folders[stage]
         return {
             "metrics": drawn.measured(models["retrieval"], models["reasoning"], world),
             "parameters": parameters(world, form) / 1e3,

@@ -14,8 +14,9 @@ trained from scratch three times over, on
 
 and asked for all that it defines: retrieval by its contrast and re-ranked by its matching head, captions,
 and, after a fine-tuning that is alike for all, questions and pairs of pictures. BEiT-3's masked pre-training
-has neither contrast nor captions: it is fine-tuned for both on the same pairs, on top of its budget. No arm
-has momentum models, queues or dropout. The drawn world has three seeds, the bundled emoji one.
+has neither contrast nor captions: it is fine-tuned for both on the same pairs, on top of its budget, and for
+questions and pairs of pictures after its contrast. No arm has momentum models, queues or dropout. The drawn
+world has three seeds, the bundled emoji one.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ def arm(study: Study, open_: Open, place: str, name: str, by: str, seed: int, bu
         steps = steps_of(study, place, name, budget)[by]
         out = study.work / f"{place}-{name}-{by}-s{seed}"
         spent = {"pretrain": drawn.trained(pretrain(world, name, seed, lr, steps), out, partial(make, world))}
-        models = {"pretrain": multiway.load(out / "model").eval()}
+        models, base = {"pretrain": multiway.load(out / "model").eval()}, out
         for task, system in members(world)[name].after.items():
             folder = out.with_name(f"{out.name}-{task}")
             run = Run(
@@ -229,7 +230,8 @@ def arm(study: Study, open_: Open, place: str, name: str, by: str, seed: int, bu
             )
             spent[task] = drawn.trained(run, folder, build)
             models[task] = multiway.load(folder / "model").eval()
-        return {"metrics": measured(world, models, out, seed, budget), "lr": lr, "spent": spent}
+            base = folder if task == "retrieval" else base
+        return {"metrics": measured(world, models, base, seed, budget), "lr": lr, "spent": spent}
 
     keep(study, f"{place}-{name}-{by}", seed, measure)
 

@@ -146,6 +146,7 @@ def members(world: World) -> dict[str, Member]:
     beit3: dict[str, Any] = multiway | {
         "form": "paper",
         "joint_layers": 1,
+        "head_scale": unit_gain(4 * SIZE["width"]),
         "text": BEiT3Text(vocab_size=words, positions=POSITIONS + 2),
         **common,
     }
