@@ -6,9 +6,9 @@
 For each system: its recipe on drawn scenes and captions (BEiT-3's after one of visual tokens and before one
 of ITC, ALBEF's before its own text assignment); fine-tuning on drawn pairs of pictures, of which sentences
 say what either holds, then on those together with pairs that sentences relate; measured on new ones of the
-latter, half of whose sentences are true; then fine-tuning on drawn strips of boxes, of which sentences say
-one thing that is there, then on those together with all kinds of sentences and NLVR1's own train split;
-measured on new drawn strips and on its real val split.
+latter, half of whose sentences are true. Then for NLVR1 the same recipes go on with drawn boxes and captions;
+fine-tuning on drawn strips of boxes, of which sentences say one thing that is there, then on those together
+with all kinds of sentences and NLVR1's own train split; measured on new drawn strips and on its val split.
 FOLDER holds NLVR1's shard folders `train` and `val`; without it that part is left out. Beside each accuracy
 stand its interval, what the more frequent answer reaches, and the same with other pairs' pictures. Writes
 docs/figures/reasoning.json after every system. A run is resumed where it was interrupted.
@@ -29,24 +29,21 @@ from work import FIGURES, ROOT, trained, write
 import multiway
 from multiway import recipes
 from multiway.data.box_text import make_simple_claim
-from multiway.data.dataset import Source
 from multiway.data.labelled import LabelledSource
-from multiway.data.pair_shards import write_box_pairs, write_scene_pairs
+from multiway.data.pair_shards import write_box_pairs, write_boxes, write_scene_pairs
 from multiway.data.scene_shards import write_shards as write_scenes
 from multiway.data.scene_text import EITHER
 from multiway.data.two_pictures import PicturePairs
 from multiway.recipes.scenes import SIDE, reasoning
 from multiway.tasks import finetune, nlvr2
 from multiway.tasks.pretrain import pretrain
-from multiway.train.run import Init, Run, provenance
+from multiway.train.run import Run, provenance
 
-#: system -> the recipe whose model is fine-tuned.
-SYSTEMS = {"albef": "assignment", "vlmo": "vlmo", "beit3": "beit3_retrieval"}
-#: recipe -> the one that comes before it, and what its model is for.
-BEFORE = {
-    "assignment": ("albef", "checkpoint"),
-    "beit3_retrieval": ("beit3", "checkpoint"),
-    "beit3": ("vqkd", "visual_tokenizer"),
+#: system -> its recipes, one after another; each starts from the one before, or from its visual tokens.
+RECIPES = {
+    "albef": ("albef", "assignment"),
+    "vlmo": ("vlmo",),
+    "beit3": ("vqkd", "beit3", "beit3_retrieval"),
 }
 
 
@@ -55,6 +52,7 @@ class Sizes:
     """Samples that are drawn, and optimizer steps."""
 
     scenes: int = 16_000
+    boxes: int = 16_000
     either: int = 10_000
     pairs: int = 30_000
     simple: int = 20_000
@@ -63,12 +61,14 @@ class Sizes:
     either_steps: int = 500
     scene_steps: int = 4_000
     simple_steps: int = 400
-    strip_steps: int = 1_500
+    strip_steps: int = 4_000
     pretrain_steps: int | None = None  # None: the recipe's own
+    box_steps: int = 600
 
 
 TINY = Sizes(
     scenes=300,
+    boxes=300,
     either=300,
     pairs=300,
     simple=300,
@@ -79,6 +79,7 @@ TINY = Sizes(
     simple_steps=3,
     strip_steps=3,
     pretrain_steps=3,
+    box_steps=3,
 )
 
 
@@ -96,6 +97,10 @@ class World:
     def scenes(self) -> str:
         """Scenes with captions."""
         return self._once("scenes", lambda f: write_scenes(f, self.sizes.scenes, seed=11, image_size=SIDE))
+
+    def boxes(self) -> str:
+        """Pictures of one or two boxes, with captions."""
+        return self._once("boxes", partial(write_boxes, n=self.sizes.boxes, seed=12))
 
     def either(self) -> str:
         """Pairs of scenes with simpler sentences: what either holds."""
@@ -124,22 +129,37 @@ class World:
         return str(folder)
 
 
-def pretrained(name: str, world: World, out: Path) -> tuple[Path, float]:
-    """A recipe of drawn scenes; some need another one's model first (`BEFORE`)."""
-    recipe: Any = recipes.get(f"{name}_scenes")()
-    run: Run = replace(recipe, data=replace(recipe.data, train=(Source(path=world.scenes()),)))
-    if world.sizes.pretrain_steps is not None:
-        steps = world.sizes.pretrain_steps
-        run = replace(run, train=replace(run.train, steps=steps, warmup_steps=1))
-        if name == "vqkd":  # its codebook would start only after some steps
-            run = replace(run, system=replace(run.system, start_after=0))
-    before = 0.0
-    if name in BEFORE:
-        first, field = BEFORE[name]
-        found, before = pretrained(first, world, out.parent / f"{first}-scenes")
-        run = replace(run, init=Init(**{field: str(found)}))
-    model, seconds = trained(out, lambda: pretrain(run, out))
-    return model, before + seconds
+def planned(recipe: str, world: World, boxes: bool, init: dict[str, str]) -> Run:
+    """A recipe of drawn scenes; with `boxes`, of boxes instead, larger and shorter."""
+    run: Run = recipes.get(f"{recipe}_scenes")()
+    size, source, steps = SIDE, world.scenes(), world.sizes.pretrain_steps
+    if boxes:
+        size, source, steps = STRIP, world.boxes(), world.sizes.box_steps
+    steps = min(steps or run.train.steps, run.train.steps)
+    system = replace(run.system, image=replace(run.system.image, image_size=size))
+    if recipe == "vqkd":  # the teacher's patches are of 32 pixels, and its codebook must start in time
+        seen = tuple(2 * side for side in STRIP) if boxes else system.teacher_size
+        system = replace(system, teacher_size=seen, start_after=min(system.start_after, steps // 3))
+    return replace(
+        run,
+        system=system,
+        data=replace(run.data, train=(replace(run.data.train[0], path=source),), image_size=size),
+        train=replace(run.train, steps=steps, warmup_steps=steps // 10),
+        init=replace(run.init, **init),
+    )
+
+
+def pretrained(name: str, world: World, work: Path, boxes: bool = False) -> tuple[Path, float]:
+    """A system's recipes on drawn scenes, or with `boxes` going on from there: last model, all seconds."""
+    init: dict[str, str] = {}
+    total = 0.0
+    for recipe in RECIPES[name]:
+        if boxes and recipe != "vqkd" and "checkpoint" not in init:
+            init["checkpoint"] = str(work / f"{recipe}-scenes" / "model")
+        out = work / f"{recipe}-{'boxes' if boxes else 'scenes'}"
+        model, seconds = trained(out, partial(pretrain, planned(recipe, world, boxes, init), out))
+        init, total = {"visual_tokenizer" if recipe == "vqkd" else "checkpoint": str(model)}, total + seconds
+    return model, total
 
 
 def tuned(
@@ -168,7 +188,7 @@ def figures(model: Path, path: str) -> dict[str, Any]:
 
 def reason(name: str, world: World, nlvr: Path | None, work: Path) -> dict[str, Any]:
     """All that is measured of one system."""
-    base, first = pretrained(SYSTEMS[name], world, work / f"{SYSTEMS[name]}-scenes")
+    base, first = pretrained(name, world, work)
     # to find a thing that is named comes before what relates two pictures, which no model learned at once
     either, pairs = LabelledSource(path=world.either()), LabelledSource(path=world.pairs())
     model, second = tuned(base, (either,), world.sizes.either_steps, work / f"{name}-either")
@@ -182,13 +202,14 @@ def reason(name: str, world: World, nlvr: Path | None, work: Path) -> dict[str, 
     if nlvr is None:
         return result
     simple, drawn = LabelledSource(path=world.simple_strips()), LabelledSource(path=world.strips())
-    model, fourth = tuned(model, (simple,), world.sizes.simple_steps, work / f"{name}-simple", STRIP)
+    base, fourth = pretrained(name, world, work, boxes=True)
+    model, fifth = tuned(base, (simple,), world.sizes.simple_steps, work / f"{name}-simple", STRIP)
     # NLVR1's own strips three times as often as drawn ones: there are few of them
     real = LabelledSource(path=str(nlvr / "train"), weight=3.0)
-    model, fifth = tuned(
+    model, sixth = tuned(
         model, (simple, drawn, real), world.sizes.strip_steps, work / f"{name}-strips", STRIP
     )
-    result["seconds"] |= {"simple": fourth, "strips": fifth}
+    result["seconds"] |= {"boxes": fourth, "simple": fifth, "strips": sixth}
     result["drawn_strips"] = figures(model, world.strips(test=True))
     result["nlvr1_val"] = figures(model, str(nlvr / "val"))
     print(f"{name} NLVR1: {result['nlvr1_val']}", flush=True)
@@ -199,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--systems", nargs="+", choices=tuple(SYSTEMS), default=tuple(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=tuple(RECIPES), default=tuple(RECIPES))
     parser.add_argument("--nlvr", type=Path, default=ROOT.parent / "shared" / "data" / "nlvr")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "reasoning")
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, in OUT-tiny")

@@ -159,22 +159,28 @@ def test_simple_sentences_are_true_when_read_apart():
 
 
 def test_described_boxes_say_what_is_in_them(tmp_path):
-    write_boxes(tmp_path, 20, seed=3)
-    described = Dataset(Source(path=str(tmp_path)))
-    for i in range(20):
-        box, caption = make_described(3, i)
-        assert described.texts(i) == [caption]
-        assert described.image(i).tobytes() == draw_box(box).tobytes()
-        kind, n, *_ = re.fullmatch(r"(box|tower) with (\d) (.+)", caption).groups()
-        assert int(n) == len(box)
-        if kind == "tower":
-            assert re.findall("|".join(COLOURS), caption) == [block.colour for block in reversed(box)]
-        else:
-            named = [tuple(words.split()[:3]) for words in caption.split(", ")[1].split(" above ")]
-            own = [(item.size, item.colour, item.shape) for item in sorted(box, key=lambda item: item.y)]
-            assert len(named) == min(len(own), 4)
-            assert not Counter(named) - Counter(own)
-            assert caption.count("touching") <= sum(bool(item.walls) for item in box)
+    number = {**{word: n for n, word in enumerate(WORDS)}, **{str(n): n for n in range(9)}}
+    write_boxes(tmp_path, 40, seed=3)
+    data, seen = Dataset(Source(path=str(tmp_path))), Counter()
+    for i in range(40):
+        shown, caption = make_described(3, i)
+        assert data.texts(i) == [caption]
+        assert data.image(i).size == (2 * SIDE, SIDE)
+        for k, (box, said) in enumerate(zip(shown, caption.split(" beside "), strict=True)):
+            cut_out = data.image(i).crop((k * SIDE, 0, (k + 1) * SIDE, SIDE))
+            assert cut_out.tobytes() == draw_box(box).tobytes()
+            kind, n, rest = re.fullmatch(r"(box|tower) with (\w+) (?:item|block)s? (.+)", said).groups()
+            assert number[n] == len(box)
+            seen[kind, len(shown)] += 1
+            if kind == "tower":
+                assert re.findall("|".join(COLOURS), rest) == [block.colour for block in reversed(box)]
+            else:
+                named = [tuple(words.split()[:3]) for words in rest.split(" above ")]
+                own = [(item.size, item.colour, item.shape) for item in sorted(box, key=lambda i: i.y)]
+                assert len(named) == min(len(own), 4 // len(shown))
+                assert not Counter(named) - Counter(own)
+                assert rest.count("touching") <= sum(bool(item.walls) for item in box)
+    assert set(seen) == {("box", 1), ("box", 2), ("tower", 1), ("tower", 2)}
 
 
 def test_a_drawn_tower_looks_like_a_real_one():

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from PIL import Image
 
-from multiway.data.box_speech import Claim
-from multiway.data.box_text import describe_items, describe_tower, make_claim
+from multiway.data.box_speech import Claim, Speaker
+from multiway.data.box_text import describe, make_claim
 from multiway.data.boxes import Box, Strip, draw_box, make_strip, on_two_pictures
 from multiway.errors import UserError
 
@@ -64,12 +64,14 @@ def make_claimed(seed: int, index: int, make: Callable[..., Claim] = make_claim)
                 return found[wanted], claim.sentence, wanted
 
 
-def make_described(seed: int, index: int) -> tuple[Box, str]:
-    """Box `index` of the world `seed`, and a caption of all that is in it."""
+def make_described(seed: int, index: int) -> tuple[tuple[Box, ...], str]:
+    """One or two boxes of strip `index` of the world `seed`, with a caption: what a strip's pictures show."""
     draw = random.Random(f"described {seed} {index}")
     strip = make_strip(draw, towers=draw.random() < 0.5)
-    box = strip.boxes[0]
-    return box, describe_tower(box) if strip.towers else describe_items(box, draw)
+    shown = strip.boxes[:2] if draw.random() < 2 / 3 else strip.boxes[2:]
+    most = 4 // len(shown)
+    said = [describe(box, Speaker(draw), tower=strip.towers, most=most) for box in shown]
+    return shown, " beside ".join(said)
 
 
 def parse(path: str) -> DrawnBoxes:

@@ -1,6 +1,6 @@
 """Sentences about strips of boxes, in the manner of NLVR1's: how many towers, boxes or items are so.
 
-And captions of one box, which say all that is in it: what a model can be pre-trained on.
+And descriptions of boxes, for captions to pre-train on.
 """
 
 from __future__ import annotations
@@ -30,22 +30,21 @@ def make_simple_claim(draw: random.Random, *, towers: bool) -> Claim:
     return speaker.pick((a_block, a_tower, a_tower, a_tower) if towers else (an_item, a_box))(speaker)
 
 
-MOST_NAMED = 4  # items of a caption; of more, these are some
+def describe(box: Box, speaker: Speaker, *, tower: bool, most: int) -> str:
+    """All that is in a tower, from top to base; of scattered items how many there are, and what some are.
 
+    `tower with 3 blocks black at the top over blue over yellow at the base`,
+    `box with four items small blue circle touching the wall above big yellow square`.
 
-def describe_tower(tower: Box) -> str:
-    """`tower with 3 blocks, black at the top over blue over yellow at the base`."""
-    if len(tower) == 1:
-        return f"tower with 1 block, {tower[0].colour}"
-    top, *others = [block.colour for block in reversed(tower)]
-    over = " over ".join(others)
-    return f"tower with {len(tower)} blocks, {top} at the top over {over} at the base"
-
-
-def describe_items(box: Box, draw: random.Random) -> str:
-    """`box with 2 items, small blue circle touching the wall above big yellow square`, from top to bottom."""
-    named = sorted(draw.sample(box, min(len(box), MOST_NAMED)), key=lambda item: item.y)
-    items = [
-        f"{item.size} {item.colour} {item.shape}{' touching the wall' * at_wall(item)}" for item in named
-    ]
-    return f"box with {len(box)} item{'s' * (len(box) > 1)}, {' above '.join(items)}"
+    Args:
+        most: items that are named, in the order of their upper edges.
+    """
+    count, many = speaker.number(len(box)), "s" * (len(box) > 1)
+    if tower:
+        colours = [block.colour for block in reversed(box)]
+        ends = len(box) > 1 and speaker.draw.random() < 0.5
+        said = " over ".join([colours[0] + " at the top" * ends, *colours[1:]]) + " at the base" * ends
+        return f"tower with {count} block{many} {said}"
+    named = sorted(speaker.draw.sample(box, min(len(box), most)), key=lambda item: item.y)
+    items = [f"{i.size} {i.colour} {i.shape}{' touching the wall' * at_wall(i)}" for i in named]
+    return f"box with {count} item{many} {' above '.join(items)}"

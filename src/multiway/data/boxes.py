@@ -128,9 +128,13 @@ def draw_box(box: Box) -> Image.Image:
 
 def on_two_pictures(boxes: list[Image.Image]) -> tuple[Image.Image, Image.Image]:
     """Two boxes beside each other on the first picture; the third and an empty place on the second."""
+    return on_one_picture(boxes[:2]), on_one_picture(boxes[2:])
+
+
+def on_one_picture(boxes: list[Image.Image]) -> Image.Image:
+    """Two boxes beside each other, or one and an empty place."""
     side = boxes[0].height
-    first, second = (Image.new("RGB", (2 * side, side), BOX) for _ in range(2))
-    first.paste(boxes[0], (0, 0))
-    first.paste(boxes[1], (side, 0))
-    second.paste(boxes[2], (0, 0))
-    return first, second
+    picture = Image.new("RGB", (2 * side, side), BOX)
+    for i, box in enumerate(boxes):
+        picture.paste(box, (i * side, 0))
+    return picture

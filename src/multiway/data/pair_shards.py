@@ -1,7 +1,7 @@
 """Drawn pairs of pictures as img2dataset tars: drawn once, read by every run and epoch.
 
 Of scenes both pictures lie beside each other in one; boxes look as NLVR1's own strips. `two_pictures` cuts
-either again. To pre-train on, single boxes with captions.
+either again. To pre-train on, such pictures of one or two boxes with captions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multiway.data import scenes
 from multiway.data.box_pairs import make_claimed, make_described
 from multiway.data.box_speech import Claim
 from multiway.data.box_text import make_claim
-from multiway.data.boxes import SIDE, Strip, draw_box
+from multiway.data.boxes import SIDE, Strip, draw_box, on_one_picture
 from multiway.data.scene_text import RELATING, PicturePair, make_picture_pair
 from multiway.data.shards import write_shards
 
@@ -47,17 +47,13 @@ def write_box_pairs(
     return write_shards(folder, _samples(rows), name=f"boxes-{seed}-")
 
 
-def write_boxes(folder: str | Path, n: int, *, seed: int = 0, image_size: int = SIDE) -> list[Path]:
-    """Write boxes 0 to n - 1, half of them towers, as KEY.png and KEY.txt: all that is in a box.
-
-    Args:
-        image_size: pixels a side.
-    """
+def write_boxes(folder: str | Path, n: int, *, seed: int = 0) -> list[Path]:
+    """Write pictures 0 to n - 1 of one or two boxes as KEY.png, 200 x 100 pixels, and KEY.txt, a caption."""
 
     def samples() -> Iterator[dict[str, Any]]:
         for i in range(n):
-            box, caption = make_described(seed, i)
-            picture = draw_box(box).resize((image_size, image_size), Image.Resampling.BICUBIC)
+            shown, caption = make_described(seed, i)
+            picture = on_one_picture([draw_box(box) for box in shown])
             yield {"__key__": f"{i:08d}", "png": _png(picture), "txt": caption}
 
     return write_shards(folder, samples(), name=f"described-{seed}-")
