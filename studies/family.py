@@ -216,7 +216,7 @@ def arm(study: Study, open_: Open, place: str, name: str, by: str, seed: int, bu
     def measure() -> dict[str, Any]:
         world, lr = open_(), best_rate(study, place, name)
         steps = steps_of(study, place, name, budget)[by]
-        out = study.work / f"{place}-{name}-{by}-s{seed}"
+        out = study.work / f"{place}-{name}-{steps}-s{seed}"  # budgets of as many steps share it
         spent = {"pretrain": drawn.trained(pretrain(world, name, seed, lr, steps), out, partial(make, world))}
         models, base = {"pretrain": multiway.load(out / "model").eval()}, out
         for task, system in members(world)[name].after.items():
