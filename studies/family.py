@@ -293,8 +293,8 @@ def run(study: Study, workers: int, tiny: bool) -> None:
     everything = [(place, name) for place in WORLDS for name in SYSTEMS]
     in_processes(cost, [(study, open_[p], p, n, budget) for p, n in everything], 1)
     in_processes(sweep, [(study, open_[p], p, n, lr, budget) for p, n in everything for lr in RATES], workers)
-    arms = [(p, n, by, seed) for p, n in everything for by in BUDGETS for seed in WORLDS[p]]
-    arms.sort(key=lambda a: a[3])  # a whole seed before the next
+    arms = [(p, n, by, seed) for by in BUDGETS for p, n in everything for seed in WORLDS[p]]
+    arms.sort(key=lambda a: a[3])  # a whole seed before the next; what shares a run lies far apart
     in_processes(arm, [(study, open_[p], p, n, by, seed, budget) for p, n, by, seed in arms], workers)
 
 
