@@ -160,6 +160,16 @@ def test_two_pictures_are_told_apart() -> None:
     assert not torch.allclose(model.predict(batch), model.predict(replace(batch, image=batch.image.flip(1))))
 
 
+@pytest.mark.parametrize("task", ["nlvr2", "classify"])
+def test_heads_begin_as_small_as_the_config_says(task) -> None:
+    config, sizes = HEADS[task], {}
+    for scale in (0.001, 2.0):
+        head = NETWORKS[config.system].network()(replace(config, head_scale=scale)).head
+        sizes[scale] = [w.std() for w in head.parameters() if w.ndim == 2]
+    for small, large in zip(sizes[0.001], sizes[2.0], strict=True):
+        assert 1000 < large / small < 4000  # each is drawn anew
+
+
 def test_classes_are_told_by_the_mean_of_patches() -> None:
     model, batch = tiny.build(HEADS["classify"]), batch_for("classify")
     patches = model.look(batch.image)[:, 1:]
