@@ -529,11 +529,7 @@ def reasoning() -> str:
         "other pictures",
         "pairs",
     ]
-    spent = "; ".join(
-        f"{system} {sum(result['seconds'].values()) / 60:.0f} minutes of one core, beside other work"
-        for system, result in found["systems"].items()
-    )
-    return f"{table(head, rows)}\n{spent} (torch {found['made_by']['versions']['torch']}).\n"
+    return f"{table(head, rows)}\ntorch {found['made_by']['versions']['torch']}, one core a system.\n"
 
 
 def summary() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -216,7 +217,8 @@ def trained(run: Run, out: Path, make: Callable[[Run, Ranks], tuple[System, Any]
     spent = out / "spent.json"
     if not spent.exists():
         began = time.monotonic()
-        train(run, out, make=make, save=weights.save)
+        if train(run, out, make=make, save=weights.save).stopped_by is not None:
+            sys.exit("stopped: the same command goes on from here")
         seconds, loss = round(time.monotonic() - began, 1), round(last_loss(out, 10), 4)
         spent.write_text(json.dumps({"steps": run.train.steps, "seconds": seconds, "loss": loss}))
     return json.loads(spent.read_text())

@@ -247,7 +247,7 @@ def arm(study: Study, world: World, name: str, seed: int, budget: Budget) -> Non
                 name="reasoning",
                 system=heads["nlvr2"],
                 data=two,
-                train=training(budget.reasoning, lr=5e-4),
+                train=training(budget.reasoning, lr=2e-4),
             ),
         }
         spent, models, start = {}, {}, None

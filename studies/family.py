@@ -270,7 +270,7 @@ def tuned(
 ) -> float:
     """Accuracy on the test source after fine-tuning on the training source."""
     data, folder = drawn.labelled(sources[0](seed), seed), out.with_name(f"{out.name}-{task}")
-    run = finetune.plan(task, out / "model", data, train=drawn.training(budget.task, seed, 5e-4))
+    run = finetune.plan(task, out / "model", data, train=drawn.training(budget.task, seed, 2e-4))
     drawn.trained(run, folder, lambda run, ranks: finetune.build(task, run, ranks))
     model, kind = multiway.load(folder / "model").eval(), finetune.task_of(task)
     samples = kind.open((LabelledSource(path=sources[1]),), finetune.labels_of(run.system), None)

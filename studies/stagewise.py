@@ -146,12 +146,12 @@ def make_with_codes(run: Run, ranks: Ranks) -> tuple[System, Any]:
 
 
 def entropy(run: Run) -> float:
-    """Of how frequent each visual token is, in nats: the loss of a model that looks at no other patch."""
-    source, rows = run.data.train[0].path, []
+    """Of how frequent each visual token is, in nats: about the loss of a model that sees no other patch."""
+    source = run.data.train[0].path
     codes, data = PatchCodes(source, CODES, run.train.seed, PATCH), Dataset(Source(path=source))
-    for i in range(min(len(data), 500)):
-        rows.append(codes.visual_tokens(drawn.pixels(data.image(i))[None]))
-    share = torch.cat(rows).flatten().bincount(minlength=CODES) / torch.cat(rows).numel()
+    images = (drawn.pixels(data.image(i))[None] for i in range(min(len(data), 500)))
+    tokens = torch.cat([codes.visual_tokens(image) for image in images]).flatten()
+    share = tokens.bincount(minlength=CODES) / len(tokens)
     return round(float(torch.special.entr(share).sum()), 4)
 
 
@@ -175,7 +175,7 @@ def arm(study: Study, world: World, name: str, seed: int, budget: Budget) -> Non
         for before in {"image": ("image",), "both": ("image", "text")}.get(name, ()):
             spent[before] = stage(world, study.work, before, seed, budget)
         data = drawn.labelled(world.reasoning(seed), seed)
-        train = drawn.training(budget.reasoning, seed, 3e-4, batch_size=64)
+        train = drawn.training(budget.reasoning, seed, 2e-4, batch_size=64)
         run = finetune.plan("nlvr2", out / "model", data, train=train)
         make = lambda run, ranks: finetune.build("nlvr2", run, ranks)  # noqa: E731
         spent["reasoning"] = drawn.trained(run, two, make)

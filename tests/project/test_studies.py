@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,3 +189,19 @@ def test_the_arms_of_coca_differ_in_one_thing(arms, tmp_path):
     count = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     assert count["experts"] < count["base"] == count["parallel"] == count["caption0"]
     assert study.PROMPTS[0].format("red") == "a small red circle"
+
+
+def test_a_stage_that_was_stopped_is_not_taken_for_finished(arms, tmp_path, monkeypatch):
+    drawn = importlib.import_module("drawn")
+    (tmp_path / "metrics.jsonl").write_text('{"loss": 2.0}\n{"loss": 1.0}\n')
+    run = SimpleNamespace(train=SimpleNamespace(steps=2))
+    for stopped_by in ("SIGTERM", None):
+        result = SimpleNamespace(stopped_by=stopped_by)
+        monkeypatch.setattr(drawn, "train", lambda run, out, result=result, **_: result)
+        if stopped_by:
+            with pytest.raises(SystemExit, match="goes on from here"):
+                drawn.trained(run, tmp_path, None)
+            assert not (tmp_path / "spent.json").exists()
+        else:
+            spent = drawn.trained(run, tmp_path, None)
+            assert (spent["steps"], spent["loss"]) == (2, 1.0)

@@ -168,6 +168,8 @@ def test_heads_begin_as_small_as_the_config_says(task) -> None:
         sizes[scale] = [w.std() for w in head.parameters() if w.ndim == 2]
     for small, large in zip(sizes[0.001], sizes[2.0], strict=True):
         assert 1000 < large / small < 4000  # each is drawn anew
+    with pytest.raises(UserError, match="head_scale is 0"):
+        replace(config, head_scale=0.0)
 
 
 def test_classes_are_told_by_the_mean_of_patches() -> None:

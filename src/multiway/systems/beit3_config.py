@@ -46,8 +46,8 @@ class NetworkConfig:
         joint_layers: top layers with an expert for pairs; only in the paper's form.
         drop_path: rate at the last block, growing linearly from 0.
         head_scale: factor of the first weights of the heads that choose among classes of one picture or of
-            two (`init_scale` of modeling_finetune.py), made for much pre-training: small networks that began
-            with 0.001 stayed at chance where they learned with `core.init.unit_gain`.
+            two (`init_scale` of modeling_finetune.py), made for much pre-training: a small network that began
+            with 0.001 stayed at chance where it learned with about `core.init.unit_gain`.
     """
 
     form: Literal["release", "paper"] = "release"
@@ -64,6 +64,8 @@ class NetworkConfig:
     head_scale: float = 0.001
 
     def __post_init__(self) -> None:
+        if self.head_scale <= 0:
+            raise UserError(f"head_scale is {self.head_scale}: give a positive factor, officially 0.001")
         room = self.text.positions - UNUSED
         if self.tokenizer.max_length > room:
             raise UserError(
