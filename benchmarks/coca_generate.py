@@ -7,6 +7,9 @@ end token that open_clip puts into the last place, no end before that. From pict
 users call it; and the writing alone, without what each takes for the pictures. open_clip reads the whole text
 again at every token, and computes one token more, whose place it then gives to the end token.
 
+The bound is what nobody can pass who takes as long for the pictures: every token must read the weights and
+the pictures' keys and values once, and then the writing takes no less than reading as many numbers.
+
 open_clip needs a class for its beam search that transformers removed in its fifth version, and without it
 refuses to generate at all; the classes that top_k needs are still there, and are handed to it here.
 """
@@ -25,6 +28,7 @@ from open_clip_pair import COCA, END, START, pair, versions
 
 from multiway.core.packed import packed
 from multiway.generation import GenerationConfig, generate
+from multiway.systems.coca import CoCa
 
 NEW = 20
 
@@ -38,6 +42,13 @@ def lend_transformers() -> None:
         setattr(module, name, getattr(transformers, name))
     module.GENERATION_TYPES["top_k"] = transformers.TopKLogitsWarper
     module._has_transformers = True
+
+
+def weights_of_a_token(model: CoCa) -> int:
+    """How many numbers of the model every token reads: both halves and the words, without keys and values."""
+    parts = (model.text, model.multimodal, model.word_head)
+    named = (pair for part in parts for pair in part.named_parameters())
+    return sum(p.numel() for name, p in named if ".key_value." not in name)
 
 
 def main() -> None:
@@ -80,19 +91,24 @@ def main() -> None:
         "multiway pictures": torch.inference_mode()(lambda: ours.caption_context(image)),
         "open_clip pictures": torch.inference_mode()(lambda: theirs._encode_image(image)),
     }
-    seconds = interleave(whole | pictures, args.repeats)
-    writing = {
-        name: statistics.median(seconds[name]) - statistics.median(seconds[f"{name} pictures"])
-        for name in whole
-    }
+    with torch.inference_mode():
+        layers = [kv for kv in ours.caption_context(image).layers if kv is not None]
+    read = torch.rand(sum(kv.key.numel() + kv.value.numel() for kv in layers) + weights_of_a_token(both.ours))
+    memory = {"memory": lambda: [read.sum() for _ in range(NEW)]}
+    seconds = interleave(whole | pictures | memory, args.repeats)
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    writing = {name: median[name] - median[f"{name} pictures"] for name in whole}
+    bound = median["open_clip"] / (median["multiway pictures"] + median["memory"])
     setting = {"size": args.size, "batch": args.batch, "new_tokens": NEW}
     more: dict[str, Any] = {"packages": versions(), "equal_tokens": equal, "writing_seconds": writing}
     more["writing_speedup"] = writing["open_clip"] / writing["multiway"]
+    more |= {"pictures_seconds": median["multiway pictures"], "memory_seconds": median["memory"]}
+    more["bound"] = bound
     figures = report({name: seconds[name] for name in whole}, "multiway", setting=setting, **more)
     write(figures, args.out)
     print(
         f"{figures['speedup']['open_clip']:.2f} times as fast, the writing alone "
-        f"{more['writing_speedup']:.2f} times; the same tokens: {equal}"
+        f"{more['writing_speedup']:.2f} times; at most {bound:.2f} times; the same tokens: {equal}"
     )
     if not equal:
         sys.exit("error: the two do not give the same tokens")

@@ -161,6 +161,7 @@ def open_clip() -> str:
         rows.append([what.format(**found["setting"]), f"{found['speedup']['open_clip']:.2f}"])
         if "writing_speedup" in found:
             rows.append(["the writing alone, pictures encoded before", f"{found['writing_speedup']:.2f}"])
+            rows.append(["were its writing as fast as memory is read", f"{found['bound']:.2f}"])
         notes.append(f"`{found['command'].replace('python ', 'python benchmarks/')}` ({machine(found)})")
     if not rows:
         return "Not measured yet: `make bench`.\n"
