@@ -22,9 +22,10 @@ def listed(tmp_path, make_picture):
 
 def test_terms_travel_and_opted_out_samples_stay_behind(listed):
     data = Dataset(Source(path=str(listed / "list.csv")))
-    found = pack(data, listed / "tars", licence=None, opted_out={"3.png"}, shard_size=1)
+    found = pack(data, listed / "tars", licence=None, opted_out={"3.png", "6.png"}, shard_size=1)
     assert found == {
-        "written": 2, "opted_out": 2, "without_licence": 1, "tars": 2, "skipped": {"not_an_image": 1}
+        "written": 2, "opted_out": 2, "without_licence": 1, "tars": 2, "skipped": {"not_an_image": 1},
+        "unknown": ["6.png"],
     }  # fmt: skip
     shards = Shards(sorted(map(str, (listed / "tars").glob("*.tar"))))
     assert shards.image(0) == (listed / "0.png").read_bytes()
@@ -45,3 +46,23 @@ def test_drawn_pictures_become_files(tmp_path):
     again = Dataset(Source(path=str(tmp_path)))
     assert again.meta(0)["source"] == "drawn"
     assert again.texts(1) == Dataset(Source(path="scenes:3")).texts(1)
+
+
+def test_an_opt_out_of_any_row_and_however_it_is_capitalised(tmp_path, make_picture):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(make_picture(format="PNG"))
+    rows = ["image,caption,NoAI,License", "a.png,one,,CC0", "a.png,two,1,CC0", "b.png,three,true,"]
+    (tmp_path / "list.csv").write_text("\n".join([*rows, "c.png,four,no,CC-BY", "d.png,,,"]) + "\n")
+    found = pack(Dataset(Source(path=str(tmp_path / "list.csv"))), tmp_path / "tars")
+    assert (found["written"], found["opted_out"], found["without_licence"]) == (1, 2, 0)
+    assert found["skipped"] == {"empty_caption": 1}
+    assert Dataset(Source(path=str(tmp_path / "tars"))).meta(0)["licence"] == "CC-BY"
+
+
+def test_a_caption_of_two_lines_stays_one(tmp_path, make_picture):
+    (tmp_path / "a.png").write_bytes(make_picture(format="PNG"))
+    (tmp_path / "list.csv").write_text('image,caption\na.png,"line one\nline\u2028two"\na.png,other\n')
+    pack(Dataset(Source(path=str(tmp_path / "list.csv"))), tmp_path / "tars")
+    again = Dataset(Source(path=str(tmp_path / "tars")))
+    assert again.texts(0) == ["line one line two", "other"]
+    assert again.meta(0)["caption"] == "line one line two"

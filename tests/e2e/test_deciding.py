@@ -28,6 +28,16 @@ def test_slices_intervals_and_sheet(cli, model_folder, pictures, tmp_path):
     assert "light" in err
 
 
+def test_rows_that_indexing_lost_are_counted(cli, model_folder, pictures, tmp_path):
+    rows = ["image,caption", *(f"{pictures / c}.png,a {c} picture" for c in ("red", "green", "blue"))]
+    (tmp_path / "gold.csv").write_text("\n".join([*rows, f"{pictures}/black.png,", ",nothing"]) + "\n")
+    given = ("evaluate", "retrieval", "--model", model_folder, "--data", tmp_path / "gold.csv")
+    code, out, err = cli(*given, "--json")
+    assert code == 0, err
+    assert json.loads(out)["skipped"] == {"empty_caption": 1, "no_image": 1}
+    assert "skipped no_image 1, empty_caption 1" in " ".join(cli(*given)[1].split())
+
+
 def test_two_models_sample_by_sample(cli, model_folder, pictures, tmp_path):
     model = multiway.load(model_folder)
     model.itm_head.weight.data.neg_()

@@ -44,6 +44,17 @@ def test_parts_hold_the_model_s_features_and_are_gone_on_with(cli, model_folder,
     assert "another part_size" in err
 
 
+def test_another_split_of_as_many_samples_is_refused(cli, model_folder, pictures, tmp_path):
+    rows = ["image,caption,split", "red.png,red,val", "green.png,green,test"]
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    given = ("embed", tmp_path / "list.csv", "--images", pictures, "--model", model_folder)
+    given = (*given, "--out", tmp_path / "out", "--split")
+    assert cli(*given, "val")[0] == 0
+    code, _, err = cli(*given, "test")
+    assert code == 2
+    assert "another source" in err
+
+
 def test_bad_pictures_are_named(cli, model_folder, pictures, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -84,7 +84,36 @@ def test_caches_that_hold_a_picture_go(tars, tmp_path, monkeypatch):
     assert sorted(path.name for path in features.cache_folder().iterdir()) == ["other.json", "other.npy"]
 
 
+def test_a_key_with_two_meanings_is_asked_for(tmp_path):
+    Image.new("RGB", (24, 16)).save(tmp_path / "one.png")
+    content = (tmp_path / "one.png").read_bytes()
+    samples = [
+        {"__key__": f"{i}", "png": content, "txt": "a picture", "json": {"key": f"{i + 1}"}} for i in range(4)
+    ]
+    for name in ("either", "tar", "source"):
+        write_shards(tmp_path / name, samples)
+    with pytest.raises(UserError, match="2 is one sample's key in its tar, and another one's"):
+        drop({"2"}, [str(tmp_path / "either")])
+    assert drop({"2"}, [str(tmp_path / "tar")], keys_of="tar")["removed"] == {str(tmp_path / "tar"): 1}
+    found = drop({"2", "4"}, [str(tmp_path / "source")], keys_of="source")
+    assert found["removed"] == {str(tmp_path / "source"): 2}
+    left = {
+        name: [s.key(i) for i in range(len(s))]
+        for name in ("either", "tar", "source")
+        if (s := Shards([str(p) for p in (tmp_path / name).glob("*.tar")]))
+    }
+    assert left == {"either": ["0", "1", "2", "3"], "tar": ["0", "1", "3"], "source": ["0", "2"]}
+
+
+def test_all_places_are_looked_at_before_the_first_is_rewritten(tars, tmp_path):
+    with pytest.raises(UserError, match="No tar"):
+        drop({"001"}, [str(tars), str(tmp_path / "nowhere.tar")])
+    assert drop({"001"}, [str(tars)])["removed"] == {str(tars): 1}
+
+
 def test_lists_of_keys(tmp_path):
+    (tmp_path / "keys").write_bytes("\ufeffa\r\nb\u2028c\r\n".encode())
+    assert read_keys(tmp_path / "keys") == {"a", "b\u2028c"}
     (tmp_path / "keys").write_text("a\n\n b \n")
     assert read_keys(tmp_path / "keys") == {"a", "b"}
     (tmp_path / "keys").write_text("\n")

@@ -86,6 +86,7 @@ def pack(argv: Sequence[str]) -> None:
     why = ", ".join(f"{reason} {count:,}" for reason, count in found["skipped"].items()) or "none"
     print(f"{found['written']:,} samples in {found['tars']:,} tars in {args.out}; skipped: {why}")
     print(f"{found['opted_out']:,} left out as opted out, {found['without_licence']:,} without a licence")
+    _warn_of(found["unknown"], args.opt_out)
 
 
 def drop(argv: Sequence[str]) -> None:
@@ -98,6 +99,12 @@ def drop(argv: Sequence[str]) -> None:
     )
     parser.add_argument("places", nargs="+", help="tars (a tar, a folder, a glob), feature folders, indexes")
     parser.add_argument("--keys", required=True, help="file of keys, one a line")
+    parser.add_argument(
+        "--keys-of",
+        choices=("either", "tar", "source"),
+        default="either",
+        help="what names a sample of a tar: its key there, the one that the source had, or either of them",
+    )
     args = parser.parse(argv)
 
     from pathlib import Path
@@ -105,7 +112,15 @@ def drop(argv: Sequence[str]) -> None:
     from multiway.tasks.drop import drop as run
     from multiway.tasks.drop import read_keys
 
-    found = run(read_keys(Path(args.keys)), args.places)
+    found = run(read_keys(Path(args.keys)), args.places, keys_of=args.keys_of)
     for place, count in found["removed"].items():
         print(f"{place}: {count:,} removed")
-    print(f"{found['caches']:,} caches of features deleted; {len(found['unknown']):,} keys were nowhere")
+    print(f"{found['caches']:,} caches of features deleted")
+    _warn_of(found["unknown"], args.keys)
+
+
+def _warn_of(unknown: list[str], path: str) -> None:
+    """Say which keys of a list named nothing: a sample that should be gone may still be there."""
+    if unknown:
+        named = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        print(f"{len(unknown):,} keys of {path} name no sample ({named}): check how they are written")

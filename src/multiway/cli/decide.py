@@ -67,8 +67,8 @@ def decide(
     if args.compare is not None:
         print_comparison(compare(found[0].outcomes, found[1].outcomes), args)
         return
-    (one,) = found
-    result, outcomes = dict(one.result), one.outcomes
+    one = counted(found[0], data)
+    result, outcomes = one.result | ({"skipped": one.skipped} if one.skipped else {}), one.outcomes
     if outcomes is not None:
         result["intervals"] = outcomes.intervals()
         cut = {column: slices(outcomes, metadata(data.meta, outcomes, column)) for column in args.slice}
@@ -87,3 +87,11 @@ def decide(
     show(one)
     if outcomes is not None:
         print_details(outcomes, result, args)
+
+
+def counted(found: Any, data: Any) -> Any:
+    """A Measurement whose `skipped` also counts the rows that indexing the data could not use."""
+    from collections import Counter
+    from dataclasses import replace
+
+    return replace(found, skipped=dict(Counter(found.skipped) + Counter(data.problems)))

@@ -39,6 +39,7 @@ def probe(argv: Sequence[str]) -> None:
 
     import json
 
+    from multiway.cli.decide import counted
     from multiway.data.labelled import LabelledPictures
     from multiway.tasks.probe import measure
 
@@ -50,7 +51,8 @@ def probe(argv: Sequence[str]) -> None:
     model = load_model(args)
     with progress_bar() as progress:
         found = measure(model, train, data, pool=args.pool, batch_size=args.batch_size, progress=progress)
-    result = found.result
+    found = counted(found, data)
+    result = found.result | ({"skipped": found.skipped} if found.skipped else {})
     if args.json:
         print(json.dumps(result))
         return

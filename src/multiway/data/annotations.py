@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from multiway.data.images import EXTENSIONS, read_file
+from multiway.data.licences import opts_out
 from multiway.data.sample import BadSample
 from multiway.data.shards import split_lines
 from multiway.data.tables import (
@@ -37,7 +38,7 @@ class Files:
 
     def __init__(self, root: str | Path, rows: Iterable[Row], *, where: str):
         """Gather rows of (picture file, texts, other columns); rows of the same picture become one sample
-        with several texts and the first row's columns.
+        with several texts and the first row's columns, or those of the first row that opts out.
 
         Args:
             root: the folder that relative file names start from.
@@ -56,8 +57,8 @@ class Files:
                 continue
             kept = [caption.strip() for caption in captions if caption.strip()]
             texts.setdefault(name, []).extend(kept)
-            if columns:
-                about.setdefault(name, columns)
+            if columns and (name not in about or (opts_out(columns) and not opts_out(about[name]))):
+                about[name] = columns
         self.problems["empty_caption"] += sum(not captions for captions in texts.values())
         self.problems += Counter()  # drops the zeros
         self.names = [name for name, captions in texts.items() if captions]

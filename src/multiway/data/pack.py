@@ -16,14 +16,12 @@ from typing import Any
 
 from multiway.data.dataset import Dataset
 from multiway.data.images import decode, extension
-from multiway.data.licences import NAMES
+from multiway.data.licences import NAMES, OPT_OUTS, opts_out, stated
 from multiway.data.sample import BadSample
 from multiway.data.shards import write_shards
 from multiway.errors import UserError
 
 SOURCES = ("source", "url", "original_url", "flickr_url", "coco_url")
-OPT_OUTS = ("opt_out", "optout", "noai", "do_not_train")
-NO = ("", "0", "false", "no", "none")
 
 
 def pack(
@@ -44,7 +42,8 @@ def pack(
         progress: called as progress("samples", done, total).
 
     Returns:
-        `written`, `tars`, `opted_out`, `without_licence` and `skipped` (reason -> samples).
+        `written`, `tars`, `opted_out`, `without_licence`, `skipped` (reason -> samples), and `unknown`: keys
+        of `opted_out` that no sample has.
 
     Raises:
         UserError: `out` holds tars already, or no sample is left.
@@ -52,11 +51,13 @@ def pack(
     if any(out.glob("*.tar")):
         raise UserError(f"{out} holds tars already: choose another --out")
     counts: Counter[str] = Counter()
-    skipped: Counter[str] = Counter()
+    skipped = Counter(dataset.problems)
+    unknown = set(opted_out)
 
     def samples() -> Iterator[dict[str, Any]]:
         for i in range(len(dataset)):
             progress("samples", i + 1, len(dataset))
+            unknown.discard(dataset.key(i))
             try:
                 content, texts = dataset.file(i), dataset.texts(i)
                 decode(content, min_side=8)
@@ -64,40 +65,33 @@ def pack(
             except BadSample as bad:
                 skipped[bad.reason] += 1
                 continue
-            if dataset.key(i) in opted_out or any(_says(meta.get(name)) for name in OPT_OUTS):
+            if dataset.key(i) in opted_out or opts_out(meta):
                 counts["opted_out"] += 1
                 continue
-            terms = _first(meta, NAMES, licence)
+            terms = stated(meta, NAMES) or licence
             counts["without_licence"] += terms is None
             counts["written"] += 1
-            told = {name: _plain(v) for name, v in meta.items() if name not in (*OPT_OUTS, "path")}
+            told = {name: _plain(v) for name, v in meta.items() if name.lower() not in (*OPT_OUTS, "path")}
+            lines = [" ".join(text.splitlines()) for text in texts]  # a line of the .txt is a text of its own
             about = {
                 **told,
                 "key": dataset.key(i),
-                "caption": texts[0],
-                "source": _first(meta, SOURCES, source or dataset.source(i)),
+                "caption": lines[0],
+                "source": stated(meta, SOURCES) or source or dataset.source(i),
                 "licence": terms,
                 "opt_out": False,
             }
             key = f"{counts['written'] - 1:09d}"  # a key of a tar has no folder and no dot
-            yield {"__key__": key, extension(content): content, "txt": "\n".join(texts), "json": about}
+            yield {"__key__": key, extension(content): content, "txt": "\n".join(lines), "json": about}
 
     tars = write_shards(out, samples(), shard_size=shard_size)
     if not tars:
         why = ", ".join(f"{reason} {n:,}" for reason, n in skipped.items()) or "all are opted out"
         raise UserError(f"no sample is left to write ({why})")
     named = {name: counts[name] for name in ("written", "opted_out", "without_licence")}
-    return {**named, "tars": len(tars), "skipped": dict(skipped)}
+    return {**named, "tars": len(tars), "skipped": dict(skipped), "unknown": sorted(unknown)}
 
 
 def _plain(value: Any) -> Any:
     """As JSON holds it: what is known of a drawn scene is a dataclass."""
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _first(meta: dict[str, Any], names: tuple[str, ...], default: str | None) -> Any:
-    return next((meta[name] for name in names if meta.get(name) not in (None, "")), default)
-
-
-def _says(value: Any) -> bool:
-    return value is not None and str(value).strip().lower() not in NO

@@ -6,6 +6,7 @@ No decoder of film formats is used: `ffmpeg -i clip.mp4 clip/%06d.jpg` makes a f
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ class Videos:
         frames: taken from each, at equal distances from its first on (BLIP, eval_retrieval_video.py).
         size: height and width of a frame; a picture is `frames` of them, one below the other.
 
+    Attributes:
+        problems: rows that could not be used, by reason.
+
     Raises:
         UserError: the table is missing, has no such columns, or its videos are not there.
     """
@@ -40,12 +44,15 @@ class Videos:
         video, text = (find_column(rows[0], names, path) for names in (VIDEOS, TEXTS))
         self._rows: dict[str, list[str]] = {}
         self._meta: dict[str, dict[str, Any]] = {}
+        self.problems: Counter[str] = Counter()
         for row in rows:
             said = row[text] if isinstance(row[text], list) else [row[text]]
             texts = [str(t).strip() for t in said if t is not None and str(t).strip()]
             if row.get(video) and texts:
                 self._rows.setdefault(str(row[video]), []).extend(texts)
                 self._meta.setdefault(str(row[video]), row)
+            else:
+                self.problems["no_text" if row.get(video) else "no_video"] += 1
         self.names = list(self._rows)
         if not any((self.root / name).exists() for name in self.names[:100]):
             raise UserError(

@@ -17,7 +17,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from multiway.search.index import Index
 from multiway.tasks.embed import arrow_modules
 from multiway.train import features
 
+KeysOf = Literal["either", "tar", "source"]
+
 
 def read_keys(path: Path) -> set[str]:
     """The keys of a file, one a line.
@@ -37,7 +39,7 @@ def read_keys(path: Path) -> set[str]:
         UserError: it can't be read, or holds none.
     """
     try:
-        keys = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+        keys = {line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read as a list of keys ({error}): give a text file") from None
     if not keys:
@@ -45,74 +47,120 @@ def read_keys(path: Path) -> set[str]:
     return keys
 
 
-def drop(keys: AbstractSet[str], places: Sequence[str]) -> dict[str, Any]:
+def drop(keys: AbstractSet[str], places: Sequence[str], *, keys_of: KeysOf = "either") -> dict[str, Any]:
     """Remove the samples from every place, and their features from the caches.
 
     Args:
-        places: tars (as everywhere: a folder, a glob), folders of `multiway embed`, search indexes.
+        places: tars (as everywhere: a folder, a glob), folders of `multiway embed`, search indexes. All are
+            looked at before the first is rewritten.
+        keys_of: what a key names in a tar: a sample's key there, the one that its source had (`multiway data
+            pack` keeps it in the .json), or either of them.
 
     Returns:
         `removed`: place -> samples; `caches`: deleted ones; `unknown`: keys that were nowhere.
 
     Raises:
-        UserError: a place is none of these, or lies on another machine.
+        UserError: a place is none of these, or lies on another machine, or a key is one sample's key in a tar
+            and another one's in its source.
     """
+    tars: dict[str, list[_Tar]] = {}
+    for place in places:
+        if "://" in place:
+            raise UserError(f"{place} can't be rewritten from here: drop from a copy, and upload that")
+        if not any((Path(place) / name).is_file() for name in ("index.json", "embed.json")):
+            tars[place] = [_Tar(Path(tar), keys, keys_of) for tar in expand(place)]
+    _refuse_two_meanings([tar for found in tars.values() for tar in found])
     removed: dict[str, int] = {}
     found: set[str] = set()
     digests: list[bytes] = []
     for place in places:
-        if "://" in place:
-            raise UserError(f"{place} can't be rewritten from here: drop from a copy, and upload that")
         path = Path(place)
-        if (path / "index.json").is_file():
-            gone = _from_index(path, keys)
-        elif (path / "embed.json").is_file():
-            gone = _from_features(path, keys)
-        else:
-            gone = []
-            for tar in expand(place):
-                gone += _from_tar(Path(tar), keys, digests)
+        if place in tars:
+            removed[place] = sum(tar.rewrite(digests) for tar in tars[place])
+            found.update(name for tar in tars[place] for name in tar.found)
+            continue
+        gone = (_from_index if (path / "index.json").is_file() else _from_features)(path, keys)
         removed[place] = len(gone)
         found.update(gone)
     return {"removed": removed, "caches": features.forget(digests), "unknown": sorted(keys - found)}
 
 
-def _from_tar(path: Path, keys: AbstractSet[str], digests: list[bytes]) -> list[str]:
-    """Rewrite one tar where it holds any of the keys; those that it held. Notes their pictures' hashes."""
-    shards = Shards([str(path)], texts=False)
-    called = {shards.key(i): _named(shards, i) & keys for i in range(len(shards))}
-    for i in range(len(shards)):
-        if called[shards.key(i)]:
-            with suppress(BadSample):  # no cache holds it then
-                digests.append(hashlib.sha256(shards.image(i)).digest())
-    aside = path.with_name(f".{path.name}.part")
-    gone: set[str] = set()
-    try:
-        with tarfile.open(path) as old, tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as new:
-            for member in old:
-                key, _ = split_name(member.name)
-                names = called.get(key) or {key} & keys  # without a picture it is no sample, and goes too
-                gone |= names
-                if not names:
-                    new.addfile(member, old.extractfile(member) if member.isfile() else None)
-        if gone:
-            _flush(aside)
-            os.replace(aside, path)
-            forget_index(str(path))
-    except tarfile.TarError as error:
-        raise UserError(f"{path} is damaged ({error}): pack it anew, and drop from that") from None
-    finally:
-        aside.unlink(missing_ok=True)
-    return sorted(gone)
+class _Tar:
+    """One tar, and which of the keys name what in it.
+
+    Attributes:
+        by_tar, by_source: a sample's key in the tar -> those of the keys that it has there, or in its source.
+        found: the keys that named something.
+    """
+
+    def __init__(self, path: Path, keys: AbstractSet[str], keys_of: KeysOf):
+        self.path, self.shards = path, Shards([str(path)], texts=False)
+        self.keys = keys if keys_of != "source" else frozenset()
+        self.by_tar: dict[str, set[str]] = {}
+        self.by_source: dict[str, set[str]] = {}
+        self.found: set[str] = set()
+        for i in range(len(self.shards)):
+            key = self.shards.key(i)
+            self.by_tar[key] = {key} & self.keys
+            self.by_source[key] = _own_key(self.shards, i) & keys if keys_of != "tar" else set()
+
+    def rewrite(self, digests: list[bytes]) -> int:
+        """Write the tar anew where it holds any of the keys; returns how many samples went.
+
+        Args:
+            digests: receives the hashes of their pictures.
+        """
+        named = {key: self.by_tar[key] | self.by_source[key] for key in self.by_tar}
+        for i in range(len(self.shards)):
+            if named[self.shards.key(i)]:
+                with suppress(BadSample):  # no cache holds it then
+                    digests.append(hashlib.sha256(self.shards.image(i)).digest())
+        aside = self.path.with_name(f".{self.path.name}.part")
+        gone: set[str] = set()
+        try:
+            with tarfile.open(self.path) as old, tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as new:
+                for member in old:
+                    key, _ = split_name(member.name)
+                    names = named.get(key) or {key} & self.keys  # without a picture it goes too
+                    if names:
+                        gone.add(key)
+                        self.found |= names
+                    else:
+                        new.addfile(member, old.extractfile(member) if member.isfile() else None)
+            if gone:
+                _flush(aside)
+                os.replace(aside, self.path)
+                forget_index(str(self.path))
+        except tarfile.TarError as error:
+            raise UserError(f"{self.path} is damaged ({error}): pack it anew, and drop from that") from None
+        finally:
+            aside.unlink(missing_ok=True)
+        return len(gone)
 
 
-def _named(shards: Shards, i: int) -> set[str]:
-    """What a sample is called: its key in the tar, and the key that its source had (`multiway data pack`)."""
+def _own_key(shards: Shards, i: int) -> set[str]:
+    """The key that a sample's source had, where that is known."""
     try:
         own = shards.meta(i).get("key")
     except BadSample:
         own = None
-    return {shards.key(i)} | ({own} if isinstance(own, str) else set())
+    return {own} if isinstance(own, str) else set()
+
+
+def _refuse_two_meanings(tars: Sequence[_Tar]) -> None:
+    """Numbers that img2dataset gave are keys of other samples once tars are packed again."""
+    meant: tuple[dict[str, set], dict[str, set]] = {}, {}
+    for tar in tars:
+        for places, called in zip(meant, (tar.by_tar, tar.by_source), strict=True):
+            for key, names in called.items():
+                for name in names:
+                    places.setdefault(name, set()).add((tar.path, key))
+    for name in sorted(meant[0].keys() & meant[1].keys()):
+        if meant[0][name] != meant[1][name]:
+            raise UserError(
+                f"{name} is one sample's key in its tar, and another one's in its source: say which is meant "
+                "by --keys-of tar or --keys-of source; nothing was removed"
+            )
 
 
 def _from_index(folder: Path, keys: AbstractSet[str]) -> list[str]:

@@ -15,7 +15,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +77,7 @@ def embed(
         raise UserError(f"part size {part_size} and batch size {batch_size}: give at least 1")
     out.mkdir(parents=True, exist_ok=True)
     _claim(out / "embed.json", model, samples, {"format": format, "part_size": part_size})
-    written, kept, skipped = Counter[str](), 0, Counter[str]()
+    written, kept, skipped = Counter[str](), 0, Counter(samples.problems)
     for number, first in enumerate(range(0, len(samples), part_size)):
         part = range(first, min(first + part_size, len(samples)))
         todo = [kind for kind in kinds if not (out / f"{kind}-{number:05d}.{format}").exists()]
@@ -99,7 +99,7 @@ def _claim(path: Path, model: System, samples: Dataset, settings: dict[str, Any]
     """Say what the folder holds; refuse one that holds something else."""
     mine = {
         "model": fingerprint(model),
-        "sources": [source.path for source in samples.sources],
+        "source": [asdict(source) for source in samples.sources],
         "samples": len(samples),
         **settings,
     }
