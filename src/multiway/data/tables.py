@@ -41,13 +41,12 @@ def read_table(path: Path) -> Any:
                 csv.field_size_limit(2**24)
                 return _tabbed(list(file)) if delimiter == "\t" else list(csv.DictReader(file))
         text = path.read_text(encoding="utf-8-sig")
-        lines = [line for line in text.split("\n") if line.strip()]  # a text may hold U+2028, U+0085, ...
         if kind == ".token":
-            pairs = (line.split("\t", 1) for line in lines)
+            pairs = (line.split("\t", 1) for line in _lines(text))
             return [{"image": name.rpartition("#")[0], "caption": caption} for name, caption in pairs]
         if kind == ".json" and not _is_lines(text):
             return json.loads(text)
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in _lines(text)]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} can't be read as {kind.lstrip('.')}: {error}.") from error
 
@@ -62,6 +61,11 @@ def _tabbed(lines: list[str]) -> list[dict[str, Any]]:
         with suppress(csv.Error):  # a quote that none closes, or that text follows
             return list(csv.DictReader(lines, delimiter="\t", strict=True))
     return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def _lines(text: str) -> list[str]:
+    """Lines that say something; a caption may hold U+2028 or U+0085, where `str.splitlines` ends a line."""
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def _is_lines(text: str) -> bool:
