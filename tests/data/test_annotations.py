@@ -119,6 +119,17 @@ def test_rows_that_say_nothing_are_counted(folder):
         files.image(1)
 
 
+def test_captions_that_are_no_text(folder):
+    read = json.loads(table("coco.json"))
+    read["annotations"] = [{"image_id": 7, "caption": 1984}, {"image_id": 8, "caption": None}]
+    (folder / "x.json").write_text(json.dumps(read))
+    files = read_annotations(folder / "x.json")
+    assert [files.texts(i) for i in range(len(files))] == [["1984"]]
+    assert files.problems == {"empty_caption": 2}  # b.jpg's is null, c.png has none
+    (folder / "x.json").write_text(json.dumps([{"image": "a.jpg", "caption": [None, "a cat"]}]))
+    assert read_annotations(folder / "x.json").texts(0) == ["a cat"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -127,6 +138,8 @@ def test_rows_that_say_nothing_are_counted(folder):
         ("x.jsonl", '{"image": "a.jpg", "caption"\n', "can't be read as jsonl"),
         ("x.json", '{"what": 1}', "no known layout"),
         ("x.json", '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "x"}]}', "lacks what"),
+        ("x.json", '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 2}]}', "lacks what"),
+        ("x.json", '{"images": [{"split": "val", "filename": "a.jpg"}]}', "lacks what"),
         ("x.jsonl", '{"image": "nowhere.jpg", "caption": "x"}', "name their folder"),
         ("x.jsonl", '{"image": "a.jpg", "caption": ""}', "No picture with a caption"),
     ],
@@ -134,7 +147,7 @@ def test_rows_that_say_nothing_are_counted(folder):
 def test_wrong_files_are_one_sentence(folder, name, content, says):
     (folder / name).write_text(content)
     with pytest.raises(UserError, match=says) as caught:
-        read_annotations(folder / name)
+        Dataset(Source(path=str(folder / name)))
     assert "\n" not in str(caught.value)
 
 

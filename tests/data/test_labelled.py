@@ -63,6 +63,16 @@ def test_tables(folder, kind):
         opened(folder / f"t.{kind}", images=str(folder / "tree"), label="kind")
 
 
+def test_a_column_of_splits(folder):
+    rows = [f"{c}/{f},{c},{'train' if c == 'a' else 'val'}" for c in COLOURS for f in ("1.png", "deep/2.png")]
+    (folder / "tree" / "t.csv").write_text("\n".join(["image,label,split", *rows]))
+    for path in (folder / "tree", folder / "tree" / "t.csv"):
+        data = opened(path, split="val")
+        assert (data.labels, len(data)) == (("b",), 2)
+        with pytest.raises(UserError, match="no split test: choose from train, val"):
+            opened(path, split="test")
+
+
 def test_tars_by_cls_and_by_json(tmp_path):
     rows = [(c, i) for i in range(2) for c in COLOURS]
     by_cls = [{"__key__": f"{c}{i}", "png": png(COLOURS[c]), "cls": c} for c, i in rows]

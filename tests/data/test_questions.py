@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -65,6 +66,39 @@ def test_visual_genome_albef_and_easy_vqa(tmp_path: Path) -> None:
     data = opened(tmp_path / "easy")
     assert data.asked(0).answers == ("yes",)
     assert data.image(0).height == 8
+
+
+def test_damaged_files_are_one_sentence(tmp_path: Path) -> None:
+    picture(tmp_path / "COCO_val2014_000000000042.jpg")
+    questions = tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json"
+    answers = tmp_path / "v2_mscoco_val2014_annotations.json"
+    asked = {"image_id": 42, "question": "What is it?", "question_id": 1}
+    whole = json.dumps({"data_subtype": "val2014", "questions": [asked]})
+    for content, beside, said in (
+        (whole, '{"annotations": [{"question_id": 1, "ans', f"{answers.name} can't be read as json"),
+        (whole, '{"info": {}}', f"{answers.name} lacks what its layout promises (KeyError: 'annotations')"),
+        (whole.replace("image_id", "picture"), '{"annotations": []}', f"{questions.name} lacks what"),
+    ):
+        questions.write_text(content)
+        answers.write_text(beside)
+        with pytest.raises(UserError, match=re.escape(said)):
+            opened(questions)
+    genome = [{"id": 42, "qas": [{"image_id": 42, "qa_id": 1, "question": "Where?"}]}]
+    (tmp_path / "qa.json").write_text(json.dumps(genome))
+    with pytest.raises(UserError, match="lacks what its layout promises .*'answer'"):
+        opened(tmp_path / "qa.json")
+
+
+def test_a_column_of_splits(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    rows = [{"image": "a.png", "question": f"{s}?", "split": s} for s in ("train", "val", "test")]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    data = opened(tmp_path / "t.json", split="train+val")
+    assert [data.texts(i) for i in range(len(data))] == [["train?"], ["val?"]]
+    for path in ("scenes:4", str(tmp_path / "t.jsonl")):
+        (tmp_path / "t.jsonl").write_text('{"image": "a.png", "question": "what?"}\n')
+        with pytest.raises(UserError, match="has no splits"):
+            Questions(LabelledSource(path=path, split="train"))
 
 
 def test_tables_and_lists_of_answers(tmp_path: Path) -> None:

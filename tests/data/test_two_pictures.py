@@ -271,6 +271,18 @@ def test_files_of_nlvr2_albef_and_tables(tmp_path):
         pairs(tmp_path / "bad.csv", images=str(images))
     with pytest.raises(UserError, match="boxes:N"):
         pairs("boxes:none")
+    (tmp_path / "nlvr2.json").write_text(
+        "\n".join(json.dumps(row) for row in (official[0], {"label": "True", "sentence": "a"}))
+    )
+    with pytest.raises(UserError, match="lacks what its layout promises .*'identifier'"):
+        pairs(tmp_path / "nlvr2.json", images=str(images))
+    (tmp_path / "t.csv").write_text(
+        "left,right,sentence,label,split\nx.png,y.png,a,1,val\nx.png,y.png,b,0,dev\n"
+    )
+    data = pairs(tmp_path / "t.csv", images=str(images), split="dev")
+    assert [data.texts(i) for i in range(len(data))] == [["b"]]
+    with pytest.raises(UserError, match="has no splits"):
+        pairs("scenes:4", split="dev")
 
 
 def test_words_of_truth():

@@ -69,6 +69,15 @@ def test_a_kill_between_features_and_keys_is_mended(albef, tars, tmp_path):
     )
 
 
+def test_a_text_may_hold_other_ends_of_lines(tmp_path):
+    np.save(tmp_path / "text-00000.npy", np.eye(2))
+    rows = [json.dumps({"key": key, "text": "a\u2028b\u0085c"}, ensure_ascii=False) for key in "xy"]
+    (tmp_path / "text-00000.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (tmp_path / "embed.json").write_text("{}")
+    assert drop({"x"}, [str(tmp_path)])["removed"] == {str(tmp_path): 1}
+    assert (tmp_path / "text-00000.jsonl").read_text(encoding="utf-8") == rows[1] + "\n"
+
+
 def test_caches_that_hold_a_picture_go(tars, tmp_path, monkeypatch):
     monkeypatch.setenv("MULTIWAY_CACHE", str(tmp_path / "cache"))
     data = Dataset(Source(path=str(tars)))

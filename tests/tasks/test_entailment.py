@@ -30,6 +30,10 @@ def test_snli_ve_and_albef_files(tmp_path: Path) -> None:
     assert data.problems == {"no_label": 1}
     (tmp_path / "ve.json").write_text(json.dumps([{"image": "12.jpg", "sentence": "?", "label": "neutral"}]))
     assert Sentences(LabelledSource(path=str(tmp_path / "ve.json"))).label(0) == 1
+    rows = [{"image": "12.jpg", "sentence": s, "label": "neutral", "split": s} for s in ("train", "dev")]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    data = Sentences(LabelledSource(path=str(tmp_path / "t.json"), split="dev"))
+    assert [data.texts(i) for i in range(len(data))] == [["dev"]]
     with pytest.raises(UserError, match="no splits"):
         Sentences(LabelledSource(path="scenes:3", split="train"))
 

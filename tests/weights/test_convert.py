@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from multiway.systems.base import System
 from multiway.systems.blip_config import BLIPConfig, CaptionerConfig, NLVRConfig, VQAConfig
 from multiway.weights import blip
 from multiway.weights.convert import convert, examine
+from multiway.weights.keymap import to_theirs
 from multiway.weights.official import read_tensors
 
 SIZES = {
@@ -120,6 +122,36 @@ def test_a_check_says_what_a_checkpoint_would_do(tmp_path: Path, capsys) -> None
     assert json.loads(capsys.readouterr().out)["unexpected"] == ["extra.weight"]
     folder = convert(first, tmp_path / "theirs", to="transformers")
     assert [len(found) for found in tuple_of(examine(folder))] == [names, 0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["folder", "official.pth", "transformers"])
+def test_a_check_lists_what_a_run_resizes(kind: str, tmp_path: Path, capsys) -> None:
+    path = multiway.save(multiway.create("clip").eval(), tmp_path / "folder")
+    if kind != "folder":
+        path = convert(path, tmp_path / kind, to=kind.removesuffix(".pth"))
+    options = {"image_size": 256, "text_length": 100}
+    report = examine(path, **options)[1]
+    before, after = (multiway.load(path, **more).state_dict() for more in ({}, options))
+    assert set(report.resized) == {n for n in before if before[n].shape != after[n].shape}
+    assert len(report.resized) == 2
+    assert main(["convert", str(path), "--check", "--json", "--text-length", "100"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["resized"]) == 1
+    for wrong, words in ({"image_size": 9}, "patches of"), ({"text_length": 5}, "give more"):
+        with pytest.raises(UserError, match=words):
+            examine(path, **wrong)
+
+
+def test_a_run_prints_what_it_leaves_out(tmp_path: Path, capsys) -> None:
+    model = NETWORKS["blip"].network()(CONFIGS["itm"])
+    state = {f"state.{name}": tensor for name, tensor in model.init_state().state_dict().items()}
+    tensors = to_theirs(blip.layout(CONFIGS["itm"]), model.state_dict() | state)
+    torch.save(tensors | {"extra.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    assert main(["convert", str(tmp_path / "x.pth"), str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"unexpected +1\n  extra\.weight\n", out)
+    assert re.search(r"dropped +\d+\n  state\.", out)
+    assert main(["convert", str(tmp_path / "out"), str(tmp_path / "again")]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 def tuple_of(found):

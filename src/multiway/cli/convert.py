@@ -39,17 +39,31 @@ def convert(argv: Sequence[str]) -> None:
     from multiway.weights.convert import convert, examine
 
     if args.check:
-        system, report = examine(args.source, image_size=args.image_size)
+        system, report = examine(args.source, image_size=args.image_size, text_length=args.text_length)
         if args.json:
             print(json.dumps({"system": system, **asdict(report)}))
             return
         for kind, names in asdict(report).items():
-            print(f"{kind:<10} {len(names):>5}")
-            for name in names[:SHOWN] if kind != "matched" else ():
-                print(f"  {name}")
-            if kind != "matched" and len(names) > SHOWN:
-                print(f"  ... and {len(names) - SHOWN} more (--json has all)")
+            _show(kind, names, listed=kind != "matched")
         print(f"{args.source} is a {system}; nothing was written")
         return
     out = convert(args.source, args.out, to=args.to, image_size=args.image_size, text_length=args.text_length)
+    _, report = examine(args.source)
+    left_out = {
+        "dropped": [n for n in report.matched if n.startswith("state.")],
+        "unexpected": report.unexpected,
+    }
+    for kind, names in left_out.items():
+        if names:  # momentum models and queues; what the layout does not know
+            _show(kind, names)
     print(f"{args.to} layout in {out}")
+
+
+def _show(kind: str, names: Sequence[str], *, listed: bool = True) -> None:
+    """How many tensors are of a kind, and the first of them."""
+    print(f"{kind:<10} {len(names):>5}")
+    if listed:
+        for name in names[:SHOWN]:
+            print(f"  {name}")
+        if len(names) > SHOWN:
+            print(f"  ... and {len(names) - SHOWN} more (--check --json has all)")

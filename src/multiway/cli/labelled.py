@@ -31,7 +31,9 @@ def add_labels(parser: Parser) -> None:
     """What is said of all the sources alike."""
     parser.add_argument("--images", help="folder of the pictures that an annotation file names")
     parser.add_argument("--label", help="the column of the class; of emoji: group or subgroup")
-    parser.add_argument("--split", help="of emoji: train, combination, style or all")
+    parser.add_argument(
+        "--split", help="of emoji: train, combination, style or all; of a table, as its column `split` says"
+    )
 
 
 def sources_of(args, paths: Sequence[str] | None) -> tuple:

@@ -20,8 +20,10 @@ from multiway.data.tables import (
     check_rows,
     find_column,
     find_table,
+    of_split,
     picture_folder,
     read_table,
+    refuse_split,
 )
 from multiway.errors import UserError
 
@@ -55,7 +57,7 @@ class Files:
             if not name:
                 self.problems["no_image"] += 1
                 continue
-            kept = [caption.strip() for caption in captions if caption.strip()]
+            kept = [text for caption in captions if caption is not None and (text := str(caption).strip())]
             texts.setdefault(name, []).extend(kept)
             if columns and (name not in about or (opts_out(columns) and not opts_out(about[name]))):
                 about[name] = columns
@@ -123,10 +125,7 @@ def read_annotations(
     if not path.exists():
         raise UserError(f"There is no file or folder {path}: check the path.")
     root = picture_folder(path, None if images is None else str(images))
-    rows, splits = _read_rows(path, root, split)
-    if split is not None and not splits:
-        raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
-    return Files(root, rows, where=str(path))
+    return Files(root, _read_rows(path, root, split), where=str(path))
 
 
 def _pictures_with_texts(folder: Path) -> Iterator[Row]:
@@ -140,44 +139,26 @@ def _pictures_with_texts(folder: Path) -> Iterator[Row]:
             yield str(file.relative_to(folder)), texts, {}
 
 
-def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[Row], bool]:
-    """The rows, and whether the layout has splits."""
+def _read_rows(path: Path, root: Path, split: str | None) -> Iterator[Row]:
     read = read_table(path)
-    try:
-        if isinstance(read, dict) and isinstance(read.get("images"), list):
-            if isinstance(read.get("annotations"), list):
-                return _coco(read), False
-            return _karpathy(read, root, split, path), True
-        if isinstance(read, list):
-            return _table(read, path, split)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} lacks what its layout promises ({type(error).__name__}: {error})."
-        ) from error
+    if isinstance(read, dict) and isinstance(read.get("images"), list):
+        if isinstance(read.get("annotations"), list):
+            refuse_split(split, path)
+            return _coco(read)
+        return _karpathy(of_split(read["images"], split, path), root)
+    if isinstance(read, list):
+        return _table(of_split(check_rows(read, path), split, path), path)
     raise UserError(
         f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO or Karpathy json."
     )
 
 
-def _table(rows: list[dict[str, Any]], path: Path, split: str | None) -> tuple[Iterator[Row], bool]:
-    rows = check_rows(rows, path)
+def _table(rows: list[dict[str, Any]], path: Path) -> Iterator[Row]:
     image, text = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
-    if split is not None and "split" in rows[0]:
-        wanted = _wanted(split, {str(row.get("split")) for row in rows}, path)
-        rows = [row for row in rows if str(row.get("split")) in wanted]
-    found = (
+    return (
         (str(row.get(image) or "").strip(), _as_texts(row.get(text)), _others(row, image, text))
         for row in rows
     )
-    return found, "split" in rows[0]
-
-
-def _wanted(split: str | None, known: set[str], path: Path) -> set[str]:
-    """The splits that are meant; all where none is named."""
-    wanted = set(split.split("+")) if split else known
-    if not wanted <= known:
-        raise UserError(f"{path} has no split {split}: choose from {', '.join(sorted(known))}.")
-    return wanted
 
 
 def _others(row: dict[str, Any], *used: str) -> dict[str, Any]:
@@ -190,27 +171,23 @@ def _as_texts(value: Any) -> list[str]:
     if isinstance(value, str) and value.startswith("["):  # a list inside a csv, as Flickr30k's on the hub
         with suppress(ValueError):  # or a text that begins so
             value = json.loads(value)
-    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
+    return [str(one) for one in value if one is not None] if isinstance(value, list) else [str(value)]
 
 
 def _coco(read: dict[str, Any]) -> Iterator[Row]:
     names = {image["id"]: image["file_name"] for image in read["images"]}
     about = {image["id"]: _others(image, "id", "file_name") for image in read["images"]}
-    captions: dict[Any, list[str]] = {number: [] for number in names}
+    captions: dict[Any, list[Any]] = {number: [] for number in names}
     for annotation in read["annotations"]:
         if annotation["image_id"] in captions:
             captions[annotation["image_id"]].append(annotation["caption"])
     return ((names[number], texts, about[number]) for number, texts in captions.items())
 
 
-def _karpathy(read: dict[str, Any], root: Path, split: str | None, path: Path) -> Iterator[Row]:
-    wanted = _wanted(split, {image["split"] for image in read["images"]}, path)
-    rows = []
-    for image in read["images"]:
-        if image["split"] in wanted:
-            # COCO's pictures lie in train2014 and val2014, Flickr30k's in one folder
-            inside = os.path.join(image.get("filepath") or "", image["filename"])
-            name = inside if (root / inside).exists() else image["filename"]
-            texts = [sentence["raw"] for sentence in image["sentences"]]
-            rows.append((name, texts, _others(image, "filename", "sentences", "sentids")))
-    return iter(rows)
+def _karpathy(images: list[dict[str, Any]], root: Path) -> Iterator[Row]:
+    for image in images:
+        # COCO's pictures lie in train2014 and val2014, Flickr30k's in one folder
+        inside = os.path.join(image.get("filepath") or "", image["filename"])
+        name = inside if (root / inside).exists() else image["filename"]
+        texts = [sentence["raw"] for sentence in image["sentences"]]
+        yield name, texts, _others(image, "filename", "sentences", "sentids")

@@ -17,8 +17,10 @@ from multiway.data.tables import (
     check_rows,
     find_column,
     find_table,
+    of_split,
     picture_folder,
     read_table,
+    refuse_split,
 )
 from multiway.errors import UserError
 
@@ -48,19 +50,19 @@ def open_labelled(source: _Described) -> Listed:
     """
     if source.path == "emoji":
         return _emoji(source)
-    if source.split is not None:
-        raise UserError(f"{source.path} has no splits: leave `split` out, or name the file of the split.")
     path = Path(source.path)
     if "://" not in source.path:
         if not path.exists() and not set("*?[{") & set(source.path):
             raise UserError(f"There is no file or folder {path}: check the path.")
         if path.is_dir() and not any(name.endswith(".tar") for name in os.listdir(path)):
             table = find_table(path)
-            if table is None:
-                return _by_folder(path)
-            return _by_table(table, source.images or str(path), source.label)
+            if table is not None:
+                return _by_table(table, source.images or str(path), source)
+            refuse_split(source.split, path)
+            return _by_folder(path)
         if path.suffix.lower() in TABLES:
-            return _by_table(path, source.images, source.label)
+            return _by_table(path, source.images, source)
+    refuse_split(source.split, source.path)
     return _by_tar(source)
 
 
@@ -142,10 +144,11 @@ def _by_folder(root: Path) -> Listed:
     return Listed([str(name) for name in names], labels, _Paths(files))
 
 
-def _by_table(path: Path, images: str | None, column: str | None) -> Listed:
-    root, rows = picture_folder(path, images), check_rows(read_table(path), path)
+def _by_table(path: Path, images: str | None, source: _Described) -> Listed:
+    root = picture_folder(path, images)
+    rows = of_split(check_rows(read_table(path), path), source.split, path)
     image = find_column(rows[0], IMAGE_COLUMNS, path)
-    label = find_column(rows[0], (column,) if column else LABEL_COLUMNS, path)
+    label = find_column(rows[0], (source.label,) if source.label else LABEL_COLUMNS, path)
     problems: Counter[str] = Counter()
     keys, labels, about = [], [], []
     for row in rows:

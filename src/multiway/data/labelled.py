@@ -24,7 +24,7 @@ class LabelledSource:
             with .cls or .json, `emoji`. For two pictures: see `two_pictures`.
         images: the folder of the pictures that an annotation file names.
         label: the column or the field of the .json that holds the class; of `emoji`: group or subgroup.
-        split: of the emoji protocol (train, combination, style, all).
+        split: of the emoji protocol (train, combination, style, all); of a table, by its column `split`.
         weight: how often each of its samples is seen in an epoch.
     """
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from multiway.data.images import decode
+from multiway.data.tables import reading
 from multiway.errors import UserError
 
 
@@ -57,7 +58,7 @@ class Numbered(Generic[SourceT, StoreT]):
         """Open the sources.
 
         Raises:
-            UserError: none is given, one has no weight, or what `open_source` raises.
+            UserError: none is given, one has no weight, one is damaged, or what `open_source` raises.
         """
         self.sources: tuple[SourceT, ...] = tuple(sources) if isinstance(sources, Sequence) else (sources,)
         if not self.sources:
@@ -65,7 +66,10 @@ class Numbered(Generic[SourceT, StoreT]):
         for source in self.sources:
             if not source.weight > 0:
                 raise UserError(f"The weight of source {source.path} is {source.weight}: give one above 0.")
-        self._stores: list[StoreT] = [open_source(source) for source in self.sources]
+        self._stores: list[StoreT] = []
+        for source in self.sources:
+            with reading(source.path):
+                self._stores.append(open_source(source))
         self.sizes = tuple(len(store) for store in self._stores)
         self.problems: Counter[str] = sum((store.problems for store in self._stores), Counter())
         self._starts = np.cumsum([0, *self.sizes])

@@ -16,7 +16,16 @@ from multiway.data.labelled import LabelledSource
 from multiway.data.listed import ListedPictures
 from multiway.data.numbered import NumberedPictures, Pictured
 from multiway.data.scene_questions import ask
-from multiway.data.tables import IMAGE_COLUMNS, check_rows, find_column, picture_folder, read_table
+from multiway.data.tables import (
+    IMAGE_COLUMNS,
+    check_rows,
+    find_column,
+    of_split,
+    picture_folder,
+    read_table,
+    reading,
+    refuse_split,
+)
 from multiway.errors import UserError
 
 QUESTIONS, ANSWERS = ("question", "text"), ("answer", "answers", "label")
@@ -96,9 +105,8 @@ class Drawn:
 
 def _open(source: LabelledSource) -> Pictured:
     path = Path(source.path)
-    if source.split is not None:
-        raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
     if source.path.startswith("scenes:"):
+        refuse_split(source.split, path)
         return Drawn(scenes.parse(source.path))
     if path.is_dir():
         if not (path / "questions.json").is_file():
@@ -108,8 +116,10 @@ def _open(source: LabelledSource) -> Pictured:
     if isinstance(rows, dict) and "questions" in rows:
         return _vqa_v2(rows, path, source)
     if isinstance(rows, list) and rows and isinstance(rows[0], list):
+        refuse_split(source.split, path)
         return _easy_vqa(rows, path, source)
-    rows, root = check_rows(rows, path), picture_folder(path, source.images)
+    rows = of_split(check_rows(rows, path), source.split, path)
+    root = picture_folder(path, source.images)
     if "qas" in rows[0]:
         return _listed(root, _visual_genome(rows, root), path)
     return _listed(root, _table(rows, path, source.label), path)
@@ -121,13 +131,14 @@ def _vqa_v2(found: Mapping[str, Any], path: Path, source: LabelledSource) -> Lis
     beside = path.with_name(path.name.replace("OpenEnded_", "").replace("questions", "annotations"))
     answers: dict[int, tuple[str, ...]] = {}
     if beside != path and beside.is_file():
-        for row in json.loads(beside.read_text())["annotations"]:
-            answers[row["question_id"]] = tuple(str(a["answer"]) for a in row["answers"])
+        with reading(beside):
+            for row in read_table(beside)["annotations"]:
+                answers[row["question_id"]] = tuple(str(a["answer"]) for a in row["answers"])
 
     def name(row: Mapping[str, Any]) -> str:
         return f"COCO_{part}_{int(row['image_id']):012d}.jpg"
 
-    rows = check_rows(found["questions"], path)
+    rows = of_split(check_rows(found["questions"], path), source.split, path)
     folder = _folder(root, (".", part), name(rows[0]))
     numbered = ((row, row["question_id"]) for row in rows)
     asked = (Asked(name(row), str(row["question"]), answers.get(i, ()), i) for row, i in numbered)

@@ -5,9 +5,11 @@ Boxes are (left, top, width, height) in pixels, as COCO's.
 
 from __future__ import annotations
 
+import json
+import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +21,16 @@ from multiway.data import boxes, scenes
 from multiway.data.labelled import LabelledSource
 from multiway.data.listed import ListedPictures
 from multiway.data.numbered import NumberedPictures, Pictured
-from multiway.data.tables import IMAGE_COLUMNS, check_rows, find_column, picture_folder, read_table
+from multiway.data.tables import (
+    IMAGE_COLUMNS,
+    check_rows,
+    find_column,
+    of_split,
+    picture_folder,
+    read_table,
+    reading,
+    refuse_split,
+)
 from multiway.errors import UserError
 
 Box = tuple[float, float, float, float]
@@ -143,6 +154,8 @@ def _of_corners(left: float, top: float, right: float, bottom: float) -> Box:
 
 def _open(source: LabelledSource) -> Pictured:
     path = Path(source.path)
+    if source.path.startswith(("scenes:", "boxes:")):
+        refuse_split(source.split, path)
     if source.path.startswith("scenes:"):
         return DrawnScenes(scenes.parse(source.path))
     if source.path.startswith("boxes:"):
@@ -151,21 +164,49 @@ def _open(source: LabelledSource) -> Pictured:
             raise UserError(f"{path} names no drawn boxes: write boxes:N or boxes:N:SEED, as in boxes:1000.")
         return DrawnStrips(*map(int, numbers))
     root, rows = picture_folder(path, source.images), check_rows(read_table(path), path)
-    if "ann_id" in rows[0] or "ref_id" in rows[0]:
+    problems = Counter[str]()
+    if _is_refcoco(rows[0], path):
         found = _refcoco(rows, path, source.split)
     else:
-        found = _table(rows, path)
-    return ListedPictures(root, found, path, "rows of a picture, a text and a box")
+        found = _table(of_split(rows, source.split, path), path, problems)
+    kept = [row for row in (_usable(row, problems) for row in found) if row is not None]
+    return ListedPictures(root, kept, path, "rows of a picture, a text and a box", problems)
 
 
-def _refcoco(rows: Sequence[Mapping[str, Any]], path: Path, split: str | None) -> list[Referred]:
+def _is_refcoco(row: Mapping[str, Any], path: Path) -> bool:
+    """Whether boxes are found by their ids: any table may have such a column, but then a box as well."""
+    own_box = any(str(name).strip().lower() in BOXES for name in row)
+    return bool({"ann_id", "ref_id"} & set(row)) and (
+        not own_box or path.with_name("instances.json").is_file()
+    )
+
+
+def _usable(row: Referred, problems: Counter[str]) -> Referred | None:
+    """A row without the proposals that have no area; none where its own box has none. Both are counted."""
+    if not _has_area(row.box):
+        problems["bad_box"] += 1
+        return None
+    proposals = tuple(box for box in row.proposals if _has_area(box))
+    if len(proposals) == len(row.proposals):
+        return row
+    problems["bad_proposal"] += len(row.proposals) - len(proposals)
+    return replace(row, proposals=proposals)
+
+
+def _has_area(box: Box) -> bool:
+    return all(map(math.isfinite, box)) and min(box[2:]) > 0
+
+
+def _refcoco(rows: Sequence[dict[str, Any]], path: Path, split: str | None) -> list[Referred]:
     """RefCOCO+'s refs as json, or ALBEF's rows with a `ref_id`; instances, refs and detections lie beside.
 
     The toolkit's `refs(unc).p` is a pickle, which is not opened: write it as refs.json where it is trusted.
     """
-    instances = read_table(path.with_name("instances.json"))
-    annotations = {row["id"]: row for row in instances["annotations"]}
-    names = {row["id"]: row["file_name"] for row in instances["images"]}
+    instances = path.with_name("instances.json")
+    with reading(instances):
+        read = read_table(instances)
+        annotations = {row["id"]: row for row in read["annotations"]}
+        names = {row["id"]: row["file_name"] for row in read["images"]}
     beside = path.with_name("dets.json")
     proposals: Mapping[str, Any] = read_table(beside) if beside.is_file() else {}
     if "ann_id" not in rows[0]:  # ALBEF's: a row a text, and the box by its ref
@@ -173,9 +214,7 @@ def _refcoco(rows: Sequence[Mapping[str, Any]], path: Path, split: str | None) -
         own = ({"sentences": [{"sent": row["text"]}], "picture": row.get("image")} for row in rows)
         rows = [{**refs[row["ref_id"]], **more} for row, more in zip(rows, own, strict=True)]
     found = []
-    for row in rows:
-        if split is not None and row.get("split") != split:
-            continue
+    for row in of_split(rows, split, path):
         annotation = annotations[row["ann_id"]]
         image = annotation["image_id"]
         boxes_there = tuple(tuple(map(float, box[:4])) for box in proposals.get(str(image), ()))
@@ -191,20 +230,33 @@ def _refcoco(rows: Sequence[Mapping[str, Any]], path: Path, split: str | None) -
     return found
 
 
-def _table(rows: Sequence[dict[str, Any]], path: Path) -> list[Referred]:
+def _table(rows: Sequence[dict[str, Any]], path: Path, problems: Counter[str]) -> Iterator[Referred]:
     """A table with a picture, a text, a box, and, if there are any, `proposals`."""
-    image, text, box = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXTS, BOXES))
-    return [
-        Referred(
-            picture=str(row[image]),
-            text=str(row[text]),
-            box=_box(row[box], path),
-            proposals=tuple(_box(other, path) for other in row.get("proposals") or ()),
+    columns = [find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXTS, BOXES)]
+    for row in rows:
+        picture, text, box = (row.get(column) for column in columns)
+        said = "" if text is None else str(text).strip()
+        if not picture or not said or not box:
+            problems["no_image" if not picture else "no_text" if not said else "no_box"] += 1
+            continue
+        yield Referred(
+            picture=str(picture),
+            text=said,
+            box=_box(box, path),
+            proposals=_boxes(row.get("proposals"), path),
             meta=row,
         )
-        for row in rows
-        if row.get(image) and row.get(text) and row.get(box)
-    ]
+
+
+def _boxes(value: Any, path: Path) -> tuple[Box, ...]:
+    """A list of boxes, in a csv as JSON; none where nothing is given."""
+    try:
+        found = json.loads(value) if isinstance(value, str) and value.strip() else value or ()
+        return tuple(_box(box, path) for box in found)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{path} has the proposals {value!r}: write a list of boxes, [[left, top, width, height], ...]"
+        ) from None
 
 
 def _box(value: Any, path: Path) -> Box:

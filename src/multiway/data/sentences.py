@@ -15,8 +15,15 @@ from multiway.data.labelled import LabelledSource
 from multiway.data.listed import ListedPictures
 from multiway.data.numbered import NumberedPictures, Pictured
 from multiway.data.scene_claims import TRUTHS, draw_claim, make_claim
-from multiway.data.tables import IMAGE_COLUMNS, check_rows, find_column, picture_folder, read_table
-from multiway.errors import UserError
+from multiway.data.tables import (
+    IMAGE_COLUMNS,
+    check_rows,
+    find_column,
+    of_split,
+    picture_folder,
+    read_table,
+    refuse_split,
+)
 
 IMAGES = (*IMAGE_COLUMNS, "Flickr30K_ID", "Flickr30kID")
 SENTENCES = ("sentence2", "sentence", "hypothesis", "text", "caption")
@@ -79,9 +86,11 @@ class Drawn:
         return draw_claim(self.world.seed, i, self.world.image_size)
 
 
-def _listed(path: Path, images: str | None, label: str | None) -> ListedPictures[Said]:
+def _listed(source: LabelledSource) -> ListedPictures[Said]:
     """Pictures and sentences of SNLI-VE's own files, ALBEF's json, or a table."""
-    root, rows = picture_folder(path, images), check_rows(read_table(path), path)
+    path, label = Path(source.path), source.label
+    root = picture_folder(path, source.images)
+    rows = of_split(check_rows(read_table(path), path), source.split, path)
     image, sentence = (find_column(rows[0], names, path) for names in (IMAGES, SENTENCES))
     column = find_column(rows[0], (label,) if label else LABEL_COLUMNS, path)
     problems, kept = Counter[str](), list[Said]()
@@ -98,8 +107,7 @@ def _listed(path: Path, images: str | None, label: str | None) -> ListedPictures
 
 
 def _open(source: LabelledSource) -> Pictured:
-    if source.split is not None:
-        raise UserError(f"{source.path} has no splits: leave `split` out, or name the file of the split.")
     if source.path.startswith("scenes:"):
+        refuse_split(source.split, source.path)
         return Drawn(scenes.parse(source.path))
-    return _listed(Path(source.path), source.images, source.label)
+    return _listed(source)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,33 @@ def read_table(path: Path) -> Any:
                 file.seek(0)
                 delimiter = "\t" if kind == ".tsv" or ("\t" in head and "," not in head) else ","
                 csv.field_size_limit(2**24)
-                return list(csv.DictReader(file, delimiter=delimiter))
+                return _tabbed(list(file)) if delimiter == "\t" else list(csv.DictReader(file))
         text = path.read_text(encoding="utf-8-sig")
         if kind == ".token":
-            lines = (line.split("\t", 1) for line in text.splitlines() if line.strip())
-            return [{"image": name.rpartition("#")[0], "caption": caption} for name, caption in lines]
+            pairs = (line.split("\t", 1) for line in _lines(text))
+            return [{"image": name.rpartition("#")[0], "caption": caption} for name, caption in pairs]
         if kind == ".json" and not _is_lines(text):
             return json.loads(text)
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in _lines(text)]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} can't be read as {kind.lstrip('.')}: {error}.") from error
+
+
+def _tabbed(lines: list[str]) -> list[dict[str, Any]]:
+    """Rows between tabs. Most such files know no quoting, and a text of theirs may begin with a quote that
+    none closes; quotes count only where a field lies in them, or they hold a tab or a line's end.
+    """
+    plain = [row for row in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
+    whole = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for row in plain for cell in row)
+    if whole or any(len(row) != len(plain[0]) for row in plain):
+        with suppress(csv.Error):  # a quote that none closes, or that text follows
+            return list(csv.DictReader(lines, delimiter="\t", strict=True))
+    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def _lines(text: str) -> list[str]:
+    """Lines that say something; a caption may hold U+2028 or U+0085, where `str.splitlines` ends a line."""
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def _is_lines(text: str) -> bool:
@@ -70,6 +88,49 @@ def check_rows(rows: Any, path: Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} holds no rows: give one object or line a picture.")
     return rows
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """What code that trusts a file's layout raises on a damaged one, as one sentence.
+
+    Raises:
+        UserError: a field is missing or of another kind.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{path} lacks what its layout promises ({type(error).__name__}: {error}): "
+            "mend it, or take another copy."
+        ) from error
+
+
+def of_split(rows: Sequence[dict[str, Any]], split: str | None, path: Path) -> list[dict[str, Any]]:
+    """The rows whose column `split` says so, several splits joined by "+"; all where none is named.
+
+    Raises:
+        UserError: there is no such column, or no such split.
+    """
+    if split is None:
+        return list(rows)
+    known = {str(row["split"]) for row in rows if row.get("split") is not None}
+    if not known:
+        refuse_split(split, path)
+    wanted = set(split.split("+"))
+    if not wanted <= known:
+        raise UserError(f"{path} has no split {split}: choose from {', '.join(sorted(known))}.")
+    return [row for row in rows if str(row.get("split")) in wanted]
+
+
+def refuse_split(split: str | None, path: str | Path) -> None:
+    """Nothing where no split is named.
+
+    Raises:
+        UserError: one is, of data that has none.
+    """
+    if split is not None:
+        raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
 
 
 def find_column(row: dict[str, Any], names: Sequence[str], path: Path) -> str:

@@ -25,7 +25,15 @@ from multiway.data.labelled import LabelledSource
 from multiway.data.numbered import Keyed, Numbered
 from multiway.data.scene_text import make_picture_pair
 from multiway.data.shards import Shards, expand
-from multiway.data.tables import TABLES, check_rows, find_column, picture_folder, read_table
+from multiway.data.tables import (
+    TABLES,
+    check_rows,
+    find_column,
+    of_split,
+    picture_folder,
+    read_table,
+    refuse_split,
+)
 from multiway.errors import UserError
 
 SENTENCES = ("sentence", "text", "caption", "statement")
@@ -101,14 +109,13 @@ class PairTransform:
 
 def _open(source: LabelledSource) -> Store:
     path = source.path
-    if source.split is not None:
-        raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
+    if "://" not in path and Path(path).suffix.lower() in TABLES:
+        return ListedPairs(Path(path), source.images, source.label, source.split)
+    refuse_split(source.split, path)
     if path.startswith("scenes:"):
         return DrawnPairs(scenes.parse(path))
     if path.startswith("boxes:"):
         return box_pairs.parse(path)
-    if "://" not in path and Path(path).suffix.lower() in TABLES:
-        return ListedPairs(Path(path), source.images, source.label)
     return Strips(Shards(expand(path)), path)
 
 
@@ -187,8 +194,9 @@ def cut(strip: Image.Image) -> TwoPictures:
 class ListedPairs:
     """Pairs that a file lists: NLVR2's own, ALBEF's, or any table with two columns of pictures."""
 
-    def __init__(self, path: Path, images: str | None, label: str | None):
-        root, rows = picture_folder(path, images), check_rows(read_table(path), path)
+    def __init__(self, path: Path, images: str | None, label: str | None, split: str | None):
+        root = picture_folder(path, images)
+        rows = of_split(check_rows(read_table(path), path), split, path)
         sentence = find_column(rows[0], SENTENCES, path)
         column = find_column(rows[0], (label,) if label else ("label",), path)
         names = _names(rows[0], root, path)

@@ -205,7 +205,8 @@ def _from_features(folder: Path, keys: AbstractSet[str]) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines(keepends=True)
+    with open(path, encoding="utf-8") as file:  # str.splitlines would also split at U+2028 in a text
+        return list(file)
 
 
 def _flush(path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from multiway.errors import UserError
+from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.systems.beit import BEiT
 from multiway.systems.beit_heads import Classifier
@@ -44,22 +45,43 @@ from multiway.weights.aside import replacing, standing
 from multiway.weights.folder import load, save
 from multiway.weights.hub import fetch
 from multiway.weights.keymap import Layout, Report, to_ours, to_theirs
+from multiway.weights.positions import longer_config, resized_config
 
 BLIP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the second is an older transformers'
 
 To = Literal["multiway", "transformers", "open_clip", "official"]
 
 
-def examine(source: str | Path, *, image_size: int | None = None) -> tuple[str, Report]:
-    """What loading `source` would do, without building the model's weights, and the system that it holds.
+def examine(
+    source: str | Path, *, image_size: int | None = None, text_length: int | None = None
+) -> tuple[str, Report]:
+    """What loading `source` would do, without writing anything, and the system that it holds.
 
     Args:
-        image_size: pixels of the pictures that a ViT shall take: its positions are then resized.
+        image_size, text_length: as of `load`; what is resized for them is in the report.
 
     Raises:
-        UserError: nothing is there, it can't be read, or its layout is unknown.
+        UserError: nothing is there, it can't be read, its layout is unknown, or it can't be resized so.
     """
-    path = Path(source)
+    config, report = _examined(Path(source))
+    wanted = config if image_size is None else resized_config(config, image_size)
+    wanted = wanted if text_length is None else longer_config(wanted, text_length)
+    if wanted is not config:
+        own, other = _shapes(config), _shapes(wanted)
+        new = (name for name in report.matched if name in own and own[name] != other[name])
+        report = replace(report, resized=tuple(dict.fromkeys((*report.resized, *new))))
+    return config.system, report
+
+
+def _shapes(config: Any) -> dict[str, torch.Size]:
+    """The shapes of a network's tensors, which are not made."""
+    with torch.device("meta"):
+        model = NETWORKS[config.system].network()(config)
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _examined(path: Path) -> tuple[Any, Report]:
+    """The config of the model at `path`, and what loading it as it is would do."""
     if not path.is_file():
         folder = standing(path)
         folder = folder if folder.is_dir() else fetch(path.as_posix())
@@ -68,16 +90,14 @@ def examine(source: str | Path, *, image_size: int | None = None) -> tuple[str, 
     tensors = official.read_tensors(path) if path.is_file() else {}
     of_transformers = "vision_model.embeddings.class_embedding" in tensors
     if not tensors or (of_transformers and not _is_blip(path)):
-        model = load(path, image_size=image_size)  # such a folder fits its own config, or this says why not
-        return model.config.system, Report(tuple(model.state_dict()), (), (), ())
+        model = load(path)  # such a folder fits its own config, or this says why not
+        return model.config, Report(tuple(model.state_dict()), (), (), ())
     if of_transformers:
         config = hf_blip.config_of(tensors, json.loads((path.parent / "config.json").read_text()))
         ours, missing, unexpected = to_ours(hf_blip.layout(config), tensors)
-        return config.system, Report(tuple(ours), (), tuple(missing), tuple(unexpected))
+        return config, Report(tuple(ours), (), tuple(missing), tuple(unexpected))
     config, _ = official.recognise(tensors, path)
-    if image_size is not None and hasattr(config.image, "image_size"):
-        config = replace(config, image=replace(config.image, image_size=image_size))
-    return config.system, official.check(path, config)
+    return config, official.check(path, config)
 
 
 def _is_blip(weights: Path) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -51,8 +50,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, ValueError) as error:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's `args`: plain values by name
+            values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's unpickler raises a dozen kinds on bytes that are no pickle
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} was not opened: it is damaged or holds code beside its tensors ({reason[:80]}); convert "
@@ -61,9 +61,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for wrapper in ("model", "state_dict", "module"):
         if isinstance(values, Mapping) and isinstance(values.get(wrapper), Mapping):
             values = values[wrapper]
-    tensors = {k.removeprefix("module."): v for k, v in values.items() if isinstance(v, Tensor)}
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path} holds a {type(values).__name__}: give a checkpoint, tensors by their names")
+    named = ((k, v) for k, v in values.items() if isinstance(k, str) and isinstance(v, Tensor))
+    tensors = {name.removeprefix("module."): tensor for name, tensor in named}
     if not tensors:
-        raise UserError(f"{path} holds no tensors: give a checkpoint of a model")
+        raise UserError(f"{path} holds no tensors by their names: give a checkpoint of a model")
     return tensors
 
 

@@ -17,19 +17,28 @@ from multiway.systems.base import System
 KEPT = 20  # positions that most texts reach, and that are learned best
 
 
-def resized(model: System, image_size: int | tuple[int, int]) -> System:
-    """The same model for pictures of another size, its table of positions interpolated.
+def resized_config(config: Any, image_size: int | tuple[int, int]) -> Any:
+    """The config of the same model for pictures of another size.
 
     Raises:
         UserError: the image tower has no table of positions, or its patches do not fill such a picture.
     """
-    old = getattr(model.config, "image", None)
+    old = getattr(config, "image", None)
     if old is None or not hasattr(old, "grid"):
         raise UserError("image_size is for towers with a table of positions, as a ViT: leave it out here")
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     if any(side < 1 or side % old.patch_size for side in sides):
         raise UserError(f"image_size {image_size} is not made of patches of {old.patch_size} pixels")
-    config = replace(model.config, image=replace(old, image_size=image_size))
+    return replace(config, image=replace(old, image_size=image_size))
+
+
+def resized(model: System, image_size: int | tuple[int, int]) -> System:
+    """The same model for pictures of another size, its table of positions interpolated.
+
+    Raises:
+        UserError: as `resized_config`.
+    """
+    config, old = resized_config(model.config, image_size), model.config.image
     other, tensors = type(model)(config), model.state_dict()
     for name, tensor in other.state_dict().items():
         if tensors[name].shape != tensor.shape:
@@ -41,6 +50,22 @@ def resized(model: System, image_size: int | tuple[int, int]) -> System:
     return other
 
 
+def longer_config(config: Any, tokens: int) -> Any:
+    """The config of the same model for texts of `tokens` tokens, special ones included.
+
+    Raises:
+        UserError: the system has no table of text positions, or `tokens` is not more than it has now.
+    """
+    text: Any = getattr(config, "text", None)
+    words: Any = getattr(config, "tokenizer", None)
+    if words is None or not hasattr(text, "positions"):
+        raise UserError(f"{config.system} has no table of text positions to stretch: leave text_length out")
+    if tokens <= words.max_length:
+        raise UserError(f"text_length is {tokens}, and the model takes {words.max_length} tokens: give more")
+    words = replace(words, max_length=tokens, max_words=max(words.max_words, tokens))
+    return replace(config, text=replace(text, positions=max(text.positions, tokens)), tokenizer=words)
+
+
 def longer(model: System, tokens: int) -> System:
     """`model` for texts of `tokens` tokens, special ones included; features of the start of a text stay near.
 
@@ -49,25 +74,17 @@ def longer(model: System, tokens: int) -> System:
     texts before you trust them.
 
     Raises:
-        UserError: the system has no table of text positions, or `tokens` is not more than it has now.
+        UserError: as `longer_config`.
     """
-    config: Any = model.config
-    text: Any = getattr(config, "text", None)
-    words: Any = getattr(config, "tokenizer", None)
-    if model.tokenizer is None or words is None or not hasattr(text, "positions"):
-        kind = type(model).__name__
-        raise UserError(f"{kind} has no table of text positions to stretch: leave text_length out")
-    if tokens <= words.max_length:
-        raise UserError(f"text_length is {tokens}, and the model takes {words.max_length} tokens: give more")
-    words = replace(words, max_length=tokens, max_words=max(words.max_words, tokens))
-    text = replace(text, positions=max(text.positions, tokens))
-    other, tensors = type(model)(replace(config, text=text, tokenizer=words)), model.state_dict()
+    config = longer_config(model.config, tokens)
+    other, tensors = type(model)(config), model.state_dict()
     for name, tensor in other.state_dict().items():
         if tensors[name].shape != tensor.shape:
             tensors[name] = stretched(tensors[name], len(tensor))
     other.load_state_dict(tensors)
-    other.tokenizer = copy(model.tokenizer)
-    other.tokenizer.config, other.tokenizer.truncated = words, 0
+    if model.tokenizer is not None:
+        other.tokenizer = copy(model.tokenizer)
+        other.tokenizer.config, other.tokenizer.truncated = config.tokenizer, 0
     other.calibration = model.calibration
     return other.train(model.training)
 

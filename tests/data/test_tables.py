@@ -1,0 +1,54 @@
+"""Tables as they are found: line ends that are none, quotes that nothing closes, and columns of splits."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from multiway.data.tables import of_split, read_table
+from multiway.errors import UserError
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "token"])
+def test_only_a_newline_ends_a_line(kind: str, tmp_path: Path) -> None:
+    said = "one\u2028two\u0085three"
+    path = tmp_path / f"x.{kind}"
+    row = f"a.jpg#0\t{said}" if kind == "token" else f'{{"image": "a.jpg", "caption": "{said}"}}'
+    path.write_bytes(f"{row}\r\n{row}\r\n".encode())
+    assert read_table(path) == [{"image": "a.jpg", "caption": said}] * 2
+
+
+@pytest.mark.parametrize("name", ["x.tsv", "x.csv"])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ['"stray', "b", "c"],
+        ['"stray', 'closed elsewhere"', "c"],
+        ['"said" he', "b", '"again'],
+        ['"whole"', '"stray', "c"],
+    ],
+)
+def test_a_quote_that_begins_a_text_between_tabs(name: str, texts: list[str], tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("image\ttext\n" + "".join(f"{i}.jpg\t{text}\n" for i, text in enumerate(texts)))
+    assert [row["text"] for row in read_table(path)] == texts
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
+@pytest.mark.parametrize("text", ["two\nlines", "a\ttab", 'he said "hi"', "plain"])
+def test_quoted_fields_between_tabs(quoting: int, text: str, tmp_path: Path) -> None:
+    with (tmp_path / "x.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t", quoting=quoting).writerows([["image", "text"], ["a.jpg", text]])
+    assert read_table(tmp_path / "x.tsv") == [{"image": "a.jpg", "text": text}]
+
+
+def test_rows_of_a_split() -> None:
+    rows = [{"n": 0, "split": "train"}, {"n": 1, "split": "val"}, {"n": 2}, {"n": 3, "split": "test"}]
+    assert of_split(rows, None, Path("x")) == rows
+    assert [row["n"] for row in of_split(rows, "train+test", Path("x"))] == [0, 3]
+    with pytest.raises(UserError, match="x has no split dev: choose from test, train, val"):
+        of_split(rows, "dev", Path("x"))
+    with pytest.raises(UserError, match="x has no splits"):
+        of_split(rows[2:3], "train", Path("x"))

@@ -1,0 +1,62 @@
+"""Checkpoint files: what authors store beside tensors is read, code is not, and all else is one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from multiway.errors import UserError
+from multiway.weights.official import read_tensors
+
+
+class Hostile:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch hostile",)
+
+
+def test_arguments_beside_tensors(tmp_path: Path) -> None:
+    args = argparse.Namespace(lr=1e-3, blocks=[1, 2], resume=None)
+    torch.save({"model": {"a": torch.ones(2)}, "args": args, "epoch": 3}, tmp_path / "mae.pth")
+    assert read_tensors(tmp_path / "mae.pth")["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("where", ["beside", "inside"])
+def test_code_is_not_executed(where: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = Hostile() if where == "beside" else argparse.Namespace(lr=Hostile())
+    torch.save({"model": {"a": torch.ones(2)}, "args": args}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="holds code beside its tensors"):
+        read_tensors(tmp_path / "x.pth")
+    assert not Path("hostile").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (b"hello world, this is no checkpoint\n", "is damaged"),
+        (b"", "is damaged"),
+        ([torch.ones(2)], "holds a list"),
+        (torch.ones(2), "holds a Tensor"),
+        ({0: torch.ones(2)}, "no tensors by their names"),
+        ({"model": {0: torch.ones(2), "lr": 1}}, "no tensors by their names"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_sentence(values: Any, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    if isinstance(values, bytes):
+        path.write_bytes(values)
+    else:
+        torch.save(values, path)
+    with pytest.raises(UserError, match=says) as caught:
+        read_tensors(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_among_the_names_is_passed_over(tmp_path: Path) -> None:
+    torch.save({0: torch.ones(2), "module.a": torch.ones(2)}, tmp_path / "x.pth")
+    assert list(read_tensors(tmp_path / "x.pth")) == ["a"]
