@@ -366,6 +366,29 @@ def test_configs_of_tasks_keep_the_sizes() -> None:
     assert again.fine_tuning("nlvr2") == again.config
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"heads": 5}, "heads is 5"),
+        ({"types": 1}, "types is 1"),
+        ({"joint_layers": 9}, "joint_layers is 9: give 0 to the 4"),
+        ({"relative_positions": 5}, "raise system.relative_positions"),
+    ],
+)
+def test_sizes_that_can_not_be(changes: dict[str, int], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        tiny_vlmo.config(**changes)
+
+
+@pytest.mark.parametrize("name", ["vlmo", "vlmo_retrieval"])
+def test_texts_alone_are_refused_among_pairs(name: str) -> None:
+    model, batch = network(name), tiny_vlmo.batch_for(name)
+    mixed = replace(batch, has_image=torch.tensor([True, False, True, True, True]))
+    for given, says in ((mixed, "leave texts alone out"), (replace(batch, image=None), "has no image")):
+        with pytest.raises(UserError, match=says):
+            model.losses(given, model.init_state(), drawn(name, batch))
+
+
 def test_answers_are_given_in_words() -> None:
     model = network("vlmo_vqa").eval()
     ids, mask = tiny.batch().text()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from multiway.errors import UserError
 from multiway.systems.base import System
+from multiway.systems.beit3_config import UNUSED, NetworkConfig
 
 KEPT = 20  # positions that most texts reach, and that are learned best
 
@@ -49,7 +50,8 @@ def longer(model: System, tokens: int) -> System:
     texts before you trust them.
 
     Raises:
-        UserError: the system has no table of text positions, or `tokens` is not more than it has now.
+        UserError: the system has no table of text positions, or `tokens` is not more than it has now, or more
+            than its relative positions are for.
     """
     config: Any = model.config
     text: Any = getattr(config, "text", None)
@@ -59,12 +61,20 @@ def longer(model: System, tokens: int) -> System:
         raise UserError(f"{kind} has no table of text positions to stretch: leave text_length out")
     if tokens <= words.max_length:
         raise UserError(f"text_length is {tokens}, and the model takes {words.max_length} tokens: give more")
+    if getattr(config, "positions", None) == "relative" and tokens > config.relative_positions:
+        raise UserError(
+            f"text_length is {tokens}, and the model's relative positions, which can't be stretched, are for "
+            f"{config.relative_positions} tokens: give at most that, or train with more "
+            "system.relative_positions"
+        )
+    unused = UNUSED if isinstance(config, NetworkConfig) else 0  # rows that no token of BEiT-3 uses
     words = replace(words, max_length=tokens, max_words=max(words.max_words, tokens))
-    text = replace(text, positions=max(text.positions, tokens))
+    text = replace(text, positions=max(text.positions, tokens + unused))
     other, tensors = type(model)(replace(config, text=text, tokenizer=words)), model.state_dict()
     for name, tensor in other.state_dict().items():
         if tensors[name].shape != tensor.shape:
-            tensors[name] = stretched(tensors[name], len(tensor))
+            table = tensors[name]
+            tensors[name] = torch.cat([table[:unused], stretched(table[unused:], len(tensor) - unused)])
     other.load_state_dict(tensors)
     other.tokenizer = copy(model.tokenizer)
     other.tokenizer.config, other.tokenizer.truncated = words, 0
