@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multiway.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -52,18 +54,34 @@ class Batch:
         """A field that its user can't do without.
 
         Raises:
-            ValueError: the batch has none.
+            UserError: the batch has none.
         """
         value = getattr(self, name)
         if value is None:
-            raise ValueError(f"this batch has no {name}, which the system's losses need")
+            raise UserError(
+                f"this batch has no {name}, which the system's losses need: name sources in data.train that "
+                "have it"
+            )
         return value
+
+    def pictures(self) -> Tensor:
+        """The pictures of all rows.
+
+        Raises:
+            UserError: the batch has none, or rows without one.
+        """
+        if self.has_image is not None:
+            raise UserError(
+                "some rows have no picture, and these losses are of pairs: leave texts alone out of "
+                "data.train"
+            )
+        return self.need("image")
 
     def text(self) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
         """Token ids and attention mask.
 
         Raises:
-            ValueError: the batch has no texts.
+            UserError: the batch has no texts.
         """
         return self.need("input_ids"), self.need("attention_mask")
 
@@ -73,7 +91,7 @@ class Batch:
         """Ids and mask of all answers one after the other, the row that each belongs to, and its weight.
 
         Raises:
-            ValueError: the batch has no answers.
+            UserError: the batch has no answers.
         """
         ids, mask = self.need("answer_ids"), self.need("answer_mask")
         real = mask.any(-1)

@@ -16,6 +16,7 @@ from multiway.core.relative import (
     resize_table,
     text_index,
 )
+from multiway.errors import UserError
 
 
 @pytest.mark.parametrize("grid", [(3, 3), (2, 4)])
@@ -98,5 +99,5 @@ def test_a_resized_table_keeps_its_other_rows_and_its_symmetry() -> None:
     assert resize_table(table, (4, 4), (4, 4)) is table
     flat = resize_table(torch.ones_like(table), (4, 4), (9, 9))
     torch.testing.assert_close(flat, torch.ones_like(flat))
-    with pytest.raises(ValueError, match="3 patches"):
+    with pytest.raises(UserError, match="2 x 2 patches .* to 4 x 4: .* 3 patches"):
         resize_table(torch.zeros(image_rows((2, 2)), 1), (2, 2), (4, 4))

@@ -179,9 +179,10 @@ def init_rule(case: Case, name: str) -> Rule:
     if told["kind"] != "random":
         return Rule(1e-7)
     std, count = told["std"], math.prod(told["shape"])
-    if (
-        kind == "absmax"
-    ):  # a cut or uniform distribution reaches its edge in every draw; a normal one has none
-        return Rule(std * (1.5 if told["absmax_over_std"] > 2.5 else 0.15))
+    if kind == "absmax":  # a normal distribution has no edge
+        if told["absmax_over_std"] > 2.5:
+            return Rule(1.5 * std)
+        # A uniform one of few elements stays below its edge, sqrt(3) std: by more once in 100,000 draws.
+        return Rule(std * max(0.15, math.sqrt(3) * (1 - 1e-5 ** (1 / count))))
     error = std / math.sqrt(count) * (1.0 if kind == "mean" else 2**-0.5)
     return Rule(6 * 2**0.5 * error)

@@ -45,7 +45,7 @@ def test_shares_of_masking() -> None:
     assert float(other.float().mean()) == pytest.approx(VOCAB / 2, rel=0.15)  # from the whole vocabulary
 
 
-def test_whole_words_are_chosen_and_replaced_together() -> None:
+def test_whole_words_are_chosen_and_their_tokens_replaced_one_by_one() -> None:
     ids, maskable = texts()
     starts = torch.rand(ROWS, LENGTH, generator=torch.Generator().manual_seed(2)) < 0.6
     starts[:, :2] = True
@@ -53,12 +53,16 @@ def test_whole_words_are_chosen_and_replaced_together() -> None:
     read, labels = masked(ids, maskable, word_starts=starts, mask_id=VOCAB)  # an id that is never drawn
     word = starts.long().cumsum(1) + 1000 * torch.arange(ROWS)[:, None]
     chosen = labels != -100
-    for kind in (chosen, read == VOCAB):
-        whole = torch.zeros(int(word.max()) + 1).index_add_(
-            0, word[:, 1:].flatten(), kind[:, 1:].flatten().float()
-        )
-        length = torch.zeros_like(whole).index_add_(0, word[:, 1:].flatten(), torch.ones(ROWS * (LENGTH - 1)))
-        assert ((whole == 0) | (whole == length)).all()
+
+    def counted(kind: torch.Tensor) -> torch.Tensor:
+        """Of each word, how many tokens are so."""
+        rows = torch.zeros(int(word.max()) + 1)
+        return rows.index_add_(0, word[:, 1:].flatten(), kind[:, 1:].flatten().float())
+
+    whole, length, replaced = counted(chosen), counted(torch.ones_like(chosen)), counted(read == VOCAB)
+    assert ((whole == 0) | (whole == length)).all()
+    assert ((replaced > 0) & (replaced < length)).any()
+    assert float(replaced.sum() / whole.sum()) == pytest.approx(0.8, abs=0.05)
     assert float(chosen[:, 1:].float().mean()) == pytest.approx(0.15, abs=0.015)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 import multiway
 from multiway.batch import Batch
+from multiway.data.patch_masks import BlockMask
 from multiway.errors import UserError
 from multiway.systems.beit import BEiT, Draws
 from multiway.systems.beit_config import ClassifierConfig
@@ -169,6 +170,19 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer: nn.Module, says: st
         return
     with pytest.raises(UserError, match=says):
         tiny_beit.beit().learn_from(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mask": BlockMask(patches=21, exact=True)}, "4 x 5 patches: give 1 to 20"),
+        ({"mask": BlockMask(patches=0)}, "mask.patches is 0"),
+        ({"early_layer": 9}, "early_layer is 9: give 0 to the 3"),
+    ],
+)
+def test_configs_that_can_not_be(changes: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        tiny_beit.beit_config(**changes)
 
 
 def test_a_tokenizer_of_another_grid_is_refused() -> None:

@@ -15,6 +15,7 @@ from multiway import weights
 from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems.beit3 import Draws
+from multiway.systems.beit3_config import BEiT3Config, CaptionerConfig, RetrievalConfig
 from multiway.systems.beit3_masks import Kinds, masked_patches, masked_words
 
 FORMS = pytest.mark.parametrize("form", ["release", "paper"])
@@ -256,3 +257,26 @@ def test_two_ranks_equal_one_process_with_the_whole_batch() -> None:
     for name, gradient in gradients(model, losses["loss"]).items():
         mean = (both[0][name] + both[1][name]) / 2
         torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("kind", [RetrievalConfig, CaptionerConfig])
+def test_texts_alone_are_refused_among_pairs(kind) -> None:
+    model, batch = tiny.build(tiny.config(kind)), tiny.pairs(3)
+    mixed = replace(batch, has_image=torch.tensor([True, False, True]))
+    for given, says in ((mixed, "leave texts alone out"), (replace(batch, image=None), "has no image")):
+        with pytest.raises(UserError, match=says):
+            model.losses(given, model.init_state())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "says"),
+    [
+        (BEiT3Config, {"image_mask": 1.5}, "image_mask is 1.5"),
+        (BEiT3Config, {"pair_text_mask": -0.1}, "pair_text_mask is -0.1"),
+        (CaptionerConfig, {"mask": 7.0}, "mask is 7.0"),
+        (BEiT3Config, {"heads": 5}, "heads is 5"),
+    ],
+)
+def test_configs_that_can_not_be(kind, changes, says) -> None:
+    with pytest.raises(UserError, match=says):
+        tiny.config(kind, **changes)

@@ -10,9 +10,11 @@ import tiny
 import tiny_vlmo
 import torch
 from tiny_steps import step
+from tiny_vlmo import LONGEST, POSITIONS
 
 import multiway
 from multiway.batch import Batch
+from multiway.core.relative import image_rows, resize_table, text_index
 from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.beit import BEiT
@@ -24,6 +26,7 @@ from multiway.systems.vlmo_stages import STAGES, frozen
 from multiway.text import Tokenizer, train_vocabulary
 from multiway.train.optim import build_optimizer, freeze, set_lr
 from multiway.train.run import TrainConfig
+from multiway.weights.start import start_from_model
 
 
 def network(name: str):
@@ -228,6 +231,54 @@ def test_the_stage_of_pairs_starts_from_the_stage_of_texts() -> None:
     assert set(first.state_dict()) <= taken
 
 
+def test_relative_positions_for_shorter_texts_keep_their_meaning() -> None:
+    old = tiny_vlmo.vlmo(tiny_vlmo.config(image=replace(tiny_vlmo.config().image, image_size=40)))
+    new = tiny_vlmo.vlmo(tiny_vlmo.config(relative_positions=POSITIONS), seed=1)
+    said = start_from_model(new, old, "old")
+    assert "shape" not in said
+    tables = [model.transformer.relative.table for model in (old, new)]
+    grids, lengths = ((5, 5), (4, 4)), (LONGEST, POSITIONS)
+    # words see each other as before, and what lies behind the rows of pictures is at its place
+    index = [text_index(9, positions=p, first=image_rows(g) + 2) for g, p in zip(grids, lengths, strict=True)]
+    assert torch.equal(tables[0][index[0]], tables[1][index[1]])
+    between = [table[image_rows(grid) - 3 :][:5] for table, grid in zip(tables, grids, strict=True)]
+    assert torch.equal(*between)
+    with torch.no_grad():
+        pictures = resize_table(tables[0], *grids)[: image_rows((4, 4))]
+    torch.testing.assert_close(tables[1][: image_rows((4, 4))], pictures)
+    same = tiny_vlmo.vlmo(tiny_vlmo.config(relative_positions=POSITIONS), seed=2)
+    start_from_model(same, new, "new")
+    assert torch.equal(same.transformer.relative.table, tables[1])
+
+
+def test_relative_positions_for_longer_texts_are_refused() -> None:
+    new = tiny_vlmo.vlmo(tiny_vlmo.config(relative_positions=64))
+    with pytest.raises(UserError, match="texts of 17 tokens can't serve texts of 64"):
+        start_from_model(new, tiny_vlmo.vlmo(), "old")
+
+
+def test_what_has_another_shape_is_named() -> None:
+    new = tiny_vlmo.vlmo(tiny_vlmo.config(hidden=48))
+    assert "for another shape: transformer.blocks.0.ffn" in start_from_model(new, tiny_vlmo.vlmo(), "old")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"depth": 3}, "depth 3, here 4"),
+        ({"heads": 2}, "heads 2, here 3"),
+        ({"width": 48}, "width 48, here 24"),
+        ({"patch_size": 16}, "rows of relative positions 12, here 52"),
+        ({"depth": 3, "relative_bias": "layers"}, "depth 3, here 4"),
+    ],
+)
+def test_a_beit_of_other_sizes_is_refused(changes: dict[str, object], named: str) -> None:
+    sizes = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 4, "heads": 3, "hidden": 40}
+    beit = BEiT(BEiTConfig(image=beit_vit(**(sizes | changes)), codes=11))
+    with pytest.raises(UserError, match=named):
+        start_from_model(tiny_vlmo.vlmo(), beit, "beit")
+
+
 def test_layers_for_layer_decay() -> None:
     model = network("vlmo_vqa")
     layers = {n: model.layer_of(n)[0] for n, _ in model.named_parameters()}
@@ -313,6 +364,29 @@ def test_configs_of_tasks_keep_the_sizes() -> None:
     assert model.fine_tuning("vqa", ("yes", "no")).labels == ("yes", "no")
     again = network("vlmo_nlvr2")
     assert again.fine_tuning("nlvr2") == again.config
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"heads": 5}, "heads is 5"),
+        ({"types": 1}, "types is 1"),
+        ({"joint_layers": 9}, "joint_layers is 9: give 0 to the 4"),
+        ({"relative_positions": 5}, "raise system.relative_positions"),
+    ],
+)
+def test_sizes_that_can_not_be(changes: dict[str, int], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        tiny_vlmo.config(**changes)
+
+
+@pytest.mark.parametrize("name", ["vlmo", "vlmo_retrieval"])
+def test_texts_alone_are_refused_among_pairs(name: str) -> None:
+    model, batch = network(name), tiny_vlmo.batch_for(name)
+    mixed = replace(batch, has_image=torch.tensor([True, False, True, True, True]))
+    for given, says in ((mixed, "leave texts alone out"), (replace(batch, image=None), "has no image")):
+        with pytest.raises(UserError, match=says):
+            model.losses(given, model.init_state(), drawn(name, batch))
 
 
 def test_answers_are_given_in_words() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import ranks
 import tiny
 import tiny_beit
+import tiny_beit3
+import tiny_vlmo
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,11 +17,13 @@ from torch import nn
 import multiway
 from multiway.batch import Batch
 from multiway.errors import UserError
+from multiway.systems.beit3_config import BEiT3Config, RetrievalConfig
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.systems.dvae import DVAE
 from multiway.systems.teacher import Teacher, normalised, pixels
 from multiway.systems.vqkd import VQKD, Draws
 from multiway.systems.vqkd_quantizer import Quantizer, kmeans, nearest
+from multiway.weights.positions import resized
 
 C, K, P = 6, tiny_beit.CODES, tiny_beit.PATCHES
 
@@ -209,6 +215,18 @@ def test_saved_and_loaded_it_says_the_same_without_its_teacher(tmp_path) -> None
         again.losses(batch, again.init_state())
 
 
+@pytest.mark.parametrize("relative", ["none", "shared"])
+def test_it_is_resized_for_other_pictures(relative: str) -> None:
+    config = tiny_beit.vqkd_config()
+    model = tiny_beit.vqkd(replace(config, image=replace(config.image, relative_bias=relative))).eval()
+    same = resized(resized(model, (48, 64)), tiny_beit.SIZE)
+    larger = resized(model, (48, 64)).eval()
+    assert larger.visual_tokens(torch.rand(2, 3, 48, 64)).shape == (2, 48)
+    assert larger.decode(torch.rand(2, 48, 6)).shape == (2, 48, 7)
+    assert torch.equal(larger.decoder.positions[:, 0], model.decoder.positions[:, 0])
+    assert same.decoder.positions.shape == model.decoder.positions.shape
+
+
 def test_a_dvae_is_saved_and_loaded(tmp_path) -> None:
     torch.manual_seed(0)
     model = DVAE(tiny_beit.dvae_config()).eval()
@@ -244,6 +262,39 @@ def test_of_clip_the_patches_are_projected_as_the_class_token_is() -> None:
     tokenizer = VQKD(tiny_beit.vqkd_config())
     tokenizer.learn_from(model)
     assert tokenizer.init_state().teacher.proj is model.image_proj
+
+
+@pytest.mark.parametrize("kind", [BEiT3Config, RetrievalConfig])
+def test_beit3_teaches_by_its_picture_part(kind: type) -> None:
+    model = tiny_beit3.build(tiny_beit3.config(kind)).eval()
+    image = torch.rand(2, 3, *tiny_beit3.PIXELS)
+    expected = model.look(normalised(image, model.image_mean, model.image_std))[:, 1:]
+    if kind is RetrievalConfig:
+        expected = model.image_head(expected)
+    torch.testing.assert_close(Teacher.of(model)(image, (3, 4)), expected)
+    tokenizer = VQKD(tiny_beit.vqkd_config(target_width=24))
+    tokenizer.learn_from(model)
+    batch = tiny_beit.pictures()
+    assert torch.isfinite(tokenizer.losses(batch, tokenizer.init_state())["loss"])
+
+
+@pytest.mark.parametrize("name", ["beit", "vlmo"])
+def test_a_teacher_of_one_size_says_which(name: str) -> None:
+    small = {"image_size": 32, "patch_size": 8}
+    if name == "beit":
+        model: nn.Module = tiny_beit.beit(tiny_beit.beit_config(image=tiny_beit.vit(**small)))
+    else:
+        model = tiny_vlmo.vlmo()
+    tokenizer = VQKD(tiny_beit.vqkd_config(teacher_size=64, target_width=24))
+    with pytest.raises(UserError, match="takes 32 pixels, not 64: set system.teacher_size 32"):
+        tokenizer.learn_from(model)
+
+
+def test_a_dvae_follows_the_grid_of_patches() -> None:
+    model = tiny_beit.beit(tiny_beit.beit_config(image=tiny_beit.vit(image_size=(24, 48))))
+    model.learn_from(DVAE(tiny_beit.dvae_config()))
+    batch = Batch(image=torch.rand(2, 3, 24, 48))
+    assert model.visual_tokens(batch.image, model.init_state()).shape == (2, 18)
 
 
 def test_a_teacher_that_does_not_fit_is_refused() -> None:

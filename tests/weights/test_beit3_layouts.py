@@ -27,6 +27,7 @@ from multiway.systems.beit3_config import (
 )
 from multiway.systems.patches import ImageConfig
 from multiway.weights import beit3, load
+from multiway.weights.convert import official_layout
 from multiway.weights.keymap import to_ours, to_theirs
 from multiway.weights.official import check
 
@@ -179,6 +180,23 @@ def test_a_file_for_small_pictures_is_loaded_for_larger_ones(tmp_path) -> None:
     assert new.shape == (2 + 1 + 36, 64)
     assert torch.equal(new[:3], old[:3])
     assert larger.look(torch.zeros(1, 3, 48, 48)).shape == (1, 37, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"heads": 2}, "read with 1 heads at width 64, and this model has 2"),
+        ({"image": ImageConfig(image_size=(32, 24), patch_size=8)}, "4 x 3 patches"),
+    ],
+)
+def test_what_a_file_would_not_tell_is_not_written(changes, says, tmp_path) -> None:
+    config = tiny(RetrievalConfig, **changes)
+    with pytest.raises(UserError, match=says):
+        official_layout(NETWORKS[config.system].network()(config))
+    if "image" in changes:
+        exported(config, tmp_path / "model.safetensors")
+        with pytest.raises(UserError, match="12 patches"):
+            load(tmp_path / "model.safetensors")
 
 
 def test_without_its_tokenizer_a_file_is_refused_with_a_hint(tmp_path) -> None:

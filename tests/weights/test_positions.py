@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import tiny
+import tiny_beit3
+import tiny_vlmo
 import torch
 
 import multiway
 from multiway.errors import UserError
+from multiway.systems.beit3_config import RetrievalConfig, TextConfig
 from multiway.systems.clip import CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.text import train_vocabulary
 from multiway.weights.positions import KEPT, longer, stretched
 
 pytestmark = pytest.mark.filterwarnings("ignore:a text was cut")
@@ -57,3 +61,21 @@ def test_where_the_table_has_rows_enough_weights_stay():
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), more.parameters(), strict=True))
     assert len(more.tokenizer.encode(LONG)) == 60
     assert len(model.tokenizer.encode(LONG)) == model.config.tokenizer.max_length
+
+
+def test_beit3_reads_more_and_keeps_its_unused_rows():
+    config = tiny_beit3.config(RetrievalConfig, text=TextConfig(vocab_size=tiny_beit3.VOCAB, positions=18))
+    model = tiny_beit3.build(config).eval()
+    more = longer(model, 30)
+    old, new = model.network.text_positions, more.network.text_positions
+    assert len(new) == 32
+    assert torch.equal(new[:10], old[:10])  # two unused rows, and half of 16
+    torch.testing.assert_close(new[-1], old[-1])
+
+
+def test_relative_positions_are_not_stretched():
+    model = tiny_vlmo.vlmo()
+    model.tokenizer = train_vocabulary(["a dog"], size=tiny.VOCAB, config=model.config.tokenizer)
+    assert longer(model, 17).config.tokenizer.max_length == 17
+    with pytest.raises(UserError, match="text_length is 64.* are for 17 tokens"):
+        longer(model, 64)

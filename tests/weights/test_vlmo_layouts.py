@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import multiway
+from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.patches import ImageConfig
 from multiway.systems.vlmo_config import (
@@ -25,6 +26,7 @@ from multiway.systems.vlmo_config import (
     VLMoConfig,
 )
 from multiway.weights import vlmo
+from multiway.weights.convert import official_layout
 from multiway.weights.keymap import to_ours, to_theirs
 
 SHARED = Path(__file__).parents[3] / "shared" / "golden" / "layouts"
@@ -133,10 +135,33 @@ def _read(model: Any) -> dict[str, Any]:
 def test_a_table_of_another_kind_is_refused_in_a_sentence() -> None:
     model = tiny_vlmo.vlmo()
     theirs = to_theirs(vlmo.layout(model.config), model.state_dict())
-    with pytest.raises(multiway.errors.UserError, match="relative_position_index"):
+    with pytest.raises(UserError, match="relative_position_index"):
         vlmo.config_of(theirs)
     theirs["relative_position_index"] = torch.zeros(17, 17)
     assert vlmo.config_of(theirs).relative_positions == tiny_vlmo.LONGEST
+
+
+@pytest.mark.parametrize("stage", ["pairs", "text"])
+def test_a_converted_file_tells_for_what_texts_its_table_is(stage: str, tmp_path: Path) -> None:
+    given = tiny_vlmo.config(stage=stage, joint_layers=2 if stage == "pairs" else 0)
+    model = tiny_vlmo.vlmo(given)
+    theirs = to_theirs(official_layout(model), model.state_dict())
+    save_file({n: t.contiguous() for n, t in theirs.items()}, tmp_path / "vlmo.safetensors")
+    again = multiway.load(tmp_path / "vlmo.safetensors")
+    assert again.config.relative_positions == tiny_vlmo.LONGEST
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"positions": "absolute"}, "read with 1 heads at width 24, and this VLMo has 3"),
+        ({"image": ImageConfig(image_size=(32, 24), patch_size=8)}, "4 x 3 patches"),
+    ],
+)
+def test_what_a_file_would_not_tell_is_not_written(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        official_layout(tiny_vlmo.vlmo(tiny_vlmo.config(**changes)))
 
 
 def test_a_beit_becomes_the_stage_of_texts() -> None:

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from multiway.core import masks
+from multiway.errors import UserError
 
 Grid = tuple[int, int]
 
@@ -128,16 +129,39 @@ def resize_table(table: Float[Tensor, "R C"], old_grid: Grid, new_grid: Grid) ->
     vlmo_module.py `load_pretrained_weight`, BEiT run_class_finetuning.py.
 
     Raises:
-        ValueError: a side of the old grid is shorter than 3 patches.
+        UserError: a side of the old grid is shorter than 3 patches.
     """
     if old_grid == new_grid:
         return table
+    if min(old_grid) < 3:
+        raise UserError(
+            f"relative positions of {old_grid[0]} x {old_grid[1]} patches can't be resized to "
+            f"{new_grid[0]} x {new_grid[1]}: start from a model whose pictures have 3 patches a side or more"
+        )
     sides = [2 * side - 1 for side in old_grid]
     offsets, others = table.split([sides[0] * sides[1], len(table) - sides[0] * sides[1]])
     down, across = (_spread(old, new) for old, new in zip(old_grid, new_grid, strict=True))
     grid = offsets.detach().double().cpu().reshape(*sides, -1)
     resized = torch.einsum("iy,jx,yxc->ijc", down, across, grid).flatten(0, 1)
     return torch.cat([resized.to(table), others])
+
+
+def cut_table(table: Float[Tensor, "R C"], grid: Grid, old: int, new: int) -> Float[Tensor, "Q C"]:
+    """A table of `joint_rows` for shorter texts: of the words' offsets the nearest are kept, and all else.
+
+    Args:
+        old, new: longest texts in tokens, before and after.
+
+    Raises:
+        UserError: the new texts are longer: nothing is known of offsets beyond the old ones.
+    """
+    if new > old:
+        raise UserError(
+            f"relative positions for texts of {old} tokens can't serve texts of {new}: set "
+            f"system.relative_positions to {old} or less, or start from a model for longer texts"
+        )
+    pictures, offsets, special = table.split([image_rows(grid) + 2, 2 * old - 3, 3])
+    return torch.cat([pictures, offsets[old - new : len(offsets) - (old - new)], special])
 
 
 def _spread(old: int, new: int) -> Float[Tensor, "M N"]:
@@ -158,8 +182,6 @@ def _spline(known: Float[Tensor, " N"], wanted: Float[Tensor, " M"]) -> Float[Te
     The first two and the last two pieces are one polynomial each ("not a knot"), as in FITPACK's splines.
     """
     count = len(known)
-    if count < 4:
-        raise ValueError("a table of relative positions can be resized from 3 patches a side on")
     gap, eye = known.diff(), torch.eye(count, dtype=known.dtype)
     slope = eye.diff(dim=0) / gap[:, None]
     # Second derivatives at the known points: continuous slopes inside, continuous third derivatives at ends.

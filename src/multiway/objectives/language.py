@@ -23,28 +23,45 @@ def mask_tokens(
     Args:
         maskable: tokens that may be chosen; ALBEF spares only [PAD] and [CLS].
         probability: of being chosen, for all texts or each.
-        word_starts: True where a token begins a word: whole words are then chosen and replaced together.
+        word_starts: True where a token begins a word: whole words are then chosen, and each of their tokens
+            replaced on its own (transformers' DataCollatorForWholeWordMask).
 
     Returns:
         The ids to read, and the labels: the original id where a token was chosen, -100 elsewhere.
     """
 
-    def chosen(share: float | Tensor) -> Tensor:
-        return uniform() < share
-
-    def uniform() -> Tensor:
-        draw = torch.rand(input_ids.shape, generator=generator, device=input_ids.device)
-        if word_starts is None:
-            return draw
+    draw = torch.rand(input_ids.shape, generator=generator, device=input_ids.device)
+    if word_starts is not None:
         # Every token of a word takes the draw of its first token.
         word = (word_starts.long().cumsum(1) - 1).clamp_min(0)
         first = torch.zeros_like(draw).scatter_add_(1, word, draw * word_starts)
-        return first.gather(1, word)
+        draw = first.gather(1, word)
+    picked = (draw < probability) & maskable
+    return replace_tokens(input_ids, picked, mask_id=mask_id, vocab_size=vocab_size, generator=generator)
 
-    picked = chosen(probability) & maskable
+
+def replace_tokens(
+    input_ids: Int[Tensor, "B T"],
+    picked: Bool[Tensor, "B T"],
+    *,
+    mask_id: int,
+    vocab_size: int,
+    first_word: int = 0,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Of the picked tokens 80 % become [MASK], 10 % any id from `first_word` on, and 10 % stay.
+
+    Returns:
+        As `mask_tokens`.
+    """
+
+    def chosen(share: float) -> Tensor:
+        return torch.rand(input_ids.shape, generator=generator, device=input_ids.device) < share
+
     replaced = picked & chosen(0.8)
     random = picked & ~replaced & chosen(0.5)
-    other = torch.randint(vocab_size, input_ids.shape, generator=generator, device=input_ids.device)
+    size, device = input_ids.shape, input_ids.device
+    other = torch.randint(first_word, vocab_size, size, generator=generator, device=device)
     masked = input_ids.masked_fill(replaced, mask_id).where(~random, other)
     return masked, input_ids.masked_fill(~picked, -100)
 

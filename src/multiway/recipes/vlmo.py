@@ -33,7 +33,8 @@ def _texts(pairs: VLMoConfig, longest: int) -> VLMoConfig:
 
 
 def vlmo_base() -> tuple[Run, Run, Run]:
-    """VLMo-base (section 4.1; config.py: task_textmlm_base step500k, task_mlm_itm_itc_base step200k).
+    """VLMo-base (section 4.1; config.py: task_textmlm_base, task_mlm_itm_itc_base, both with the README's
+    step200k).
 
     Stages want data of their own: train them one by one, as --stage text --data.train.0.path TEXTS.txt
     --init.checkpoint BEIT; --stage image also wants --init.visual-tokenizer.
@@ -63,7 +64,7 @@ def vlmo_base() -> tuple[Run, Run, Run]:
             name="text",
             system=text,
             data=texts,
-            train=replace(train, steps=500_000, freeze=frozen_parts),
+            train=replace(train, freeze=frozen_parts),
         ),
         Run(name="pairs", system=pairs, data=data, train=train),
     )

@@ -25,7 +25,7 @@ from multiway.generation import Decoding, GenerationConfig
 from multiway.objectives.masked_caption import masked_caption
 from multiway.systems.beit3_config import CaptionerConfig
 from multiway.systems.beit3_decoding import MaskDecoding
-from multiway.systems.beit3_masks import mask_texts
+from multiway.systems.beit3_masks import mask_captions
 from multiway.systems.beit3_system import MultiwaySystem
 from multiway.systems.captioning import Captioning
 
@@ -71,7 +71,7 @@ class Captioner(MultiwaySystem, Captioning):
     def hidden(self, batch: Batch, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Last hidden states of captions, each word seeing the picture and the words before it."""
         _, mask = batch.text()
-        whole = self.network(batch.need("image"), input_ids, mask, causal=True)
+        whole = self.network(batch.pictures(), input_ids, mask, causal=True)
         return whole[:, whole.shape[1] - mask.shape[1] :]
 
     def losses(
@@ -85,7 +85,7 @@ class Captioner(MultiwaySystem, Captioning):
         draws = draws or Draws()
         ids, labels = draws.input_ids, draws.labels
         if ids is None or labels is None:
-            ids, labels = mask_texts(self.tokenizer, *batch.text(), self.config.mask, generator)
+            ids, labels = mask_captions(self.tokenizer, *batch.text(), self.config.mask, generator)
         masked = labels != -100
         logits = self.mlm_head(self.hidden(batch, ids)[masked])
         dropping = int(state.step) > self.config.drop_worst_after

@@ -66,6 +66,10 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.head_scale <= 0:
             raise UserError(f"head_scale is {self.head_scale}: give a positive factor, officially 0.001")
+        if self.heads < 1 or self.width % self.heads:
+            raise UserError(
+                f"system.heads is {self.heads} and system.width {self.width}: give a divisor of the width"
+            )
         room = self.text.positions - UNUSED
         if self.tokenizer.max_length > room:
             raise UserError(
@@ -80,6 +84,11 @@ class NetworkConfig:
     def network(self) -> dict[str, Any]:
         """The fields of the network alone, for the config of another task."""
         return {f.name: getattr(self, f.name) for f in fields(NetworkConfig)}
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise UserError(f"system.{name} is {share}: give a share from 0 to 1")
 
 
 def paper_giant() -> dict[str, Any]:
@@ -110,6 +119,11 @@ class BEiT3Config(NetworkConfig):
     text_mask: float = 0.15
     pair_text_mask: float = 0.5
     normalisation: Literal["rank", "global"] = "global"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("image_mask", "text_mask", "pair_text_mask"):
+            _check_share(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +161,10 @@ class CaptionerConfig(NetworkConfig):
     drop_worst_after: int = 12000
     prompt: str = ""
     caption_length: tuple[int, int] = (0, 30)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share("mask", self.mask)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class Retrieval(MultiwaySystem):
         Source: utils.py, `GatherLayer` and `ClipLoss`.
         """
         config, wide = self.config, self.config.negatives == "global"
-        image, _ = self.image_context(batch.need("image"))
+        image, _ = self.image_context(batch.pictures())
         text, _ = self.text_context(*batch.text())
         images, texts = (gather(x, config.gradient) for x in (image, text)) if wide else (image, text)
         positive = None

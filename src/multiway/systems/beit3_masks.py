@@ -16,6 +16,9 @@ from multiway.objectives import language
 from multiway.systems.beit3_config import BEiT3Config
 from multiway.text import Tokenizer
 
+#: Ids before it are <s>, <pad> and </s>: a caption's masked words never become one of these.
+FIRST_WORD = 3
+
 
 @dataclass(frozen=True)
 class Kinds:
@@ -66,21 +69,58 @@ def mask_texts(
     share: float | Tensor,
     generator: torch.Generator | None,
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """`language.mask_tokens` of all but first tokens (beit3 datasets.py, `_masking_on_text_tokens`).
+    """`language.mask_tokens` of all but first tokens, each with probability `share`.
 
     Raises:
         UserError: the model has no tokenizer, or it has no mask token.
     """
-    if tokenizer is None or tokenizer.mask_id is None:
-        raise UserError("words are masked with a tokenizer that has a mask token: take another tokenizer")
+    known, mask_id = _masking(tokenizer)
     return language.mask_tokens(
         input_ids,
-        attention_mask.bool() & (input_ids != tokenizer.cls_id),
-        mask_id=tokenizer.mask_id,
-        vocab_size=tokenizer.vocab_size,
+        attention_mask.bool() & (input_ids != known.cls_id),
+        mask_id=mask_id,
+        vocab_size=known.vocab_size,
         probability=share,
         generator=generator,
     )
+
+
+def mask_captions(
+    tokenizer: Tokenizer | None,
+    input_ids: Int[Tensor, "B T"],
+    attention_mask: Int[Tensor, "B T"],
+    share: float,
+    generator: torch.Generator | None,
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Ids after masking exactly a share of each text's tokens, at least one, and labels.
+
+    The share is of all n tokens and at most n - 1 are masked, for the first is spared. Source: beit3
+    datasets.py, `_masking_on_text_tokens`.
+
+    Raises:
+        UserError: the model has no tokenizer, or it has no mask token.
+    """
+    known, mask_id = _masking(tokenizer)
+    maskable = attention_mask.bool() & (input_ids != known.cls_id)
+    length = attention_mask.sum(1)
+    count = (length.double() * share + 0.5).long().minimum(length - 1).clamp_min(1)
+    noise = torch.rand(input_ids.shape, generator=generator, device=input_ids.device)
+    rank = noise.masked_fill(~maskable, 2.0).argsort(1).argsort(1)
+    return language.replace_tokens(
+        input_ids,
+        (rank < count[:, None]) & maskable,
+        mask_id=mask_id,
+        vocab_size=known.vocab_size,
+        first_word=FIRST_WORD,
+        generator=generator,
+    )
+
+
+def _masking(tokenizer: Tokenizer | None) -> tuple[Tokenizer, int]:
+    """A tokenizer that can mask, and its mask token."""
+    if tokenizer is None or tokenizer.mask_id is None:
+        raise UserError("words are masked with a tokenizer that has a mask token: take another tokenizer")
+    return tokenizer, tokenizer.mask_id
 
 
 def masked_patches(

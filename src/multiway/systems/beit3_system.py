@@ -86,6 +86,10 @@ class MultiwaySystem(System):
         found[:, list(positions)] = True
         return found
 
+    def picture_part(self) -> PicturePart:
+        """What others may regress, as a teacher's image tower."""
+        return PicturePart(self.network)
+
     @property
     def image_tower(self) -> ImageTower:
         """There is none.
@@ -155,6 +159,21 @@ class MultiwaySystem(System):
                 f"BEiT-3 has no network for {task!r}: choose retrieval, caption, vqa, nlvr2 or classify"
             )
         return self.config if isinstance(self.config, others[task]) else others[task](**own)
+
+
+class PicturePart(nn.Module):
+    """A BEiT-3's picture part with what a teacher has to tell: `[B, 3, H, W]` to `[B, 1 + N, D]`."""
+
+    pooled_index = 0
+
+    def __init__(self, network: MultiwayNetwork):
+        super().__init__()
+        self.network, image = network, network.config.image
+        self.width, self.image_size = network.config.width, image.image_size
+        self.image_mean, self.image_std = image.mean, image.std
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        return self.network(image)
 
 
 #: Parts of names that say what goes through a parameter.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from multiway.data.patch_masks import BlockMask
+from multiway.errors import UserError
 from multiway.systems.vit import ViTConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -45,6 +46,19 @@ class BEiTConfig:
     aggregation_layers: int = 2
     shared_head: bool = True
     normalisation: Literal["local", "global"] = "local"
+
+    def __post_init__(self) -> None:
+        grid, masked = self.image.grid, self.mask.patches
+        # Where the number is not exact it is the most that there may be.
+        if masked < 1 or (self.mask.exact and masked > grid[0] * grid[1]):
+            raise UserError(
+                f"system.mask.patches is {masked}, and pictures have {grid[0]} x {grid[1]} patches: give 1 "
+                f"to {grid[0] * grid[1]}"
+            )
+        if self.early_layer is not None and not 0 <= self.early_layer <= self.image.depth:
+            raise UserError(
+                f"system.early_layer is {self.early_layer}: give 0 to the {self.image.depth} layers there are"
+            )
 
 
 def classifier_vit(image: ViTConfig | None = None) -> ViTConfig:

@@ -85,6 +85,10 @@ class DVAE(System):
         )
         self.head = nn.Conv2d(widths[-1], config.codes, 1)
 
+    def take_grid(self, grid: tuple[int, int]) -> None:
+        """Give a grid of tokens (down, across) from now on: 8 pixels for each, as all is convolutional."""
+        self.image_size = (STRIDE * grid[0], STRIDE * grid[1])
+
     def logits(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K h w"]:
         """Scores of the tokens of pictures as `mapped` makes them."""
         x = self.stem(image)

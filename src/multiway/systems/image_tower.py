@@ -47,7 +47,7 @@ class ImageTower(nn.Module, ABC):
         """The prefix's output for a batch's pictures: the cached one where the batch has it.
 
         Raises:
-            ValueError: the batch has no pictures.
+            UserError: the batch has no pictures.
         """
         return self.prefix(batch.need("image")) if batch.image_prefix is None else batch.image_prefix
 

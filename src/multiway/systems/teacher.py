@@ -56,6 +56,8 @@ def tokenizer_of(model: nn.Module, codes: int, image_size: Size, grid: tuple[int
         raise UserError(f"{kind} gives no visual tokens: take a VQ-KD or a dVAE")
     if given.codes != codes:
         raise UserError(f"{kind} has {given.codes} tokens: set system.codes, now {codes}, to it")
+    if hasattr(given, "take_grid"):
+        given.take_grid(grid)
     with torch.no_grad():
         found = given.visual_tokens(torch.zeros(1, 3, *pair(image_size))).shape[1]
     if found != grid[0] * grid[1]:
@@ -119,7 +121,12 @@ class Teacher(nn.Module):
 
     @classmethod
     def of(cls, model: Any, image_size: Size | None = None) -> Teacher:
-        """From a system, by its image tower and its ITC projection, or from a tower of one's own."""
+        """From a system, by its image tower and its ITC projection, or from a tower of one's own.
+
+        BEiT-3 has no tower: its picture part serves as one, and its head for retrieval as the projection.
+        """
+        if hasattr(model, "picture_part"):
+            return cls(model.picture_part(), getattr(model, "image_head", None), image_size)
         tower = getattr(model, "image_tower", model)
         proj = getattr(getattr(model, "encoders", model), "image_proj", None)
         return cls(tower, proj if getattr(tower, "pooled_index", None) == 0 else None, image_size)

@@ -133,7 +133,7 @@ class VLMo(Multiway):
             return self.text_figure(mlm_ids, mask, mlm_labels)
 
         # The dual encoder; ITC of it and of the branches through the joint experts.
-        image = batch.need("image")
+        image = batch.pictures()
         features = self.features(image, ids, mask)
         dual = self.contrast(features.image, features.text, self.logit_scale, batch)
         losses, joint = {"itc": dual.loss, "itc_dual": dual.loss}, None

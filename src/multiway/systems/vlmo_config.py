@@ -61,11 +61,26 @@ class MultiwayConfig:
     relative_positions: int = 196
 
     def __post_init__(self) -> None:
-        longest = self.relative_positions if self.positions == "relative" else self.text.positions
-        if min(longest, self.text.positions) < self.tokenizer.max_length:
+        if self.heads < 1 or self.width % self.heads:
+            raise UserError(
+                f"system.heads is {self.heads} and system.width {self.width}: give a divisor of the width"
+            )
+        if self.types < 2:
+            raise UserError(
+                f"system.types is {self.types}: give 2, for text and picture, or 3 for two pictures"
+            )
+        if not 0 <= self.joint_layers <= self.depth:
+            raise UserError(
+                f"system.joint_layers is {self.joint_layers}: give 0 to the {self.depth} layers there are"
+            )
+        tables = {"text.positions": self.text.positions}
+        if self.positions == "relative":
+            tables["relative_positions"] = self.relative_positions
+        name = min(tables, key=lambda table: tables[table])
+        if tables[name] < self.tokenizer.max_length:
             raise UserError(
                 f"tokenizer.max_length is {self.tokenizer.max_length}, and there are positions for texts of "
-                f"{min(longest, self.text.positions)} tokens: raise text.positions or cut texts shorter"
+                f"{tables[name]} tokens: raise system.{name} or cut texts shorter"
             )
 
     def sizes(self) -> dict[str, Any]:

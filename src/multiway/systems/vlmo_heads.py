@@ -32,7 +32,7 @@ class Retrieval(Multiway):
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """`itc`; there is nothing to draw."""
-        image, _ = self.image_context(batch.need("image"))
+        image, _ = self.image_context(batch.pictures())
         text, _ = self.text_context(*batch.text())
         loss = self.contrast(image, text, self.logit_scale, batch).loss
         return {"loss": loss, "itc": loss}

@@ -15,7 +15,7 @@ from multiway.core.embed import resize_positions
 from multiway.core.gather import Gradient, gather, gather_ragged, rank, world_size
 from multiway.core.init import init_bert
 from multiway.core.pooling import pooled_positions
-from multiway.core.relative import Grid, joint_rows, resize_table
+from multiway.core.relative import Grid, image_rows, joint_rows, resize_table
 from multiway.errors import UserError
 from multiway.objectives import contrastive
 from multiway.systems.base import System
@@ -195,9 +195,11 @@ class Multiway(System):
         if name == "transformer.positions":
             return resize_positions(tensor, grid, old_grid=old_grid)
         if name == "transformer.relative.table":
-            if old_grid is None:
+            if old_grid is None:  # then for texts as here: `weights.start` knows both
                 offsets = len(tensor) - joint_rows((1, 1), self.config.relative_positions) + 1
-                old_grid = ((round(offsets**0.5) + 1) // 2,) * 2
+                old_grid = ((round(max(offsets, 0) ** 0.5) + 1) // 2,) * 2
+            if joint_rows(old_grid, self.config.relative_positions) != len(tensor):
+                return None
             return resize_table(tensor, old_grid, grid)
         if name == "transformer.text_embed.positions.weight":
             return tensor[: len(own)]
@@ -206,7 +208,13 @@ class Multiway(System):
         return None
 
     def _from_beit(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A BEiT's tensors under this network's names.
+
+        Raises:
+            UserError: the networks differ in depth, width, heads or patches.
+        """
         found, tables = {}, []
+        self._compare(tensors)
         for name, tensor in tensors.items():
             name = name.replace("image_tower.", "transformer.").replace(".all.", ".image.")
             if re.fullmatch(r"transformer\.relative\.\d+\.table", name):
@@ -219,3 +227,23 @@ class Multiway(System):
             whole[: len(columns)] = columns
             found["transformer.relative.table"] = whole
         return found
+
+    def _compare(self, tensors: dict[str, Tensor]) -> None:
+        """Whether an image tower's tensors are of this network's sizes; see `_from_beit`."""
+        config, tower = self.config, "image_tower."
+        layers = {int(m[1]) for m in (re.match(rf"{tower}blocks\.(\d+)\.", name) for name in tensors) if m}
+        if not layers:
+            return
+        found = {"depth": (1 + max(layers), config.depth)}
+        if (cls_token := tensors.get(f"{tower}cls_token")) is not None:
+            found["width"] = (cls_token.shape[-1], config.width)
+        tables = [t for name, t in tensors.items() if name.startswith(f"{tower}relative.")]
+        if tables and self.transformer.relative is not None:
+            found["heads"] = (tables[0].shape[1], config.heads)
+            found["rows of relative positions"] = (len(tables[0]), image_rows(config.image.grid))
+        told = [f"{name} {theirs}, here {own}" for name, (theirs, own) in found.items() if theirs != own]
+        if told:
+            raise UserError(
+                f"VLMo can't start from a tower of other sizes: it has {'; '.join(told)}: make system.image "
+                "and the sizes of system equal to its"
+            )

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -140,11 +140,16 @@ class VQKD(System):
         """Take a teacher: a system's image tower, or a tower of one's own (see `systems.teacher.Teacher`).
 
         Raises:
-            UserError: its features are not `target_width` wide.
+            UserError: its features are not `target_width` wide, or it takes no pictures of `teacher_size`.
         """
-        teacher = Teacher.of(model, self.config.teacher_size)
-        with torch.no_grad():
-            found = teacher(torch.zeros(1, 3, *pair(self.config.teacher_size)), self.config.image.grid)
+        teacher, size = Teacher.of(model, self.config.teacher_size), self.config.teacher_size
+        try:
+            found = teacher(torch.zeros(1, 3, *pair(size)), self.config.image.grid)
+        except ValueError:  # towers say so of other pictures than their own, or of parts of a patch
+            own = cast(Any, teacher.tower).image_size
+            raise UserError(
+                f"the teacher takes {own} pixels, not {size}: set system.teacher_size {own}"
+            ) from None
         if found.shape[-1] != self.config.target_width:
             raise UserError(
                 f"the teacher's features are {found.shape[-1]} wide and system.target_width is "
@@ -228,6 +233,12 @@ class VQKD(System):
         """The codebook moves once, by the patches of all micro-batches and ranks."""
         state.step += 1
         self.quantizer.learn(outputs)
+
+    def resize(self, name: str, tensor: Tensor, old_grid: tuple[int, int] | None = None) -> Tensor | None:
+        """As `System.resize`; the decoder's grid is the encoder's."""
+        if name.startswith("decoder."):
+            name = name.replace("decoder.", "image_tower.", 1)
+        return super().resize(name, tensor, old_grid)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Not class tokens and positions either (modeling_vqkd.py, `no_weight_decay`)."""

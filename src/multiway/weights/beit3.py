@@ -69,6 +69,32 @@ def layout(config: NetworkConfig) -> Layout:
     return Layout(tuple(entries))
 
 
+def written(config: NetworkConfig) -> Layout:
+    """`layout` of a file from which `config_of` tells the sizes again.
+
+    Raises:
+        UserError: as `layout`; or the heads are not 64 wide, which no tensor would tell; or pictures are not
+            square.
+    """
+    found, grid = layout(config), config.image.grid
+    if config.heads != _heads(config.width):
+        raise UserError(
+            f"an official file of BEiT-3 is read with {_heads(config.width)} heads at width {config.width}, "
+            f"and this model has {config.heads}: save a model folder instead"
+        )
+    if grid[0] != grid[1]:
+        raise UserError(
+            f"an official file of BEiT-3 tells of square pictures alone, and this model has {grid[0]} x "
+            f"{grid[1]} patches: save a model folder instead"
+        )
+    return found
+
+
+def _heads(width: int) -> int:
+    """How many there are, as in both released models."""
+    return max(width // 64, 1)
+
+
 def backbone(config: NetworkConfig, *, last_norm: bool) -> list[Entry]:
     """Entries of `beit3.*`."""
     ours, theirs = "network.", "beit3."
@@ -117,6 +143,9 @@ def config_of(
     Args:
         heads: how many; None: one for 64 of the width, as in both released models.
         vocab: the file of its tokenizer.
+
+    Raises:
+        UserError: its table of positions is not of square pictures.
     """
     encoder = "beit3.encoder."
     patch = tensors["beit3.vision_embed.proj.weight"]
@@ -124,13 +153,18 @@ def config_of(
     rows = tensors[f"{encoder}embed_positions.A.weight"].shape[0] - UNUSED - 1
     positions = tensors[f"{encoder}embed_positions.B.weight"].shape[0]
     layers = [m for m in (re.match(r"beit3\.encoder\.layers\.(\d+)\.", key) for key in tensors) if m]
+    if round(rows**0.5) ** 2 != rows:
+        raise UserError(
+            f"this BEiT-3's table of positions is for {rows} patches, which are no square picture: take "
+            "the model folder that it was made from"
+        )
     sizes: dict[str, Any] = {
         "image": ImageConfig(image_size=round(rows**0.5) * size, patch_size=size),
         "text": TextConfig(vocab_size=tensors["beit3.text_embed.weight"].shape[0], positions=positions),
         "tokenizer": beit3_tokenizer(max_length=min(64, positions - UNUSED), vocab=str(vocab)),
         "width": width,
         "depth": 1 + max(int(m[1]) for m in layers),
-        "heads": heads or max(width // 64, 1),
+        "heads": heads or _heads(width),
         "hidden": tensors[f"{encoder}layers.0.ffn.A.fc1.weight"].shape[0],
     }
     if "vision_head.weight" in tensors:

@@ -153,9 +153,9 @@ def official_layout(model: System) -> Layout:
     if name.startswith("vilt"):
         return vilt.layout(config)
     if name.startswith("vlmo"):
-        return vlmo.layout(config)
+        return vlmo.written(config)
     if name.startswith("beit3"):
-        return beit3.layout(config)
+        return beit3.written(config)
     layouts: dict[str, Callable[[Any], Layout]] = {
         "albef": albef.layout,
         "albef_assignment": albef.assignment_layout,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from multiway.errors import UserError
 from multiway.systems.base import System
+from multiway.systems.beit3_config import UNUSED, NetworkConfig
 
 KEPT = 20  # positions that most texts reach, and that are learned best
 
@@ -54,7 +55,8 @@ def longer_config(config: Any, tokens: int) -> Any:
     """The config of the same model for texts of `tokens` tokens, special ones included.
 
     Raises:
-        UserError: the system has no table of text positions, or `tokens` is not more than it has now.
+        UserError: the system has no table of text positions, or `tokens` is not more than it has now, or more
+            than its relative positions are for.
     """
     text: Any = getattr(config, "text", None)
     words: Any = getattr(config, "tokenizer", None)
@@ -62,8 +64,20 @@ def longer_config(config: Any, tokens: int) -> Any:
         raise UserError(f"{config.system} has no table of text positions to stretch: leave text_length out")
     if tokens <= words.max_length:
         raise UserError(f"text_length is {tokens}, and the model takes {words.max_length} tokens: give more")
+    if getattr(config, "positions", None) == "relative" and tokens > config.relative_positions:
+        raise UserError(
+            f"text_length is {tokens}, and the model's relative positions, which can't be stretched, are for "
+            f"{config.relative_positions} tokens: give at most that, or train with more "
+            "system.relative_positions"
+        )
     words = replace(words, max_length=tokens, max_words=max(words.max_words, tokens))
-    return replace(config, text=replace(text, positions=max(text.positions, tokens)), tokenizer=words)
+    text = replace(text, positions=max(text.positions, tokens + _unused(config)))
+    return replace(config, text=text, tokenizer=words)
+
+
+def _unused(config: Any) -> int:
+    """Rows of the table that no token has: BEiT-3's first ones."""
+    return UNUSED if isinstance(config, NetworkConfig) else 0
 
 
 def longer(model: System, tokens: int) -> System:
@@ -77,10 +91,11 @@ def longer(model: System, tokens: int) -> System:
         UserError: as `longer_config`.
     """
     config = longer_config(model.config, tokens)
-    other, tensors = type(model)(config), model.state_dict()
+    other, tensors, unused = type(model)(config), model.state_dict(), _unused(config)
     for name, tensor in other.state_dict().items():
         if tensors[name].shape != tensor.shape:
-            tensors[name] = stretched(tensors[name], len(tensor))
+            table = tensors[name]
+            tensors[name] = torch.cat([table[:unused], stretched(table[unused:], len(tensor) - unused)])
     other.load_state_dict(tensors)
     if model.tokenizer is not None:
         other.tokenizer = copy(model.tokenizer)

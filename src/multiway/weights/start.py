@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from torch import nn
+from torch import Tensor, nn
 
 from multiway.core.lora import adapt
+from multiway.core.relative import cut_table, resize_table
 from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.train import optim
@@ -22,12 +23,13 @@ def start_from_model(system: System, model: System, name: str, *, lora: LoRAConf
         lora: adapters to put beside what is taken; only they and what is left fresh are then trained.
 
     Raises:
-        UserError: none has, or no linear map that was taken is called as `lora` says.
+        UserError: none has, or no linear map that was taken is called as `lora` says; or `model`'s table of
+            relative positions is for shorter texts than `system`'s.
     """
     image = system.config.image
     if hasattr(model.config.image, "grid") and model.config.image.image_size != image.image_size:
         model = resized(model, image.image_size)
-    given, own = system.adopt(model.state_dict()), system.state_dict()
+    given, own = system.adopt(_tensors(model, system)), system.state_dict()
     fits = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
     if not fits:
         kind = type(system).__name__
@@ -35,7 +37,24 @@ def start_from_model(system: System, model: System, name: str, *, lora: LoRAConf
     system.load_state_dict(fits, strict=False)
     fresh, unused = len(own) - len(fits), len(given) - len(fits)
     said = f"{len(fits)} tensors taken, {fresh} left fresh, {unused} not used"
+    shapes = [name for name in given if name in own and name not in fits]
+    if shapes:  # these were meant to be taken
+        said += f", {len(shapes)} of them for another shape: {', '.join(shapes[:5])}"
+        said += " ..." if len(shapes) > 5 else ""
     return said if lora is None or not lora.rank else f"{said}; {_adapt(system, fits, lora)}"
+
+
+def _tensors(model: System, system: System) -> dict[str, Tensor]:
+    """`model`'s tensors, its table of relative positions as `system` needs it.
+
+    Its rows do not tell the grid and the longest text that they are for; `model`'s config does.
+    """
+    old, new, tensors, name = model.config, system.config, model.state_dict(), "transformer.relative.table"
+    if name in tensors and name in system.state_dict():
+        table = resize_table(tensors[name], old.image.grid, new.image.grid)
+        lengths = old.relative_positions, new.relative_positions
+        tensors[name] = cut_table(table, new.image.grid, *lengths)
+    return tensors
 
 
 def _adapt(system: System, taken: Collection[str], lora: LoRAConfig) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from multiway.core.relative import image_rows, joint_rows
+from multiway.core.relative import image_index, image_rows, joint_index, joint_rows, text_index
 from multiway.errors import UserError
 from multiway.systems.patches import ImageConfig
 from multiway.systems.vlmo_config import (
@@ -55,6 +56,42 @@ def layout(config: MultiwayConfig) -> Layout:
         if isinstance(config, kind):
             entries += pairs("classifier.", f"{head}.", [(i, i) for i in ("0", "1", "3")])
     return Layout(tuple(entries), {"text_embeddings.position_ids": torch.arange(config.text.positions)[None]})
+
+
+def written(config: MultiwayConfig) -> Layout:
+    """`layout` of a file from which `config_of` tells the sizes again.
+
+    A table that is not for texts of 196 tokens has the buffers of indices beside it that older files have.
+
+    Raises:
+        UserError: nothing in the file would tell how many heads there are, or how pictures are cut.
+    """
+    found, grid, heads = layout(config), config.image.grid, _heads(config.width)
+    if config.positions == "absolute" and config.heads != heads:
+        raise UserError(
+            f"an official file of absolute positions is read with {heads} heads at width {config.width}, and "
+            f"this VLMo has {config.heads}: save a model folder instead"
+        )
+    if grid[0] != grid[1]:
+        raise UserError(
+            f"an official file of VLMo tells of square pictures alone, and this one has {grid[0]} x "
+            f"{grid[1]} patches: save a model folder instead"
+        )
+    if config.positions == "absolute" or config.relative_positions == OFFICIAL_POSITIONS:
+        return found
+    positions = config.relative_positions
+    length = min(config.text.positions, positions)
+    index = {
+        "relative_position_index": image_index(grid),
+        "text_relative_position_index": text_index(length, positions=positions, first=image_rows(grid) + 2),
+        "text_imag_relative_position_index": joint_index(length, grid, positions=positions),
+    }
+    return replace(found, constants=found.constants | index)
+
+
+def _heads(width: int) -> int:
+    """How many, where no table tells."""
+    return OFFICIAL_HEADS.get(width, max(width // 64, 1))
 
 
 def _transformer(config: MultiwayConfig) -> list[Entry]:
@@ -139,7 +176,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> MultiwayConfig:
         "tokenizer": TokenizerConfig(cleaning="none", add_sep=True, max_length=texts),
         "width": width,
         "depth": depth,
-        "heads": OFFICIAL_HEADS.get(width, max(width // 64, 1)) if table is None else table.shape[1] // depth,
+        "heads": _heads(width) if table is None else table.shape[1] // depth,
         "hidden": tensors["transformer.blocks.0.mlp_imag.fc1.bias"].shape[0],
         "joint_layers": joint,
         "types": tensors["token_type_embeddings.weight"].shape[0],
