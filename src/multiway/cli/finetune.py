@@ -10,18 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from multiway.cli.arguments import Command, Parser, dispatch
-from multiway.cli.labelled import ANSWERS, DATA, add_labelled, add_labels, answers_of, sources_of
+from multiway.cli.labelled import (
+    ANSWERS,
+    CAPTIONS,
+    DATA,
+    add_labelled,
+    add_labels,
+    add_pairs,
+    answers_of,
+    pairs_of,
+    sources_of,
+)
 
 COMMANDS = {
     "nlvr2": Command("multiway.cli.finetune:nlvr2", "is a sentence true of two pictures?"),
     "classify": Command("multiway.cli.finetune:classify", "which class is a picture of?"),
     "entailment": Command("multiway.cli.finetune:entailment", "is a sentence true of a picture?"),
     "vqa": Command("multiway.cli.finetune:vqa", "what is the answer to a question about a picture?"),
+    "retrieval": Command(
+        "multiway.cli.finetune:retrieval", "which texts belong to a picture, and which pictures to a text?"
+    ),
+    "caption": Command("multiway.cli.finetune:caption", "what does a picture show, in words?"),
 }
 FIND = "cut the batch into as few micro-batches (train.accumulate) as fit into memory, by trying a step"
-ABOUT = """The classes are read from the data and saved with the model. Any field of the run can be changed by
-its dotted flag, as in --system.image.image-size 128 or --data.augment.flip 0; those of `train` also by their
-name alone, as in --lr 1e-4 or --epochs 3. What ran is written to OUT/run.json."""
+CLASSES = "The classes are read from the data and saved with the model."
+ABOUT = """Any field of the run can be changed by its dotted flag, as in --system.image.image-size 128 or
+--data.augment.flip 0; those of `train` also by their name alone, as in --lr 1e-4 or --epochs 3. What ran is
+written to OUT/run.json."""
 
 
 def finetune(argv: Sequence[str]) -> None:
@@ -32,11 +47,13 @@ def finetune(argv: Sequence[str]) -> None:
 def _finetune(task: str, argv: Sequence[str]) -> None:
     from multiway.cli.model import add_device
 
-    parser = Parser(f"multiway finetune {task}", f"{COMMANDS[task].summary} {ABOUT}")
+    pairs = task in ("retrieval", "caption")
+    said = (COMMANDS[task].summary, *(() if pairs else (CLASSES,)), ABOUT)
+    parser = Parser(f"multiway finetune {task}", " ".join(said))
     parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
-    add_labelled(parser, "--data", DATA[task])
+    add_labelled(parser, "--data", CAPTIONS if pairs else DATA[task])
     add_labelled(parser, "--val", "held-back data, by which the best model is kept", required=False)
-    add_labels(parser)
+    (add_pairs if pairs else add_labels)(parser)
     if task == "vqa":
         parser.add_argument("--answers", help=f"{ANSWERS}; without it, those of the data")
         parser.add_argument("--min-count", type=int, default=1, help="leave out answers given less often")
@@ -54,7 +71,11 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
     from multiway.tasks import finetune as tasks
     from multiway.train.run import Run
 
-    data = TaskData(train=sources_of(args, args.data), val=sources_of(args, args.val))
+    data: Any = (
+        pairs_of(args)
+        if pairs
+        else TaskData(train=sources_of(args, args.data), val=sources_of(args, args.val))
+    )
     options: dict[str, Any] = (
         {"labels": answers_of(args), "min_count": args.min_count} if task == "vqa" else {}
     )
@@ -62,7 +83,10 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
     if any(flag.split("=")[0] in ("--steps", "--train.steps") for flag in flags):
         flags = [*flags, "--train.epochs", "None"]  # one of both counts
     generic: Any = Run
-    run = override(run, flags, kind=generic[type(run.system), TaskData], prog=f"multiway finetune {task}")
+    planned, prog = run, f"multiway finetune {task}"
+    run = override(run, flags, kind=generic[type(run.system), type(data)], prog=prog)
+    if pairs and run.data.image_size == planned.data.image_size:  # pictures follow --system.image.image-size
+        run = replace(run, data=replace(run.data, image_size=run.system.image.image_size))
     if args.device != "auto":
         run = replace(run, train=replace(run.train, device=args.device))
 
@@ -86,4 +110,4 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
         print(f"model in {args.out / 'model'}")
 
 
-nlvr2, classify, entailment, vqa = (partial(_finetune, task) for task in COMMANDS)
+nlvr2, classify, entailment, vqa, retrieval, caption = (partial(_finetune, task) for task in COMMANDS)

@@ -40,7 +40,7 @@ def inspect(argv: Sequence[str]) -> None:
         from multiway.data.labelled import LabelledSource
         from multiway.tasks.finetune import task_of
 
-        if args.task is None:
+        if args.task is None or task_of(args.task).pairs:
             return Dataset(source)
         named = LabelledSource(path=source.path, images=source.images, label=args.label, split=source.split)
         return task_of(args.task).open((named,), (), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multiway.cli.arguments import Parser
+from multiway.errors import UserError
 
 PAIRS = (
     "NLVR2's json, a table of two pictures, sentence and label, tars with .txt and .cls (NLVR1's strips are "
@@ -17,6 +18,11 @@ QUESTIONS = (
 )
 ANSWERS = "file with the answers to choose from: an answer a line, or a json list"
 SENTENCES = "SNLI-VE's jsonl, ALBEF's json, a table of image, sentence and label, or scenes:N (drawn)"
+CAPTIONS = (
+    "shards (a tar, a folder, a glob, {000..009}.tar), a folder of pictures with csv or jsonl, a table of "
+    "pictures and captions, COCO or Karpathy json, emoji, or scenes:N (drawn)"
+)
+SPLITS = "of a Karpathy json (train+restval, val, test), a table with a column split, or emoji"
 DATA = {"nlvr2": PAIRS, "classify": CLASSES, "vqa": QUESTIONS, "entailment": SENTENCES}
 
 
@@ -33,6 +39,36 @@ def add_labels(parser: Parser) -> None:
     parser.add_argument("--label", help="the column of the class; of emoji: group or subgroup")
     parser.add_argument(
         "--split", help="of emoji: train, combination, style or all; of a table, as its column `split` says"
+    )
+
+
+def add_pairs(parser: Parser) -> None:
+    """What is said of sources of captions; `pairs_of` reads it."""
+    parser.add_argument("--images", help="folder of the pictures that an annotation file names")
+    parser.add_argument("--split", help=f"of --data: {SPLITS}")
+    parser.add_argument("--val-split", help=f"of --val: {SPLITS}")
+
+
+def pairs_of(args):
+    """The `DataConfig` that the arguments name.
+
+    Raises:
+        UserError: the data by which the best model is kept would be learned from.
+    """
+    from multiway.data.dataset import DataConfig, Source
+    from multiway.tasks.finetune import AUGMENT
+
+    for path in args.val or ():
+        if path in args.data and None in (args.split, args.val_split):
+            raise UserError(f"--val {path} is also --data: name a --split and a --val-split of it")
+        if path in args.data and args.split == args.val_split:
+            raise UserError(f"--val {path} is the same split as --data: name another --val-split")
+
+    def sources(paths, split):
+        return tuple(Source(path=path, images=args.images, split=split) for path in paths or ())
+
+    return DataConfig(
+        train=sources(args.data, args.split), val=sources(args.val, args.val_split), augment=AUGMENT
     )
 
 

@@ -180,9 +180,10 @@ class ALBEF(MomentumSystem[Encoders]):
         return Figure(own, aligned.own_m, sims, losses, *matched, mlm_hidden, mlm_hidden_m)
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        """VQA, entailment and NLVR2, without a teacher where pre-training had none.
+        """Retrieval, VQA, entailment and NLVR2, without a teacher where pre-training had none.
 
-        And `assignment`, from which NLVR2 starts; of classes the image tower alone learns.
+        Retrieval is ITC and ITM without MLM (models/model_retrieval.py). And `assignment`, from which NLVR2
+        starts; of classes the image tower alone learns.
         """
         from multiway.systems.albef_assignment import AssignmentConfig
         from multiway.systems.albef_heads import EntailmentConfig
@@ -192,6 +193,8 @@ class ALBEF(MomentumSystem[Encoders]):
         config = self.config
         if task == "classify":
             return tower_classifier(config.image, labels)
+        if task == "retrieval":
+            return replace(config, mlm_weight=0.0, positives="ids", temperature_range=None)
         same: dict[str, Any] = {name: getattr(config, name) for name in ("image", "tokenizer", "null_token")}
         same["pooling"] = config.match_pooling
         twice = replace(config.text, fusion_layers=2 * config.text.fusion_layers)

@@ -19,7 +19,7 @@ features fill the queue and whose similarities are the soft targets of ITC.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from multiway.core.gather import rank, world_size
 from multiway.core.init import init_bert
 from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
-from multiway.systems.blip_config import BLIPConfig, NLVRConfig, VQAConfig
+from multiway.systems.blip_config import RETRIEVAL, BLIPConfig, CaptionerConfig, NLVRConfig, VQAConfig
 from multiway.systems.captioning import Captioning
 from multiway.systems.mae_heads import tower_classifier
 from multiway.systems.med import Decoder, MEDEncoders, shift
@@ -96,8 +96,13 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
         if task == "classify":
             return tower_classifier(self.config.image, labels)
+        if task == "retrieval":
+            return replace(self.config, **RETRIEVAL)
         names = ("image", "text", "tokenizer", "null_token")
         own: dict[str, Any] = {name: getattr(self.config, name) for name in names}
+        if task == "caption":  # a prompt is officially learned here, pre-training has none
+            own["prompt"] = self.config.prompt or CaptionerConfig.prompt
+            return CaptionerConfig(caption_length=self.config.caption_length, **own)
         if task == "vqa":
             return VQAConfig(labels=labels, **own)
         return NLVRConfig(**own) if task == "nlvr2" else super().fine_tuning(task, labels)

@@ -31,7 +31,7 @@ def blip_tokenizer(max_length: int = 30, *, cleaning: Literal["blip", "none"] = 
 class BLIPConfig(MomentumConfig):
     """BLIP; the defaults are the official pre-training (configs/pretrain.yaml).
 
-    Retrieval fine-tuning is `weights.blip.RETRIEVAL`.
+    Retrieval fine-tuning is `RETRIEVAL`.
 
     Attributes:
         lm_weight: 0 leaves LM out, and the decoder. label_smoothing: of LM.
@@ -60,6 +60,16 @@ class BLIPConfig(MomentumConfig):
     prompt: str = ""
     caption_length: tuple[int, int] = (5, 20)
     compat: tuple[Quirk, ...] = ()
+
+
+#: What `BLIPConfig` is in retrieval fine-tuning (models/blip_retrieval.py).
+RETRIEVAL: dict[str, Any] = {
+    "lm_weight": 0.0,
+    "positives": "ids",
+    "negatives_by": "batch",
+    "negative_floor": 0.0,
+    "alpha_ramp_epochs": 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

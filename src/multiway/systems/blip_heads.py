@@ -32,6 +32,9 @@ class Captioner(FineTuned, Captioning):
         super().__init__(config, image_tower)
         self.decoder = Decoder(config.text, context_width=self.image_tower.width)
 
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        return self.config if task == "caption" else super().fine_tuning(task, labels)
+
     def caption_context(self, image: Float[Tensor, "B 3 H W"]) -> Context:
         return self.writer().context(self.look(image))
 

@@ -206,6 +206,9 @@ class CLIP(System):
         loss = contrast(self.config, batch, image, text, self.logit_scale)
         return {"loss": loss, "itc": loss}
 
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        return self.config if task == "retrieval" else super().fine_tuning(task, labels)
+
     @torch.no_grad()
     def advance(self, state: nn.Module, outputs: Sequence[dict[str, Tensor]]) -> None:
         self.logit_scale.clamp_(0, MAX_SCALE)

@@ -40,7 +40,7 @@ from multiway.objectives import language
 from multiway.systems.bert import unpadded
 from multiway.systems.captioning import Captioning
 from multiway.systems.coca_config import CoCaConfig
-from multiway.systems.coca_heads import ClassifierConfig
+from multiway.systems.coca_heads import network_config
 from multiway.systems.coca_network import (
     Pooled,
     Pooler,
@@ -244,7 +244,5 @@ class CoCa(Captioning):
         return search(self.config, self.tokenizer, prompt_length)
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        if task != "classify" or self.config.experts:
-            return super().fine_tuning(task, labels)
-        own = self.config
-        return ClassifierConfig(image=own.image, heads=own.pooler.heads, labels=labels)
+        found = network_config(self.config, task, labels)
+        return super().fine_tuning(task, labels) if found is None else found

@@ -19,7 +19,7 @@ from multiway.batch import Batch
 from multiway.core.pooling import AttentionPool
 from multiway.objectives.classification import one_of
 from multiway.systems.base import System
-from multiway.systems.coca_config import coca_vit
+from multiway.systems.coca_config import CoCaConfig, coca_vit
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.towers import BackboneConfig, build_image_tower
 from multiway.systems.vit import ViTConfig
@@ -39,6 +39,20 @@ class ClassifierConfig:
     heads: int = 12
     labels: tuple[str, ...] = ()
     smoothing: float = 0.0
+
+
+def network_config(config: CoCaConfig, task: str, labels: tuple[str, ...]) -> Any:
+    """The config of a CoCa's network for a task; None: there is none.
+
+    Captions are learned by the captioning loss alone (section 4.2), retrieval by both losses.
+    """
+    if task == "retrieval":
+        return replace(config, contrastive_weight=config.contrastive_weight or 1.0)
+    if task == "caption":
+        return replace(config, contrastive_weight=0.0, caption_weight=1.0)
+    if task != "classify" or config.experts:
+        return None
+    return ClassifierConfig(image=config.image, heads=config.pooler.heads, labels=labels)
 
 
 class Classifier(System):

@@ -102,6 +102,10 @@ class FLIP(CLIP):
                 f"system.drop {config.drop} leaves none of {patches} patches: give 0.5 or 0.75, or 0 to tune"
             )
 
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> FLIPConfig:
+        """Retrieval learns from whole pictures (section 3, "Unmasking")."""
+        return replace(super().fine_tuning(task, labels), drop=0.0)
+
     def image_tokens(
         self, batch: Batch, draws: Draws | None, generator: torch.Generator | None
     ) -> Float[Tensor, "B T D"]:

@@ -166,10 +166,12 @@ class SimVLM(Answering, PrefixSystem):
         return drawn if batch.has_image is None else torch.where(batch.has_image, drawn, length // 2)
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        """The config of this model's classifier: `vqa`."""
+        """Captions by prefix language modelling as before; the config of this model's classifier: `vqa`."""
+        own = self.config
+        if task == "caption":
+            return own
         if task != "vqa":
             return super().fine_tuning(task, labels)
-        own = self.config
         return VQAConfig(image=own.image, text=own.text, tokenizer=own.tokenizer, labels=tuple(labels))
 
     # --- captions and answers

@@ -169,5 +169,8 @@ def network_config(
     if task not in known:
         name = type(model).__name__.removesuffix("Config")
         raise UserError(f"{name} has no network for the task {task}: take {', '.join(known)}")
-    own = {"nlvr2": {"types": 3}, "vqa": {"labels": labels}}.get(task, {})
+    own: dict[str, Any] = {"nlvr2": {"types": 3}, "vqa": {"labels": labels}}.get(task, {})
+    if task == "retrieval":  # how pairs are compared, where this model does, stays
+        names = {f.name for f in fields(known[task])} - {"system"}
+        own = {f.name: getattr(model, f.name) for f in fields(model) if f.name in names}
     return known[task](**(model.sizes() | own))

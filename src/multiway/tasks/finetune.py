@@ -1,29 +1,28 @@
-"""Fine-tuning for a task with labels: the model is asked for its network, the training loop is the same."""
+"""Fine-tuning for a task: the model is asked for its network, the training loop is the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from multiway import weights
-from multiway.batch import Batch
-from multiway.data.augment import train_transform
-from multiway.data.labelled import LabelledPictures, LabelledSource, TaskData
+from multiway.data.augment import Augment, train_transform
+from multiway.data.dataset import DataConfig
+from multiway.data.labelled import LabelledPictures, TaskData
 from multiway.data.licences import licences
 from multiway.data.loader import Loader
 from multiway.data.mixing import Mixed
 from multiway.data.questions import Questions
-from multiway.data.sentences import Sentences
 from multiway.data.two_pictures import PairTransform, PicturePairs
 from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
-from multiway.tasks import classify, entailment, nlvr2, vqa
-from multiway.tasks.predictions import Measurement
 from multiway.tasks.pretrain import length, note_validation
+from multiway.tasks.task import TASKS, labels_of, task_of
+from multiway.train.build import build_loader as pairs_loader
+from multiway.train.features import PrefixLoader
 from multiway.train.loop import Result, train
 from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run, TrainConfig
@@ -31,76 +30,9 @@ from multiway.weights.adapter import save_adapter
 from multiway.weights.card import card as make_card
 from multiway.weights.start import start_from_model
 
-Data = PicturePairs | LabelledPictures | Questions | Sentences
-Sources = Sequence[LabelledSource]
+#: What is done to training pictures of captions: crops as officially, no other colours.
+AUGMENT = Augment(crop_scale=(0.5, 1.0), rand_n=0)
 
-
-def _labels_of_data(data: Data, network: type[System], min_count: int) -> tuple[str, ...]:
-    return data.labels
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task: its data, its measure, and the figure by which the best model is kept.
-
-    Attributes:
-        about: what it is, for `--help`.
-        open: sources, the model's labels (none: those of the data) and the least side -> samples.
-        evaluate: a model and samples -> figures of a validation. measure: the same with controls.
-        metric: the figure of a validation that decides which model is best.
-        labels: data, the class of the network and the least count -> classes, or answers to choose from.
-        complete: a model and samples -> what is added to a batch of them (`Loader`).
-    """
-
-    about: str
-    open: Callable[[Sources, tuple[str, ...], int | None], Data]
-    evaluate: Callable[..., dict[str, Any]]
-    measure: Callable[..., Measurement]
-    metric: str
-    labels: Callable[[Any, type[System], int], tuple[str, ...]] = _labels_of_data
-    complete: Callable[[System, Any], Callable[[Batch], Batch]] | None = None
-
-
-def _open_pairs(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> PicturePairs:
-    return PicturePairs(sources, min_side=min_side)
-
-
-def _open_classes(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> LabelledPictures:
-    return LabelledPictures(sources, labels=labels, min_side=min_side)
-
-
-def _open_questions(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> Questions:
-    return Questions(sources, min_side=min_side)
-
-
-def _open_sentences(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> Sentences:
-    return Sentences(sources, min_side=min_side)
-
-
-TASKS: dict[str, Task] = {
-    "nlvr2": Task(
-        "is a sentence true of two pictures?", _open_pairs, nlvr2.evaluate, nlvr2.measure, "accuracy"
-    ),
-    "classify": Task(
-        "which class is a picture of?", _open_classes, classify.evaluate, classify.measure, "top1"
-    ),
-    "entailment": Task(
-        "is a sentence true of a picture?",
-        _open_sentences,
-        entailment.evaluate,
-        entailment.measure,
-        "accuracy",
-    ),
-    "vqa": Task(
-        "what is the answer to a question about a picture?",
-        _open_questions,
-        vqa.evaluate,
-        vqa.measure,
-        "accuracy",
-        labels=vqa.labels,
-        complete=vqa.complete,
-    ),
-}
 
 #: What a fine-tuning starts from where flags say nothing: for small models and data.
 TRAIN = TrainConfig(
@@ -108,21 +40,10 @@ TRAIN = TrainConfig(
 )
 
 
-def task_of(name: str) -> Task:
-    """The task called `name`.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in TASKS:
-        raise UserError(f"there is no task {name!r}: choose from {', '.join(TASKS)}")
-    return TASKS[name]
-
-
 def plan(
     name: str,
     model: str | Path,
-    data: TaskData,
+    data: TaskData | DataConfig,
     *,
     train: TrainConfig = TRAIN,
     checked: System | None = None,
@@ -133,6 +54,8 @@ def plan(
 
     Args:
         model: its folder, hub id or official checkpoint. checked: the same, where it is loaded already.
+        data: for retrieval and captions a `DataConfig`, whose pictures become as large as the model takes
+            them; else a `TaskData`.
         labels: the classes, or the answers to choose from; None: those of the training data.
         min_count: answers that were given less often are not among them.
 
@@ -140,10 +63,16 @@ def plan(
         UserError: the model or the data can't be read, or the model has no network for the task.
     """
     task, base = task_of(name), checked or weights.load(model)
+    if task.pairs != isinstance(data, DataConfig):
+        raise UserError(
+            f"{name} learns from a {'DataConfig' if task.pairs else 'TaskData'}: give one as data"
+        )
     if labels is None:
         network = NETWORKS[base.fine_tuning(name, ()).system].network()
         labels = task.labels(task.open(data.train, (), None), network, min_count)
     config = base.fine_tuning(name, labels)
+    if isinstance(data, DataConfig):
+        data = replace(data, image_size=config.image.image_size)
     if data.val and train.best_metric is None:
         train = replace(train, best_metric=task.metric)
     return Run(name=name, system=config, data=data, train=train, init=Init(checkpoint=str(model)))
@@ -163,7 +92,7 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
     def said() -> str:
         return card(name, run)
 
-    def make(run: Run, ranks: Ranks) -> tuple[System, Loader | Mixed]:
+    def make(run: Run, ranks: Ranks) -> tuple[System, Any]:
         return build(name, run, ranks)
 
     def save(system: System, folder: Path) -> Path:
@@ -185,7 +114,7 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
     return result
 
 
-def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader | Mixed]:
+def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Any]:
     """The network of a run with its starting weights, and the loader of this rank."""
     checkpoint = str(run.init.checkpoint)
     base = weights.load(checkpoint)
@@ -197,21 +126,23 @@ def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Loader | Mixed]:
     return system, build_loader(name, run, system, ranks)
 
 
-def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader | Mixed:
+def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader | Mixed | PrefixLoader:
     """The training data of one rank, augmented and, where the task reads texts, tokenized for `system`.
 
     Raises:
         UserError: the task reads texts, and the model has no tokenizer, or pictures shall be mixed.
     """
-    config: TaskData = run.data
-    task = task_of(name)
+    config, task = run.data, task_of(name)
+    if isinstance(config, DataConfig):
+        _check_tokenizer(name, run, system)
+        return pairs_loader(run, system, ranks)
     samples = task.open(config.train, labels_of(run.system), config.augment.min_side(system.image_size))
     size = system.kept_shape or system.image_size
     one = train_transform(size, config.augment, system.image_mean, system.image_std)
     reads = not isinstance(samples, LabelledPictures)
     transform: Any = PairTransform(one) if isinstance(samples, PicturePairs) else one
-    if reads and system.tokenizer is None:
-        raise UserError(f"{run.init.checkpoint} has no tokenizer, and {name} reads texts: take another model")
+    if reads:
+        _check_tokenizer(name, run, system)
     if reads and config.mixing.on:
         raise UserError(f"{name} reads texts, which can't be mixed: leave data.mixing out")
     loader = Loader(
@@ -232,9 +163,9 @@ def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader | 
     return Mixed(loader, config.mixing, len(samples.labels), seed=config.seed, rank=ranks.rank)
 
 
-def labels_of(config: Any) -> tuple[str, ...]:
-    """The classes that a network's config names; none where its task has fixed ones."""
-    return tuple(getattr(config, "labels", ()))
+def _check_tokenizer(name: str, run: Run, system: System) -> None:
+    if system.tokenizer is None:
+        raise UserError(f"{run.init.checkpoint} has no tokenizer, and {name} reads texts: take another model")
 
 
 def card(name: str, run: Run) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from multiway.systems.bert import BertConfig
 from multiway.systems.blip_config import (
+    RETRIEVAL,
     BLIPConfig,
     CaptionerConfig,
     FeaturesConfig,
@@ -172,16 +173,6 @@ def config_of(tensors: Mapping[str, Tensor]) -> BLIPKind:
     if "image_queue" in tensors:
         sizes["queue_size"] = tensors["image_queue"].shape[1]
     return BLIPConfig(**sizes) if decoder else BLIPConfig(**sizes, **RETRIEVAL)
-
-
-#: What `BLIPConfig` is in retrieval fine-tuning (models/blip_retrieval.py).
-RETRIEVAL: dict[str, Any] = {
-    "lm_weight": 0.0,
-    "positives": "ids",
-    "negatives_by": "batch",
-    "negative_floor": 0.0,
-    "alpha_ramp_epochs": 1,
-}
 
 
 def _image(tensors: Mapping[str, Tensor]) -> ViTConfig:
