@@ -22,6 +22,7 @@ from multiway.data.tables import (
     picture_folder,
     read_table,
 )
+from multiway.data.unlabelled import OR_PREDICT, find_label
 from multiway.errors import UserError
 
 #: A picture file, its texts, and what else its row says.
@@ -35,13 +36,14 @@ class Files:
         problems: rows that could not be used, by reason: `empty_caption`, `no_image`, `no_text`, `bad_row`.
     """
 
-    def __init__(self, root: str | Path, rows: Iterable[Row], *, where: str):
+    def __init__(self, root: str | Path, rows: Iterable[Row], *, where: str, unlabelled: bool = False):
         """Gather rows of (picture file, texts, other columns); rows of the same picture become one sample
         with several texts and the first row's columns.
 
         Args:
             root: the folder that relative file names start from.
             where: the annotation file's or folder's name, for messages.
+            unlabelled: pictures without a caption are samples too.
 
         Raises:
             UserError: no row is left, or not one of the first hundred pictures exists.
@@ -58,13 +60,13 @@ class Files:
             texts.setdefault(name, []).extend(kept)
             if columns:
                 about.setdefault(name, columns)
-        self.problems["empty_caption"] += sum(not captions for captions in texts.values())
+        used = {name: captions for name, captions in texts.items() if captions or unlabelled}
+        self.problems["empty_caption"] += len(texts) - len(used)
         self.problems += Counter()  # drops the zeros
-        self.names = [name for name, captions in texts.items() if captions]
-        self._texts = [captions for captions in texts.values() if captions]
+        self.names, self._texts = list(used), list(used.values())
         self._about = about
         if not self.names:
-            raise UserError(f"No picture with a caption in {where}.")
+            raise UserError(f"No picture with a caption in {where}: give captions, {OR_PREDICT}.")
         if not any(self._path(i).exists() for i in range(min(len(self), 100))):
             raise UserError(
                 f"The pictures of {where} are not under {self.root}: name their folder with `images`."
@@ -94,7 +96,11 @@ class Files:
 
 
 def read_annotations(
-    path: str | Path, *, images: str | Path | None = None, split: str | None = None
+    path: str | Path,
+    *,
+    images: str | Path | None = None,
+    split: str | None = None,
+    unlabelled: bool = False,
 ) -> Files:
     """The pairs that a file or folder names.
 
@@ -109,6 +115,7 @@ def read_annotations(
         images: the pictures' folder; the annotation file's own by default.
         split: Karpathy's `train`, `restval`, `val` or `test`; several joined by "+" (`train+restval`); of
             any table with a column `split` likewise.
+        unlabelled: pictures without a caption are samples too, as NoCaps' test split has them.
 
     Raises:
         UserError: missing, unknown layout, no such column or split.
@@ -117,15 +124,15 @@ def read_annotations(
     if path.is_dir():
         table = find_table(path)
         if table is None:
-            return Files(images or path, _pictures_with_texts(path), where=str(path))
-        return read_annotations(table, images=images or path, split=split)
+            return Files(images or path, _pictures_with_texts(path), where=str(path), unlabelled=unlabelled)
+        return read_annotations(table, images=images or path, split=split, unlabelled=unlabelled)
     if not path.exists():
         raise UserError(f"There is no file or folder {path}: check the path.")
     root = picture_folder(path, None if images is None else str(images))
-    rows, splits = _read_rows(path, root, split)
+    rows, splits = _read_rows(path, root, split, unlabelled)
     if split is not None and not splits:
         raise UserError(f"{path} has no splits: leave `split` out, or name the file of the split.")
-    return Files(root, rows, where=str(path))
+    return Files(root, rows, where=str(path), unlabelled=unlabelled)
 
 
 def _pictures_with_texts(folder: Path) -> Iterator[Row]:
@@ -139,16 +146,18 @@ def _pictures_with_texts(folder: Path) -> Iterator[Row]:
             yield str(file.relative_to(folder)), texts, {}
 
 
-def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[Row], bool]:
+def _read_rows(path: Path, root: Path, split: str | None, unlabelled: bool) -> tuple[Iterator[Row], bool]:
     """The rows, and whether the layout has splits."""
     read = read_table(path)
     try:
         if isinstance(read, dict) and isinstance(read.get("images"), list):
             if isinstance(read.get("annotations"), list):
                 return _coco(read), False
+            if not any("sentences" in image for image in read["images"]):  # NoCaps' test split
+                return _coco({**read, "annotations": []}), False
             return _karpathy(read, root, split, path), True
         if isinstance(read, list):
-            return _table(read, path, split)
+            return _table(read, path, split, unlabelled)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} lacks what its layout promises ({type(error).__name__}: {error})."
@@ -158,14 +167,21 @@ def _read_rows(path: Path, root: Path, split: str | None) -> tuple[Iterator[Row]
     )
 
 
-def _table(rows: list[dict[str, Any]], path: Path, split: str | None) -> tuple[Iterator[Row], bool]:
+def _table(
+    rows: list[dict[str, Any]], path: Path, split: str | None, unlabelled: bool
+) -> tuple[Iterator[Row], bool]:
     rows = check_rows(rows, path)
-    image, text = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
+    image = find_column(rows[0], IMAGE_COLUMNS, path)
+    text = find_label(rows[0], None, TEXT_COLUMNS, path, unlabelled=unlabelled)
     if split is not None and "split" in rows[0]:
         wanted = _wanted(split, {str(row.get("split")) for row in rows}, path)
         rows = [row for row in rows if str(row.get("split")) in wanted]
     found = (
-        (str(row.get(image) or "").strip(), _as_texts(row.get(text)), _others(row, image, text))
+        (
+            str(row.get(image) or "").strip(),
+            [] if text is None else _as_texts(row.get(text)),
+            _others(row, image, text or ""),
+        )
         for row in rows
     )
     return found, "split" in rows[0]
@@ -194,7 +210,11 @@ def _as_texts(value: Any) -> list[str]:
 
 def _coco(read: dict[str, Any]) -> Iterator[Row]:
     names = {image["id"]: image["file_name"] for image in read["images"]}
-    about = {image["id"]: _others(image, "id", "file_name") for image in read["images"]}
+    # the id by which the benchmark's results name a picture
+    about = {
+        image["id"]: {"image_id": image["id"], **_others(image, "id", "file_name")}
+        for image in read["images"]
+    }
     captions: dict[Any, list[str]] = {number: [] for number in names}
     for annotation in read["annotations"]:
         if annotation["image_id"] in captions:

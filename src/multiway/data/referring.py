@@ -154,7 +154,7 @@ def _open(source: LabelledSource) -> Pictured:
     if "ann_id" in rows[0] or "ref_id" in rows[0]:
         found = _refcoco(rows, path, source.split)
     else:
-        found = _table(rows, path)
+        found = _table(rows, path, source.split)
     return ListedPictures(root, found, path, "rows of a picture, a text and a box")
 
 
@@ -174,7 +174,7 @@ def _refcoco(rows: Sequence[Mapping[str, Any]], path: Path, split: str | None) -
         rows = [{**refs[row["ref_id"]], **more} for row, more in zip(rows, own, strict=True)]
     found = []
     for row in rows:
-        if split is not None and row.get("split") != split:
+        if split is not None and row.get("split") not in split.split("+"):
             continue
         annotation = annotations[row["ann_id"]]
         image = annotation["image_id"]
@@ -186,13 +186,15 @@ def _refcoco(rows: Sequence[Mapping[str, Any]], path: Path, split: str | None) -
                     text=str(sentence["sent"]),
                     box=_box(annotation["bbox"], path),
                     proposals=boxes_there,  # pyrefly: ignore[bad-argument-type]  # four numbers each
+                    meta={n: of[n] for of in (row, sentence) for n in ("ref_id", "sent_id") if n in of},
                 )
             )
     return found
 
 
-def _table(rows: Sequence[dict[str, Any]], path: Path) -> list[Referred]:
+def _table(rows: Sequence[dict[str, Any]], path: Path, split: str | None) -> list[Referred]:
     """A table with a picture, a text, a box, and, if there are any, `proposals`."""
+    wanted = None if split is None else split.split("+")
     image, text, box = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXTS, BOXES))
     return [
         Referred(
@@ -204,6 +206,7 @@ def _table(rows: Sequence[dict[str, Any]], path: Path) -> list[Referred]:
         )
         for row in rows
         if row.get(image) and row.get(text) and row.get(box)
+        if wanted is None or row.get("split") in wanted
     ]
 
 

@@ -45,7 +45,8 @@ class Task:
 
     Attributes:
         about: what it is, for `--help`.
-        open: sources, the model's labels (none: those of the data) and the least side -> samples.
+        open: sources, the model's labels (none: those of the data) and the least side -> samples; with
+            `unlabelled`, those whose label is not known too.
         evaluate: a model and samples -> figures of a validation. measure: the same with controls.
         metric: the figure of a validation that decides which model is best.
         labels: data, the class of the network and the least count -> classes, or answers to choose from.
@@ -53,7 +54,7 @@ class Task:
     """
 
     about: str
-    open: Callable[[Sources, tuple[str, ...], int | None], Data]
+    open: Callable[..., Data]
     evaluate: Callable[..., dict[str, Any]]
     measure: Callable[..., Measurement]
     metric: str
@@ -61,20 +62,29 @@ class Task:
     complete: Callable[[System, Any], Callable[[Batch], Batch]] | None = None
 
 
-def _open_pairs(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> PicturePairs:
-    return PicturePairs(sources, min_side=min_side)
+def _open_pairs(
+    sources: Sources, labels: tuple[str, ...], min_side: int | None, *, unlabelled: bool = False
+) -> PicturePairs:
+    return PicturePairs(sources, min_side=min_side, unlabelled=unlabelled)
 
 
-def _open_classes(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> LabelledPictures:
-    return LabelledPictures(sources, labels=labels, min_side=min_side)
+def _open_classes(
+    sources: Sources, labels: tuple[str, ...], min_side: int | None, *, unlabelled: bool = False
+) -> LabelledPictures:
+    return LabelledPictures(sources, labels=labels, min_side=min_side, unlabelled=unlabelled)
 
 
-def _open_questions(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> Questions:
+def _open_questions(
+    sources: Sources, labels: tuple[str, ...], min_side: int | None, *, unlabelled: bool = False
+) -> Questions:
+    # a question without an answer is a sample anyway
     return Questions(sources, min_side=min_side)
 
 
-def _open_sentences(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> Sentences:
-    return Sentences(sources, min_side=min_side)
+def _open_sentences(
+    sources: Sources, labels: tuple[str, ...], min_side: int | None, *, unlabelled: bool = False
+) -> Sentences:
+    return Sentences(sources, min_side=min_side, unlabelled=unlabelled)
 
 
 TASKS: dict[str, Task] = {
