@@ -113,7 +113,7 @@ def ground(
     if not used:
         why = ", ".join(f"{reason} {n:,}" for reason, n in skipped.items()) or "it is empty"
         raise UserError(f"no sample of the data can be used ({why}): give pictures with texts and boxes")
-    return Grounded(used, *np.array(rows).T, boxes=np.array(found))
+    return Grounded(used, *np.array(rows).T, boxes=np.array(found, np.float64))
 
 
 def box_of(heat: Float[np.ndarray, "H W"], proposals: Sequence[Box]) -> Box:
