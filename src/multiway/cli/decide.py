@@ -13,9 +13,16 @@ from multiway.cli.model import add_device
 from multiway.errors import UserError
 
 
-def add_deciding(parser: Parser) -> None:
-    """The flags that `decide` reads."""
+def add_deciding(parser: Parser, *, upload: str | None = None) -> None:
+    """The flags that `decide` reads.
+
+    Args:
+        upload: what --predictions writes; None: the task has no such flag.
+    """
     add = parser.add_argument
+    parser.set_defaults(predictions=None)
+    if upload is not None:
+        add("--predictions", type=Path, metavar="FILE", help=f"write what the model says: {upload}")
     add("--model", help="model folder, hub id or official checkpoint")
     add("--compare", nargs=2, metavar=("A", "B"), help="instead of --model: is B better, sample by sample?")
     about = "the main figure by this column of the data; may be given again"
@@ -32,6 +39,10 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("give --model MODEL, or --compare A B for two models")
     if args.compare is not None and (args.sheet or args.slice):
         raise UserError("--sheet and --slice are for one model: give --model instead of --compare")
+    if args.predictions is not None and args.compare is not None:
+        raise UserError("--predictions is for one model: give --model instead of --compare")
+    if args.predictions is not None and args.predictions.is_dir():
+        raise UserError(f"--predictions {args.predictions} is a folder: name a file in it")
     if args.card and (args.model is None or not (Path(args.model) / "config.json").is_file()):
         raise UserError("--card writes into a model folder: give one as --model")
     if args.sheet is not None and args.sheet.suffix.lower() not in (".html", ".htm"):
@@ -69,6 +80,11 @@ def decide(
         return
     one = counted(found[0], data)
     result, outcomes = one.result | ({"skipped": one.skipped} if one.skipped else {}), one.outcomes
+    if outcomes is None and args.predictions is not None and (args.slice or args.sheet or args.card):
+        raise UserError(
+            f"the data has no labels, so that {args.predictions} alone is written: leave out --slice, "
+            "--sheet and --card"
+        )
     if outcomes is not None:
         result["intervals"] = outcomes.intervals()
         cut = {column: slices(outcomes, metadata(data.meta, outcomes, column)) for column in args.slice}
@@ -84,6 +100,11 @@ def decide(
         print(json.dumps(result, ensure_ascii=False))
         return
     print(one.sentence())
+    if args.predictions is not None:
+        print(f"predictions in {args.predictions}")
+        if outcomes is None:
+            print("the data has no labels to compare with")
+            return
     show(one)
     if outcomes is not None:
         print_details(outcomes, result, args)

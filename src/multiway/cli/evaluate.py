@@ -55,10 +55,10 @@ def caption(argv: Sequence[str]) -> None:
         help="a further score by pycocoevalcap's interface, as pycocoevalcap.meteor.meteor:Meteor",
     )
     parser.add_argument("--batch-size", type=int, default=8, help="pictures at a time")
-    decide.add_deciding(parser)
+    decide.add_deciding(parser, upload="image_id and caption, as COCO's and NoCaps' servers take it")
     args = parser.parse(argv)
     decide.check(args)
-    options = {name: getattr(args, name) for name in ("texts", "cut", "batch_size")}
+    options = {name: getattr(args, name) for name in ("texts", "cut", "predictions", "batch_size")}
     options["options"] = options_of(args)
 
     from multiway.data.dataset import Dataset
@@ -67,7 +67,7 @@ def caption(argv: Sequence[str]) -> None:
     from multiway.tasks.caption_scorers import load_scorer
 
     options["scorers"] = {name.rpartition(":")[2].lower(): load_scorer(name) for name in args.scorer}
-    samples = Dataset(source_of(args))
+    samples = Dataset(source_of(args), unlabelled=args.predictions is not None)
 
     def show(found) -> None:
         further = [name for name in found.outcomes.values() if name not in _SHOWN and name[:4] != "bleu"]

@@ -34,7 +34,7 @@ def grounding(argv: Sequence[str]) -> None:
     add_labels(parser)
     add_looking(parser)
     parser.add_argument("--batch-size", type=int, default=16, help="texts at a time")
-    decide.add_deciding(parser)
+    decide.add_deciding(parser, upload="a json list of ref_id and sent_id (else key) and bbox")
     args = parser.parse(argv)
     decide.check(args)
 
@@ -43,6 +43,7 @@ def grounding(argv: Sequence[str]) -> None:
 
     samples = Referring(sources_of(args, args.data))
     options = {"by": args.by, "layer": args.layer, "batch_size": args.batch_size}
+    options["predictions"] = args.predictions
 
     def show(found) -> None:
         result = found.result

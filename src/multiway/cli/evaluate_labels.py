@@ -33,6 +33,7 @@ def nlvr2(argv: Sequence[str]) -> None:
         "another pair.",
         argv,
         show,
+        upload="identifier,True or False a line, as NLVR2's evaluation reads it",
     )
 
 
@@ -45,6 +46,7 @@ def classify(argv: Sequence[str]) -> None:
         "and the same with the picture of another sample.",
         argv,
         show_classes,
+        upload="a csv of key and class",
     )
 
 
@@ -64,6 +66,7 @@ def entailment(argv: Sequence[str]) -> None:
         "with the picture of another sample.",
         argv,
         show,
+        upload="pairID and label, a .csv or a .jsonl",
     )
 
 
@@ -73,13 +76,15 @@ def evaluate_task(
     argv: Sequence[str],
     show: Callable[[Any], None],
     *,
+    upload: str,
     add: Callable[[Parser], None] | None = None,
     options_of: Callable[[Any], dict[str, Any]] | None = None,
 ) -> None:
     """Measure and print.
 
     Args:
-        show: prints a Measurement. add: further flags; options_of: what they say to the task's `measure`.
+        show: prints a Measurement. upload: what --predictions writes.
+        add: further flags; options_of: what they say to the task's `measure`.
     """
     from multiway.cli import decide
 
@@ -89,15 +94,17 @@ def evaluate_task(
     if add is not None:
         add(parser)
     parser.add_argument("--batch-size", type=int, default=32, help="samples at a time")
-    decide.add_deciding(parser)
+    decide.add_deciding(parser, upload=upload)
     args = parser.parse(argv)
     decide.check(args)
-    options = {} if options_of is None else options_of(args)
+    options = {"predictions": args.predictions} | ({} if options_of is None else options_of(args))
 
     from multiway.tasks.finetune import labels_of, task_of
 
     def opened(model):
-        return task_of(task).open(sources_of(args, args.data), labels_of(model.config), None)
+        unlabelled = args.predictions is not None  # what is uploaded is most often a test split
+        sources = sources_of(args, args.data)
+        return task_of(task).open(sources, labels_of(model.config), None, unlabelled=unlabelled)
 
     def measure(model, samples, progress):
         if samples.labels and labels_of(model.config) not in ((), samples.labels):

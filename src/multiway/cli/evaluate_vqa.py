@@ -32,8 +32,6 @@ def vqa(argv: Sequence[str]) -> None:
 
     def show(found) -> None:
         result = found.result
-        if "accuracy" not in result:
-            return
         kinds = ", ".join(f"{kind} {value:.1f}" for kind, value in result["by_kind"].items())
         blind = result["majority"]
         print(f"accuracy  {share(result, 'accuracy')}, {kinds}; always the same answer {blind:.1f}")
@@ -46,11 +44,7 @@ def vqa(argv: Sequence[str]) -> None:
         "answer to all questions reaches; and the same with the picture of another question.",
         argv,
         show,
-        add=_add,
-        options_of=lambda args: {"asking": asking_of(args), "predictions": args.predictions},
+        upload="question_id and answer, as the VQA challenge takes it",
+        add=add_answering,
+        options_of=lambda args: {"asking": asking_of(args)},
     )
-
-
-def _add(parser: Parser) -> None:
-    add_answering(parser)
-    parser.add_argument("--predictions", help="file to write in the upload format of the VQA challenge")

@@ -23,7 +23,7 @@ def zero_shot(argv: Sequence[str]) -> None:
     add_labels(parser)
     add_templates(parser)
     parser.add_argument("--batch-size", type=int, default=32, help="samples at a time")
-    decide.add_deciding(parser)
+    decide.add_deciding(parser, upload="a csv of key and class")
     args = parser.parse(argv)
     decide.check(args)
 
@@ -31,5 +31,9 @@ def zero_shot(argv: Sequence[str]) -> None:
     from multiway.tasks.zero_shot import TEMPLATES, measure
 
     data = LabelledPictures(sources_of(args, args.data))
-    options = {"templates": args.template or TEMPLATES, "batch_size": args.batch_size}
+    options = {
+        "templates": args.template or TEMPLATES,
+        "predictions": args.predictions,
+        "batch_size": args.batch_size,
+    }
     decide.decide(args, lambda _: data, lambda m, d, p: measure(m, d, progress=p, **options), show_classes)

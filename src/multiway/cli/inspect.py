@@ -8,6 +8,7 @@ from typing import Any
 
 from multiway.cli.arguments import Parser
 from multiway.cli.data import add_source, source_of
+from multiway.errors import UserError
 
 
 def inspect(argv: Sequence[str]) -> None:
@@ -18,13 +19,19 @@ def inspect(argv: Sequence[str]) -> None:
         "look like one of another split.",
     )
     add_source(parser, "source")
-    parser.add_argument("--task", help="read it as data of this task: nlvr2, classify, ...")
+    parser.add_argument(
+        "--task", help="read it as data of this task: nlvr2, classify, vqa, entailment, grounding"
+    )
     parser.add_argument("--label", help="of a task: the column of the class")
     parser.add_argument("--read", type=int, default=1000, help="pictures to decode, spread evenly; 0 for all")
     parser.add_argument("--show", type=int, default=5, help="samples to show")
     parser.add_argument("--duplicates", action="store_true", help="look for near-duplicates among those read")
     parser.add_argument(
-        "--against", action="append", default=[], metavar="SOURCE", help="and in another split, --read of it"
+        "--against",
+        action="append",
+        default=[],
+        metavar="SPLIT",
+        help="and in another split of the source, or in another source; --read of it",
     )
     parser.add_argument("--sheet", metavar="FILE.html", help="write a contact sheet")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -35,17 +42,9 @@ def inspect(argv: Sequence[str]) -> None:
 
     from multiway.tasks.inspect import look, shared, write_contact_sheet
 
-    def opened(source):
-        from multiway.data.dataset import Dataset
-        from multiway.data.labelled import LabelledSource
-        from multiway.tasks.finetune import task_of
-
-        if args.task is None or task_of(args.task).pairs:
-            return Dataset(source)
-        named = LabelledSource(path=source.path, images=source.images, label=args.label, split=source.split)
-        return task_of(args.task).open((named,), (), None)
-
-    dataset = opened(source_of(args))
+    source = source_of(args)
+    others = [_against(source, name) for name in args.against]  # refused before anything is read
+    dataset = _opened(source, args.task, args.label)
     mark = args.duplicates or bool(args.against)
     seen = look(dataset, read=args.read, show=args.show, mark=mark)
     texts, sizes = seen.texts, seen.sizes
@@ -66,13 +65,8 @@ def inspect(argv: Sequence[str]) -> None:
     if seen.labels:
         report["labels"] = dict(sorted(seen.labels.items(), key=lambda item: -item[1]))
     if mark:
-        from dataclasses import replace
-
-        others = [
-            look(opened(replace(source_of(args), path=path)), read=args.read, mark=True)
-            for path in args.against
-        ]
-        report["near_duplicates"] = [{"key": a, "like": b} for a, b in shared(seen, others)]
+        found = [look(_opened(one, args.task, args.label), read=args.read, mark=True) for one in others]
+        report["near_duplicates"] = [{"key": a, "like": b} for a, b in shared(seen, found)]
     if args.sheet:
         write_contact_sheet(dataset, Path(args.sheet), args.source)
     if args.json:
@@ -95,3 +89,46 @@ def inspect(argv: Sequence[str]) -> None:
             print(f"  {pair['key']}  {pair['like']}")
     if args.sheet:
         print(f"contact sheet in {args.sheet}")
+
+
+def _opened(source, task: str | None, label: str | None):
+    """The samples of a source, as pairs or as data of a task."""
+    from multiway.data.dataset import Dataset
+    from multiway.data.labelled import LabelledSource
+    from multiway.data.referring import Referring
+    from multiway.tasks.task import TASKS
+
+    if task is None or (task in TASKS and TASKS[task].pairs):
+        return Dataset(source)
+    named = LabelledSource(path=source.path, images=source.images, label=label, split=source.split)
+    if task == "grounding":  # nothing is fine-tuned for it, so that it is none of those tasks
+        return Referring(named)
+    if task not in TASKS:
+        raise UserError(f"there is no task {task!r}: choose from {', '.join((*TASKS, 'grounding'))}")
+    return TASKS[task].open((named,), (), None)
+
+
+def _against(source, name: str):
+    """Another split of `source` where it has one of that name, else another source, whole."""
+    import os
+    from dataclasses import replace
+
+    from multiway.data.splits import has_split, overlap
+
+    if has_split(source.path, name):
+        if overlap(source.path, source.split, name):
+            own = "the whole of it" if source.split is None else f"the split {source.split}"
+            raise UserError(
+                f"--against {name} is compared with {own} of {source.path}, which holds the same samples: "
+                "name another split by --split or --against, or look within one by --duplicates"
+            )
+        return replace(source, split=name)
+    same = name == source.path or (
+        os.path.exists(name) and os.path.realpath(name) == os.path.realpath(source.path)
+    )
+    if same:
+        raise UserError(
+            f"--against {name} is the source itself: name another of its splits, another source, or look "
+            "within it by --duplicates"
+        )
+    return replace(source, path=name, split=None)

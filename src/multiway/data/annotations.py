@@ -25,6 +25,7 @@ from multiway.data.tables import (
     read_table,
     refuse_split,
 )
+from multiway.data.unlabelled import OR_PREDICT, find_label
 from multiway.errors import UserError
 
 #: A picture file, its texts, and what else its row says.
@@ -38,13 +39,14 @@ class Files:
         problems: rows that could not be used, by reason: `empty_caption`, `no_image`, `no_text`, `bad_row`.
     """
 
-    def __init__(self, root: str | Path, rows: Iterable[Row], *, where: str):
+    def __init__(self, root: str | Path, rows: Iterable[Row], *, where: str, unlabelled: bool = False):
         """Gather rows of (picture file, texts, other columns); rows of the same picture become one sample
         with several texts and the first row's columns, or those of the first row that opts out.
 
         Args:
             root: the folder that relative file names start from.
             where: the annotation file's or folder's name, for messages.
+            unlabelled: pictures without a caption are samples too.
 
         Raises:
             UserError: no row is left, or not one of the first hundred pictures exists.
@@ -61,13 +63,13 @@ class Files:
             texts.setdefault(name, []).extend(kept)
             if columns and (name not in about or (opts_out(columns) and not opts_out(about[name]))):
                 about[name] = columns
-        self.problems["empty_caption"] += sum(not captions for captions in texts.values())
+        used = {name: captions for name, captions in texts.items() if captions or unlabelled}
+        self.problems["empty_caption"] += len(texts) - len(used)
         self.problems += Counter()  # drops the zeros
-        self.names = [name for name, captions in texts.items() if captions]
-        self._texts = [captions for captions in texts.values() if captions]
+        self.names, self._texts = list(used), list(used.values())
         self._about = about
         if not self.names:
-            raise UserError(f"No picture with a caption in {where}.")
+            raise UserError(f"No picture with a caption in {where}: give captions, {OR_PREDICT}.")
         if not any(self._path(i).exists() for i in range(min(len(self), 100))):
             raise UserError(
                 f"The pictures of {where} are not under {self.root}: name their folder with `images`."
@@ -97,7 +99,11 @@ class Files:
 
 
 def read_annotations(
-    path: str | Path, *, images: str | Path | None = None, split: str | None = None
+    path: str | Path,
+    *,
+    images: str | Path | None = None,
+    split: str | None = None,
+    unlabelled: bool = False,
 ) -> Files:
     """The pairs that a file or folder names.
 
@@ -112,6 +118,7 @@ def read_annotations(
         images: the pictures' folder; the annotation file's own by default.
         split: Karpathy's `train`, `restval`, `val` or `test`; several joined by "+" (`train+restval`); of
             any table with a column `split` likewise.
+        unlabelled: pictures without a caption are samples too, as NoCaps' test split has them.
 
     Raises:
         UserError: missing, unknown layout, no such column or split.
@@ -120,12 +127,12 @@ def read_annotations(
     if path.is_dir():
         table = find_table(path)
         if table is None:
-            return Files(images or path, _pictures_with_texts(path), where=str(path))
-        return read_annotations(table, images=images or path, split=split)
+            return Files(images or path, _pictures_with_texts(path), where=str(path), unlabelled=unlabelled)
+        return read_annotations(table, images=images or path, split=split, unlabelled=unlabelled)
     if not path.exists():
         raise UserError(f"There is no file or folder {path}: check the path.")
     root = picture_folder(path, None if images is None else str(images))
-    return Files(root, _read_rows(path, root, split), where=str(path))
+    return Files(root, _read_rows(path, root, split, unlabelled), where=str(path), unlabelled=unlabelled)
 
 
 def _pictures_with_texts(folder: Path) -> Iterator[Row]:
@@ -139,24 +146,31 @@ def _pictures_with_texts(folder: Path) -> Iterator[Row]:
             yield str(file.relative_to(folder)), texts, {}
 
 
-def _read_rows(path: Path, root: Path, split: str | None) -> Iterator[Row]:
+def _read_rows(path: Path, root: Path, split: str | None, unlabelled: bool) -> Iterator[Row]:
     read = read_table(path)
     if isinstance(read, dict) and isinstance(read.get("images"), list):
-        if isinstance(read.get("annotations"), list):
+        pictures = check_rows(read["images"], path)
+        of_test = not any("sentences" in image for image in pictures)  # NoCaps' test split
+        if isinstance(read.get("annotations"), list) or of_test:
             refuse_split(split, path)
-            return _coco(read)
-        return _karpathy(of_split(read["images"], split, path), root)
+            return _coco({"annotations": [], **read})
+        return _karpathy(of_split(pictures, split, path), root)
     if isinstance(read, list):
-        return _table(of_split(check_rows(read, path), split, path), path)
+        return _table(of_split(check_rows(read, path), split, path), path, unlabelled)
     raise UserError(
         f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO or Karpathy json."
     )
 
 
-def _table(rows: list[dict[str, Any]], path: Path) -> Iterator[Row]:
-    image, text = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
+def _table(rows: list[dict[str, Any]], path: Path, unlabelled: bool) -> Iterator[Row]:
+    image = find_column(rows[0], IMAGE_COLUMNS, path)
+    text = find_label(rows[0], None, TEXT_COLUMNS, path, unlabelled=unlabelled)
     return (
-        (str(row.get(image) or "").strip(), _as_texts(row.get(text)), _others(row, image, text))
+        (
+            str(row.get(image) or "").strip(),
+            [] if text is None else _as_texts(row.get(text)),
+            _others(row, image, text or ""),
+        )
         for row in rows
     )
 
@@ -176,7 +190,11 @@ def _as_texts(value: Any) -> list[str]:
 
 def _coco(read: dict[str, Any]) -> Iterator[Row]:
     names = {image["id"]: image["file_name"] for image in read["images"]}
-    about = {image["id"]: _others(image, "id", "file_name") for image in read["images"]}
+    # the id by which the benchmark's results name a picture
+    about = {
+        image["id"]: {"image_id": image["id"], **_others(image, "id", "file_name")}
+        for image in read["images"]
+    }
     captions: dict[Any, list[Any]] = {number: [] for number in names}
     for annotation in read["annotations"]:
         if annotation["image_id"] in captions:

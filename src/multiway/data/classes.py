@@ -22,6 +22,7 @@ from multiway.data.tables import (
     read_table,
     refuse_split,
 )
+from multiway.data.unlabelled import OR_PREDICT, find_label
 from multiway.errors import UserError
 
 LABEL_COLUMNS = ("label", "class", "category", "cls")
@@ -42,8 +43,11 @@ class _Described(Protocol):
     def split(self) -> str | None: ...
 
 
-def open_labelled(source: _Described) -> Listed:
+def open_labelled(source: _Described, *, unlabelled: bool = False) -> Listed:
     """The pictures of a source with their classes.
+
+    Args:
+        unlabelled: pictures without a class are samples too, of the class "".
 
     Raises:
         UserError: it is missing, of unknown layout, or names no classes.
@@ -57,13 +61,13 @@ def open_labelled(source: _Described) -> Listed:
         if path.is_dir() and not any(name.endswith(".tar") for name in os.listdir(path)):
             table = find_table(path)
             if table is not None:
-                return _by_table(table, source.images or str(path), source)
+                return _by_table(table, source.images or str(path), source, unlabelled=unlabelled)
             refuse_split(source.split, path)
-            return _by_folder(path)
+            return _by_folder(path, unlabelled=unlabelled)
         if path.suffix.lower() in TABLES:
-            return _by_table(path, source.images, source)
+            return _by_table(path, source.images, source, unlabelled=unlabelled)
     refuse_split(source.split, source.path)
-    return _by_tar(source)
+    return _by_tar(source, unlabelled=unlabelled)
 
 
 @runtime_checkable
@@ -130,30 +134,32 @@ def _emoji(source: _Described) -> Listed:
     return Listed(keys, [one[wanted] for one in about], drawings, rows=rows, about=about)
 
 
-def _by_folder(root: Path) -> Listed:
-    """`root/class/picture`, the layout of torchvision's ImageFolder."""
+def _by_folder(root: Path, *, unlabelled: bool) -> Listed:
+    """`root/class/picture`, the layout of torchvision's ImageFolder; pictures of no folder have no class."""
     files = sorted(
         file
-        for file in root.glob("*/**/*")
+        for file in root.glob("**/*" if unlabelled else "*/**/*")
         if file.suffix.lower().lstrip(".") in EXTENSIONS and not file.name.startswith(".")
     )
     if not files:
-        raise UserError(f"No picture in the folders of {root}: give a folder of pictures for each class.")
+        raise UserError(
+            f"No picture in the folders of {root}: give a folder of pictures for each class, {OR_PREDICT}."
+        )
     names = [file.relative_to(root) for file in files]
-    labels = [name.parts[0] for name in names]
+    labels = [name.parts[0] if len(name.parts) > 1 else "" for name in names]
     return Listed([str(name) for name in names], labels, _Paths(files))
 
 
-def _by_table(path: Path, images: str | None, source: _Described) -> Listed:
+def _by_table(path: Path, images: str | None, source: _Described, *, unlabelled: bool) -> Listed:
     root = picture_folder(path, images)
     rows = of_split(check_rows(read_table(path), path), source.split, path)
     image = find_column(rows[0], IMAGE_COLUMNS, path)
-    label = find_column(rows[0], (source.label,) if source.label else LABEL_COLUMNS, path)
+    label = find_label(rows[0], source.label, LABEL_COLUMNS, path, unlabelled=unlabelled)
     problems: Counter[str] = Counter()
     keys, labels, about = [], [], []
     for row in rows:
-        name, value = (str(row.get(c) if row.get(c) is not None else "").strip() for c in (image, label))
-        if not name or not value:
+        name, value = ("" if c is None or row.get(c) is None else str(row[c]).strip() for c in (image, label))
+        if not name or not (value or unlabelled):
             problems["no_label" if name else "no_image"] += 1
             continue
         keys.append(name)
@@ -164,21 +170,23 @@ def _by_table(path: Path, images: str | None, source: _Described) -> Listed:
     return Listed(keys, labels, _Paths([root / key for key in keys]), problems=problems, about=about)
 
 
-def _by_tar(source: _Described) -> Listed:
+def _by_tar(source: _Described, *, unlabelled: bool) -> Listed:
     shards, problems = Shards(expand(source.path), texts=False), Counter()
     rows, labels, about = [], [], []
     for i in range(len(shards)):
         meta = shards.meta(i)
         value = meta.get(source.label or next((n for n in ("cls", *LABEL_COLUMNS) if n in meta), "cls"))
-        if value is None or not str(value).strip():
+        name = "" if value is None else str(value).strip()
+        if not (name or unlabelled):
             problems["no_label"] += 1
             continue
         rows.append(i)
-        labels.append(str(value).strip())
+        labels.append(name)
         about.append(meta)
     if not rows:
         raise UserError(
-            f"No picture with a class in {source.path}: give KEY.cls, or KEY.json with a field `label`."
+            f"No picture with a class in {source.path}: give KEY.cls, or KEY.json with a field `label`, "
+            f"{OR_PREDICT}."
         )
     keys = [shards.key(i) for i in rows]
     return Listed(keys, labels, shards, rows=rows, problems=problems + shards.problems, about=about)

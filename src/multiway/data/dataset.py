@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -92,21 +93,25 @@ class Store(Keyed, Protocol):
 class Dataset(Numbered[Source, Store]):
     """Random access to the samples of one or several sources, numbered one source after the other."""
 
-    def __init__(self, sources: Sequence[Source] | Source, *, min_side: int | None = None):
+    def __init__(
+        self, sources: Sequence[Source] | Source, *, min_side: int | None = None, unlabelled: bool = False
+    ):
         """Index the sources.
 
         Args:
             min_side: large JPEGs are decoded smaller, but no side below this (see `images.decode`); None =
                 whole.
+            unlabelled: pictures without a text are samples too.
 
         Raises:
             UserError: a source is missing, of unknown layout, or empty.
         """
-        self.min_side = min_side
-        super().__init__(sources, _open)
+        self.min_side, self.unlabelled = min_side, unlabelled
+        super().__init__(sources, partial(_open, unlabelled=unlabelled))
 
     def texts(self, i: int) -> list[str]:
-        """The texts of sample `i`, without decoding its picture; none where pictures alone are used.
+        """The texts of sample `i`, without decoding its picture; none where pictures alone are used, or,
+        with `unlabelled`, where it has none.
 
         Raises:
             BadSample: `empty_caption`, `bad_text`, or the shard can't be read.
@@ -115,7 +120,7 @@ class Dataset(Numbered[Source, Store]):
         if self.sources[number].use == "images":
             return []
         texts = store.texts(inside)
-        if not texts:
+        if not texts and not self.unlabelled:
             raise BadSample("empty_caption")
         return texts[:1] if self.sources[number].texts == "first" else texts
 
@@ -172,7 +177,7 @@ class Dataset(Numbered[Source, Store]):
         )
 
 
-def _open(source: Source) -> Store:
+def _open(source: Source, *, unlabelled: bool) -> Store:
     if source.path == "emoji":
         return emoji.open_split(source.split or "all")
     if source.path.startswith("scenes:"):
@@ -184,12 +189,12 @@ def _open(source: Source) -> Store:
     if source.use == "images" and Path(source.path).suffix.lower() not in TABLES:
         return streams.Pictures(source.path)
     if _is_listed(source.path):
-        return read_annotations(source.path, images=source.images, split=source.split)
+        return read_annotations(source.path, images=source.images, split=source.split, unlabelled=unlabelled)
     if source.split is not None:
         raise UserError(
             f"The tars of {source.path} have no splits: leave `split` out, or name the split's own tars."
         )
-    shards = Shards(expand(source.path))
+    shards = Shards(expand(source.path), texts=not unlabelled)
     if not len(shards):
         why = (
             ", ".join(f"{reason} {count}" for reason, count in shards.problems.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from PIL import Image
 
@@ -12,6 +13,7 @@ from multiway.data.classes import Listed, open_labelled
 from multiway.data.images import decode
 from multiway.data.mixing import Mixing
 from multiway.data.numbered import Numbered
+from multiway.data.unlabelled import UNKNOWN
 from multiway.errors import UserError
 
 
@@ -72,21 +74,28 @@ class LabelledPictures(Numbered[LabelledSource, Listed]):
         *,
         labels: Sequence[str] = (),
         min_side: int | None = None,
+        unlabelled: bool = False,
     ):
         """Open the sources and read all labels.
 
         Args:
             labels: the classes that a model knows; none: those of the data, in order.
             min_side: as in `Dataset`.
+            unlabelled: pictures without a class are samples too.
 
         Raises:
-            UserError: a source is missing or of unknown layout, or holds a class that is not in `labels`.
+            UserError: a source is missing or of unknown layout, holds a class that is not in `labels`, or
+                neither it nor `labels` names a class.
         """
-        super().__init__(sources, open_labelled)
+        super().__init__(sources, partial(open_labelled, unlabelled=unlabelled))
         self.min_side = min_side
         names = [store.label(i) for store in self._stores for i in range(len(store))]
-        self.labels = tuple(labels) or tuple(sorted(set(names), key=_in_order))
-        number = {name: n for n, name in enumerate(self.labels)}
+        self.labels = tuple(labels) or tuple(sorted({*names} - {""}, key=_in_order))
+        if not self.labels:
+            raise UserError(
+                f"Neither {self.sources[0].path} nor the model names a class: give labelled data."
+            )
+        number = {"": UNKNOWN, **{name: n for n, name in enumerate(self.labels)}}
         unknown = next((name for name in names if name not in number), None)
         if unknown is not None:
             known = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
@@ -97,12 +106,13 @@ class LabelledPictures(Numbered[LabelledSource, Listed]):
         self._numbers = [number[name] for name in names]
 
     def label(self, i: int) -> int:
-        """The number of sample `i`'s class."""
+        """The number of sample `i`'s class, -1 where it is not known."""
         return self._numbers[i]
 
     def texts(self, i: int) -> list[str]:
-        """The name of sample `i`'s class."""
-        return [self.labels[self.label(i)]]
+        """The name of sample `i`'s class; none where it is not known."""
+        number = self.label(i)
+        return [] if number == UNKNOWN else [self.labels[number]]
 
     def image(self, i: int) -> Image.Image:
         """The picture of sample `i`.

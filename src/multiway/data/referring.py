@@ -225,6 +225,7 @@ def _refcoco(rows: Sequence[dict[str, Any]], path: Path, split: str | None) -> l
                     text=str(sentence["sent"]),
                     box=_box(annotation["bbox"], path),
                     proposals=boxes_there,  # pyrefly: ignore[bad-argument-type]  # four numbers each
+                    meta={n: of[n] for of in (row, sentence) for n in ("ref_id", "sent_id") if n in of},
                 )
             )
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from multiway.data.tables import (
     read_table,
     refuse_split,
 )
+from multiway.data.unlabelled import OR_PREDICT, UNKNOWN, find_label
 
 IMAGES = (*IMAGE_COLUMNS, "Flickr30K_ID", "Flickr30kID")
 SENTENCES = ("sentence2", "sentence", "hypothesis", "text", "caption")
@@ -32,7 +34,7 @@ LABEL_COLUMNS = ("gold_label", "label")
 
 @dataclass(frozen=True)
 class Said:
-    """A sentence about a picture; `label` is its number among `scene_claims.TRUTHS`."""
+    """A sentence about a picture; `label` is its number among `scene_claims.TRUTHS`, -1: not known."""
 
     picture: str
     sentence: str
@@ -45,16 +47,26 @@ class Sentences(NumberedPictures[LabelledSource, Pictured]):
 
     labels = TRUTHS
 
-    def __init__(self, sources: Sequence[LabelledSource] | LabelledSource, *, min_side: int | None = None):
+    def __init__(
+        self,
+        sources: Sequence[LabelledSource] | LabelledSource,
+        *,
+        min_side: int | None = None,
+        unlabelled: bool = False,
+    ):
         """Open the sources.
+
+        Args:
+            min_side: as in `Dataset`.
+            unlabelled: sentences whose label is not known are samples too.
 
         Raises:
             UserError: a source is missing or of unknown layout.
         """
-        super().__init__(sources, _open, min_side=min_side)
+        super().__init__(sources, partial(_open, unlabelled=unlabelled), min_side=min_side)
 
     def label(self, i: int) -> int:
-        """0: the picture makes it false, 1: neither, 2: true."""
+        """0: the picture makes it false, 1: neither, 2: true; -1: not known."""
         return self.row(i).label
 
     def picture(self, i: int) -> str:
@@ -86,28 +98,29 @@ class Drawn:
         return draw_claim(self.world.seed, i, self.world.image_size)
 
 
-def _listed(source: LabelledSource) -> ListedPictures[Said]:
+def _listed(source: LabelledSource, *, unlabelled: bool) -> ListedPictures[Said]:
     """Pictures and sentences of SNLI-VE's own files, ALBEF's json, or a table."""
     path, label = Path(source.path), source.label
     root = picture_folder(path, source.images)
     rows = of_split(check_rows(read_table(path), path), source.split, path)
     image, sentence = (find_column(rows[0], names, path) for names in (IMAGES, SENTENCES))
-    column = find_column(rows[0], (label,) if label else LABEL_COLUMNS, path)
+    column = find_label(rows[0], label, LABEL_COLUMNS, path, unlabelled=unlabelled)
     problems, kept = Counter[str](), list[Said]()
     for row in rows:
         name, text = str(row.get(image) or ""), str(row.get(sentence) or "").strip()
-        said = str(row.get(column)).strip().lower()
-        if said in TRUTHS and name and text:
+        said = "" if column is None else str(row.get(column)).strip().lower()
+        if (said in TRUTHS or unlabelled) and name and text:
             if image.lower().startswith("flickr30k") and "." not in name:
                 name = f"{name}.jpg"
-            kept.append(Said(name, text, TRUTHS.index(said), row))
+            kept.append(Said(name, text, TRUTHS.index(said) if said in TRUTHS else UNKNOWN, row))
         else:  # SNLI's "-": annotators did not agree
             problems["no_label" if said not in TRUTHS else "no_image" if not name else "no_text"] += 1
-    return ListedPictures(root, kept, path, f"rows labelled {', '.join(TRUTHS)}", problems)
+    wanted = f"rows labelled {', '.join(TRUTHS)}, {OR_PREDICT}"
+    return ListedPictures(root, kept, path, wanted, problems)
 
 
-def _open(source: LabelledSource) -> Pictured:
+def _open(source: LabelledSource, *, unlabelled: bool) -> Pictured:
     if source.path.startswith("scenes:"):
         refuse_split(source.split, source.path)
         return Drawn(scenes.parse(source.path))
-    return _listed(source)
+    return _listed(source, unlabelled=unlabelled)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,6 +35,7 @@ from multiway.data.tables import (
     read_table,
     refuse_split,
 )
+from multiway.data.unlabelled import OR_PREDICT, UNKNOWN, find_label
 from multiway.errors import UserError
 
 SENTENCES = ("sentence", "text", "caption", "statement")
@@ -59,20 +61,27 @@ class PicturePairs(Numbered[LabelledSource, Store]):
 
     labels = LABELS
 
-    def __init__(self, sources: Sequence[LabelledSource] | LabelledSource, *, min_side: int | None = None):
+    def __init__(
+        self,
+        sources: Sequence[LabelledSource] | LabelledSource,
+        *,
+        min_side: int | None = None,
+        unlabelled: bool = False,
+    ):
         """Open the sources.
 
         Args:
             min_side: as in `Dataset`.
+            unlabelled: pairs whose truth is not known are samples too.
 
         Raises:
             UserError: a source is missing or of unknown layout.
         """
-        super().__init__(sources, _open)
+        super().__init__(sources, partial(_open, unlabelled=unlabelled))
         self.min_side = min_side
 
     def label(self, i: int) -> int:
-        """1 where the sentence is true, else 0."""
+        """1 where the sentence is true, 0 where it is false, -1 where that is not known."""
         _, store, inside = self._place(i)
         return store.label(inside)
 
@@ -107,16 +116,16 @@ class PairTransform:
         return stacked([self.one(picture, caption, generator) for picture in pictures])
 
 
-def _open(source: LabelledSource) -> Store:
+def _open(source: LabelledSource, *, unlabelled: bool) -> Store:
     path = source.path
     if "://" not in path and Path(path).suffix.lower() in TABLES:
-        return ListedPairs(Path(path), source.images, source.label, source.split)
+        return ListedPairs(Path(path), source.images, source.label, source.split, unlabelled=unlabelled)
     refuse_split(source.split, path)
     if path.startswith("scenes:"):
         return DrawnPairs(scenes.parse(path))
     if path.startswith("boxes:"):
         return box_pairs.parse(path)
-    return Strips(Shards(expand(path)), path)
+    return Strips(Shards(expand(path)), path, unlabelled=unlabelled)
 
 
 class DrawnPairs:
@@ -146,20 +155,21 @@ class DrawnPairs:
 class Strips:
     """NLVR1's tars: a picture of three boxes, a sentence, and 1 or 0 in the .cls."""
 
-    def __init__(self, shards: Shards, where: str):
+    def __init__(self, shards: Shards, where: str, *, unlabelled: bool = False):
         self.shards = shards
         self.problems = Counter(shards.problems)
         self.rows, self.labels = [], []
         for i in range(len(shards)):
             label = truth(shards.meta(i).get("cls"))
-            if label is None:
+            if label is None and not unlabelled:
                 self.problems["no_label"] += 1
                 continue
             self.rows.append(i)
-            self.labels.append(label)
+            self.labels.append(UNKNOWN if label is None else label)
         if not self.rows:
             raise UserError(
-                f"No labelled pair in {where}: give tars of pictures, sentences in .txt, and 1 or 0 in .cls."
+                f"No labelled pair in {where}: give tars of pictures, sentences in .txt, and 1 or 0 in "
+                f".cls, {OR_PREDICT}."
             )
 
     def __len__(self) -> int:
@@ -194,24 +204,36 @@ def cut(strip: Image.Image) -> TwoPictures:
 class ListedPairs:
     """Pairs that a file lists: NLVR2's own, ALBEF's, or any table with two columns of pictures."""
 
-    def __init__(self, path: Path, images: str | None, label: str | None, split: str | None):
+    def __init__(
+        self,
+        path: Path,
+        images: str | None,
+        label: str | None,
+        split: str | None,
+        *,
+        unlabelled: bool = False,
+    ):
         root = picture_folder(path, images)
         rows = of_split(check_rows(read_table(path), path), split, path)
         sentence = find_column(rows[0], SENTENCES, path)
-        column = find_column(rows[0], (label,) if label else ("label",), path)
+        column = find_label(rows[0], label, ("label",), path, unlabelled=unlabelled)
         names = _names(rows[0], root, path)
         self.problems: Counter[str] = Counter()
         self.root, self.rows, self.about = root, [], []
         for row in rows:
-            value, text, two = truth(row.get(column)), str(row.get(sentence) or "").strip(), names(row)
-            if value is not None and text and two is not None:
-                self.rows.append((two, text, value))
+            text, two = str(row.get(sentence) or "").strip(), names(row)
+            value = None if column is None else truth(row.get(column))
+            if (value is not None or unlabelled) and text and two is not None:
+                self.rows.append((two, text, UNKNOWN if value is None else value))
                 self.about.append(row)
             else:
                 reason = "no_label" if value is None else "no_image" if two is None else "empty_caption"
                 self.problems[reason] += 1
         if not self.rows:
-            raise UserError(f"No labelled pair in {path}: give rows of two pictures, a sentence and a label.")
+            raise UserError(
+                f"No labelled pair in {path}: give rows of two pictures, a sentence and a label, "
+                f"{OR_PREDICT}."
+            )
         if not any((root / name).exists() for two, *_ in self.rows[:100] for name in two):
             raise UserError(f"The pictures of {path} are not under {root}: name their folder with `images`.")
 

@@ -10,12 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
+from multiway.data.sample import Sample
 from multiway.errors import UserError
 from multiway.metrics import captions as metrics
 from multiway.metrics.controls import other
@@ -25,6 +27,10 @@ from multiway.tasks.caption_scorers import Scorer, score
 from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.retrieval import Samples
 from multiway.tasks.two_stage import Progress, silent
+from multiway.tasks.upload import write_json
+
+#: Where a picture's id is said: in COCO's captions, and by Karpathy.
+IDS = ("image_id", "cocoid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,7 @@ def measure(
     texts: Literal["first", "all"] = "all",
     cut: metrics.Cut = "ptb",
     scorers: Mapping[str, Scorer] | None = None,
+    predictions: str | Path | None = None,
     batch_size: int = 8,
     progress: Progress = silent,
 ) -> Measurement:
@@ -81,18 +88,23 @@ def measure(
         cut: how captions are cut into words, see `metrics.captions.summary`.
         scorers: further ones, by name; the result has their score of the corpus, `outcomes` the mean over
             pictures (METEOR's differ a little).
+        predictions: the file to write, as COCO's and NoCaps' servers take it (`upload`); then pictures may
+            have no texts. Only those with texts are compared; where none has any, `result` has `n_images`
+            alone, and there are no outcomes.
         progress: called as progress("captions", done, total).
 
     Raises:
-        UserError: the model does not generate text, or no picture can be used.
+        UserError: the model does not generate text, no picture can be used, or none has a text and no
+            predictions are to be written.
     """
     references: dict[int, list[str]] = {}
     names: dict[int, str] = {}
+    ids: dict[int, int | str] = {}
 
     def load(number: int) -> Image.Image:
         sample = samples.sample(number)
         references[number] = sample.texts[:1] if texts == "first" else sample.texts
-        names[number] = sample.key
+        names[number], ids[number] = sample.key, image_id(sample)
         return sample.image
 
     found: list[Captioned] = []
@@ -108,6 +120,17 @@ def measure(
         raise UserError(
             f"no picture of the data can be used ({why}): look at it with `multiway data inspect`"
         )
+    said = {int(row.key): row.captions[0] for row in good}
+    if predictions is not None:
+        upload({ids[number]: caption for number, caption in said.items()}, predictions)
+    good = [row for row in good if references[int(row.key)]]
+    if not good:
+        if predictions is None:
+            raise UserError(
+                "the data has no captions to compare with: write the model's predictions with --predictions"
+            )
+        result = {"n_images": len(said)}
+        return Measurement(result=result, captions=said, seconds=seconds, skipped=dict(skipped))
     captions = [row.captions[0] for row in good]
     given = [references[int(row.key)] for row in good]
     columns, whole = metrics.columns(captions, given, cut=cut), {}
@@ -128,11 +151,26 @@ def measure(
     )
     return Measurement(
         result=_beside_control(captions, given, outcomes.values() | whole, cut),
-        captions=dict(zip(numbers.tolist(), captions, strict=True)),
+        captions=said,
         seconds=seconds,
         skipped=dict(skipped),
         outcomes=outcomes,
     )
+
+
+def image_id(sample: Sample) -> int | str:
+    """What a benchmark calls a picture: COCO's id, where the data says it (NoCaps' and Karpathy's do), else
+    its key.
+    """
+    found = next((sample.meta[name] for name in IDS if name in sample.meta), None)
+    if found is None:
+        return sample.key
+    return int(found) if str(found).isdecimal() else str(found)  # a csv's is a string
+
+
+def upload(captions: Mapping[int | str, str], path: str | Path) -> None:
+    """Write captions by `image_id` as COCO's and NoCaps' servers take them: a list of objects with both."""
+    write_json(path, [{"image_id": number, "caption": caption} for number, caption in captions.items()])
 
 
 def compare(

@@ -5,6 +5,7 @@ shuffled   the same with another sample's picture: what knows of no picture scor
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,16 @@ from multiway.data.labelled import LabelledPictures
 from multiway.metrics import classification as metrics
 from multiway.systems.base import System
 from multiway.tasks.outcomes import of_choices
-from multiway.tasks.predictions import Measurement, Predictions, own_and_shuffled, predict
+from multiway.tasks.predictions import (
+    Measurement,
+    Predictions,
+    predict,
+    predict_own,
+    predict_shuffled,
+    without_labels,
+)
 from multiway.tasks.two_stage import Progress, silent
+from multiway.tasks.upload import write_csv
 
 
 def evaluate(model: System, data: LabelledPictures, *, batch_size: int = 32) -> dict[str, Any]:
@@ -27,32 +36,54 @@ def evaluate(model: System, data: LabelledPictures, *, batch_size: int = 32) -> 
 
 
 def measure(
-    model: System, data: LabelledPictures, *, batch_size: int = 32, progress: Progress = silent
+    model: System,
+    data: LabelledPictures,
+    *,
+    predictions: str | Path | None = None,
+    batch_size: int = 32,
+    progress: Progress = silent,
 ) -> Measurement:
     """Shares of right classes in percent, beside the controls.
+
+    Args:
+        predictions: the file to write, of classes (`upload`); then labels may be unknown.
 
     Returns:
         `n`, `n_classes` (that the model knows), `top1` with its `interval` (Wilson), `top5`, `balanced` (the
         mean over the classes of top-1), `majority`, and under `shuffled` top1 and interval with other
-        samples' pictures.
+        samples' pictures. Without known classes `n` alone.
 
     Raises:
-        UserError: no picture can be used, or the model has no head for classes.
+        UserError: no picture can be used, the model has no head for classes., or no label is known and no
+            predictions are to be written.
     """
-    own, shuffled, seconds = own_and_shuffled(model, data, batch_size=batch_size, progress=progress)
-    result = scores(own)
-    result["majority"] = 100 * metrics.majority(own.labels)
-    result["shuffled"] = {name: scores(shuffled)[name] for name in ("top1", "interval")}
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    said, seconds = predict_own(model, data, **options)
+    if predictions is not None:
+        upload(said, data, predictions)
+    known = said.known
+    if not len(known.numbers):
+        return without_labels(said, seconds, predictions)
+    result = scores(known)
+    result["majority"] = 100 * metrics.majority(known.labels)
+    blind = scores(predict_shuffled(model, data, known, **options))
+    result["shuffled"] = {name: blind[name] for name in ("top1", "interval")}
     outcomes = of_choices(
-        own.logits,
-        own.labels,
+        known.logits,
+        known.labels,
         data.labels,
-        {f"top{k}": metrics.in_top(own.logits, own.labels, k) for k in (1, 5)},
-        numbers=own.numbers,
-        keys=[data.key(i) for i in own.numbers.tolist()],
+        {f"top{k}": metrics.in_top(known.logits, known.labels, k) for k in (1, 5)},
+        numbers=known.numbers,
+        keys=[data.key(i) for i in known.numbers.tolist()],
         main="top1",
     )
-    return Measurement(result=result, seconds=seconds, skipped=own.skipped, outcomes=outcomes)
+    return Measurement(result=result, seconds=seconds, skipped=said.skipped, outcomes=outcomes)
+
+
+def upload(said: Predictions, data: LabelledPictures, path: str | Path) -> None:
+    """Write a csv of `key` and `label`, the name of the class."""
+    rows = ((data.key(i), data.labels[choice]) for i, choice in said.choices)
+    write_csv(path, [("key", "label"), *rows])
 
 
 def scores(found: Predictions) -> dict[str, Any]:

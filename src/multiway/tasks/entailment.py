@@ -6,6 +6,7 @@ majority   always saying the most frequent label
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,16 @@ from multiway.data.sentences import Sentences
 from multiway.metrics import classification as metrics
 from multiway.systems.base import System
 from multiway.tasks.outcomes import of_choices
-from multiway.tasks.predictions import Measurement, Predictions, own_and_shuffled, predict
+from multiway.tasks.predictions import (
+    Measurement,
+    Predictions,
+    predict,
+    predict_own,
+    predict_shuffled,
+    without_labels,
+)
 from multiway.tasks.two_stage import Progress, silent
+from multiway.tasks.upload import write_table
 
 
 def evaluate(model: System, data: Sentences, *, batch_size: int = 32) -> dict[str, Any]:
@@ -28,34 +37,62 @@ def evaluate(model: System, data: Sentences, *, batch_size: int = 32) -> dict[st
 
 
 def measure(
-    model: System, data: Sentences, *, batch_size: int = 32, progress: Progress = silent
+    model: System,
+    data: Sentences,
+    *,
+    predictions: str | Path | None = None,
+    batch_size: int = 32,
+    progress: Progress = silent,
 ) -> Measurement:
     """Accuracy in percent, beside the controls.
+
+    Args:
+        predictions: the file to write, of labels (`upload`); then labels may be unknown.
 
     Returns:
         `n`, `accuracy` with its `interval` (bootstrap over pictures), `by_label` (the share that is right of
         each label), `majority`, and under `shuffled` accuracy and interval with other samples' pictures.
+        Without known labels `n` alone.
 
     Raises:
-        UserError: no sample can be used, or the model has no head for labels.
+        UserError: no sample can be used, the model has no head for labels., or no label is known and no
+            predictions are to be written.
     """
-    own, shuffled, seconds = own_and_shuffled(model, data, batch_size=batch_size, progress=progress)
-    result = _scores(own, data)
-    result["majority"] = 100 * metrics.majority(own.labels)
-    result["shuffled"] = {name: _scores(shuffled, data)[name] for name in ("accuracy", "interval")}
-    numbers = own.numbers.tolist()
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    said, seconds = predict_own(model, data, **options)
+    if predictions is not None:
+        upload(said, data, predictions)
+    known = said.known
+    if not len(known.numbers):
+        return without_labels(said, seconds, predictions)
+    result = _scores(known, data)
+    result["majority"] = 100 * metrics.majority(known.labels)
+    blind = _scores(predict_shuffled(model, data, known, **options), data)
+    result["shuffled"] = {name: blind[name] for name in ("accuracy", "interval")}
+    numbers = known.numbers.tolist()
     outcomes = of_choices(
-        own.logits,
-        own.labels,
+        known.logits,
+        known.labels,
         data.labels,
-        {"accuracy": own.right},
-        numbers=own.numbers,
+        {"accuracy": known.right},
+        numbers=known.numbers,
         keys=[data.key(i) for i in numbers],
         main="accuracy",
         groups=[data.picture(i) for i in numbers],
         asked=[data.texts(i)[0] for i in numbers],
     )
-    return Measurement(result=result, seconds=seconds, skipped=own.skipped, outcomes=outcomes)
+    return Measurement(result=result, seconds=seconds, skipped=said.skipped, outcomes=outcomes)
+
+
+def upload(said: Predictions, data: Sentences, path: str | Path) -> None:
+    """Write `pairID` (the key, where the data has none) and `label`: a .csv, else an object a line."""
+    write_table(
+        path,
+        [
+            {"pairID": data.meta(i).get("pairID", data.key(i)), "label": data.labels[choice]}
+            for i, choice in said.choices
+        ],
+    )
 
 
 def _scores(found: Predictions, data: Sentences) -> dict[str, Any]:

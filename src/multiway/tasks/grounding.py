@@ -9,13 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from multiway.data.referring import Referred, Referring
+from multiway.data.referring import Box, Referred, Referring
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
 from multiway.explain import By, gradcam, resize_heat
@@ -26,6 +27,7 @@ from multiway.systems.base import System
 from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.predictions import Measurement
 from multiway.tasks.two_stage import Progress, silent
+from multiway.tasks.upload import write_json
 
 
 def heat_of(
@@ -57,6 +59,7 @@ class Grounded:
     """What became of the texts: which these are, and of each whether it was pointed at and chosen.
 
     `chosen` and its chance are NaN where there are no proposals; chances are those of a blind guess.
+    `boxes` [N, 4] are what the model points to, see `box_of`.
     """
 
     numbers: list[int]
@@ -64,6 +67,7 @@ class Grounded:
     chosen: Float[np.ndarray, " N"]
     pointed_chance: Float[np.ndarray, " N"]
     chosen_chance: Float[np.ndarray, " N"]
+    boxes: Float[np.ndarray, "N 4"]
 
 
 def ground(
@@ -89,7 +93,7 @@ def ground(
     """
     wanted = list(range(len(data)) if numbers is None else numbers)
     asked = wanted if texts is None else texts
-    used, rows = list[int](), list[tuple[float, float, float, float]]()
+    used, rows, found = list[int](), list[tuple[float, float, float, float]](), list[Box]()
     for start in range(0, len(wanted), batch_size):
         batch: list[tuple[int, Image.Image, str]] = []
         for i, text in zip(
@@ -103,12 +107,37 @@ def ground(
             own, pictures, said = zip(*batch, strict=True)
             heats = heat_of(model, pictures, said, by=by, layer=layer)
             rows += [_judged(heat, data.referred(i)) for i, heat in zip(own, heats, strict=True)]
+            found += [box_of(heat, data.referred(i).proposals) for i, heat in zip(own, heats, strict=True)]
             used += own
         progress("texts", min(start + batch_size, len(wanted)), len(wanted))
     if not used:
         why = ", ".join(f"{reason} {n:,}" for reason, n in skipped.items()) or "it is empty"
         raise UserError(f"no sample of the data can be used ({why}): give pictures with texts and boxes")
-    return Grounded(used, *np.array(rows).T)
+    return Grounded(used, *np.array(rows).T, boxes=np.array(found, np.float64))
+
+
+def box_of(heat: Float[np.ndarray, "H W"], proposals: Sequence[Box]) -> Box:
+    """The hottest proposal; where there is none with heat, the box around what is at least half as hot as
+    the hottest pixel. (left, top, width, height) in pixels.
+    """
+    best = metrics.best_box(heat, proposals)
+    if best is not None:
+        left, top, width, height = best
+        return left, top, width, height
+    rows, columns = np.nonzero(heat >= heat.max() / 2)
+    left, top = int(columns.min()), int(rows.min())
+    return left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
+
+
+def upload(own: Grounded, data: Referring, path: str | Path) -> None:
+    """Write a list of `bbox` [left, top, width, height] in pixels, with RefCOCO's `ref_id` and `sent_id`
+    where the data has them, else with the `key`.
+    """
+    rows = []
+    for i, box in zip(own.numbers, own.boxes.tolist(), strict=True):
+        ids = {name: data.meta(i)[name] for name in ("ref_id", "sent_id") if name in data.meta(i)}
+        rows.append({**(ids or {"key": data.key(i)}), "bbox": box})
+    write_json(path, rows)
 
 
 def _judged(heat: Float[np.ndarray, "H W"], truth: Referred) -> tuple[float, float, float, float]:
@@ -128,6 +157,7 @@ def measure(
     *,
     by: By = "itm",
     layer: int | None = None,
+    predictions: str | Path | None = None,
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> Measurement:
@@ -135,6 +165,7 @@ def measure(
 
     Args:
         by, layer: as in `explain.gradcam`.
+        predictions: the file of boxes to write (`upload`).
 
     Returns:
         `n`; `pointing`, the share whose hottest pixel lies in the box, with its `interval` (bootstrap over
@@ -148,6 +179,8 @@ def measure(
     options: dict[str, Any] = {"by": by, "layer": layer, "batch_size": batch_size, "progress": progress}
     own = ground(model, data, skipped=skipped, **options)
     seconds = time.perf_counter() - began
+    if predictions is not None:
+        upload(own, data, predictions)
     dealt = [own.numbers[i] for i in other(len(own.numbers)).tolist()]
     blind = ground(model, data, skipped=Counter(), numbers=own.numbers, texts=dealt, **options)
     rows = [data.referred(i) for i in own.numbers]

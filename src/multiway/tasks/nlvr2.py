@@ -6,6 +6,7 @@ majority   always saying the more frequent answer
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,16 @@ from multiway.data.two_pictures import PicturePairs
 from multiway.metrics import classification as metrics
 from multiway.systems.base import System
 from multiway.tasks.outcomes import of_choices
-from multiway.tasks.predictions import Measurement, Predictions, own_and_shuffled, predict
+from multiway.tasks.predictions import (
+    Measurement,
+    Predictions,
+    predict,
+    predict_own,
+    predict_shuffled,
+    without_labels,
+)
 from multiway.tasks.two_stage import Progress, silent
+from multiway.tasks.upload import write_csv
 
 
 def evaluate(model: System, data: PicturePairs, *, batch_size: int = 32) -> dict[str, Any]:
@@ -28,37 +37,61 @@ def evaluate(model: System, data: PicturePairs, *, batch_size: int = 32) -> dict
 
 
 def measure(
-    model: System, data: PicturePairs, *, batch_size: int = 32, progress: Progress = silent
+    model: System,
+    data: PicturePairs,
+    *,
+    predictions: str | Path | None = None,
+    batch_size: int = 32,
+    progress: Progress = silent,
 ) -> Measurement:
     """Accuracy in percent with its intervals, beside the controls.
+
+    Args:
+        predictions: the file to write, as NLVR2's evaluation reads it (`upload`); then labels may be unknown.
 
     Returns:
         `n`, `accuracy`, `interval` (Wilson: every pair for itself), `n_sentences`, `sentence_interval`
         (bootstrap over sentences, of which each has several pairs; None where none has), `consistency` (the
         sentences right for all their pairs), `majority`, and under `shuffled` accuracy and interval with
-        other pairs' pictures.
+        other pairs' pictures. Without known labels `n` alone.
 
     Raises:
-        UserError: no pair can be used, or the model has no head for two pictures.
+        UserError: no pair can be used, the model has no head for two pictures., or no label is known and no
+            predictions are to be written.
     """
-    own, shuffled, seconds = own_and_shuffled(model, data, batch_size=batch_size, progress=progress)
-    result = _scores(own, data)
-    result["majority"] = 100 * metrics.majority(own.labels)
-    result["shuffled"] = {name: _scores(shuffled, data)[name] for name in ("accuracy", "interval")}
-    numbers = own.numbers.tolist()
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    said, seconds = predict_own(model, data, **options)
+    if predictions is not None:
+        upload(said, data, predictions)
+    known = said.known
+    if not len(known.numbers):
+        return without_labels(said, seconds, predictions)
+    result = _scores(known, data)
+    result["majority"] = 100 * metrics.majority(known.labels)
+    blind = _scores(predict_shuffled(model, data, known, **options), data)
+    result["shuffled"] = {name: blind[name] for name in ("accuracy", "interval")}
+    numbers = known.numbers.tolist()
     sentences = [data.texts(i)[0] for i in numbers]
     outcomes = of_choices(
-        own.logits,
-        own.labels,
+        known.logits,
+        known.labels,
         data.labels,
-        {"accuracy": own.right},
-        numbers=own.numbers,
+        {"accuracy": known.right},
+        numbers=known.numbers,
         keys=[data.key(i) for i in numbers],
         main="accuracy",
         groups=sentences,
         asked=sentences,
     )
-    return Measurement(result=result, seconds=seconds, skipped=own.skipped, outcomes=outcomes)
+    return Measurement(result=result, seconds=seconds, skipped=said.skipped, outcomes=outcomes)
+
+
+def upload(said: Predictions, data: PicturePairs, path: str | Path) -> None:
+    """Write what NLVR2's own evaluation reads: `identifier,True` or `identifier,False` a line, no header.
+
+    Pairs of other data have their key in place of NLVR2's identifier.
+    """
+    write_csv(path, [(data.meta(i).get("identifier", data.key(i)), data.labels[c]) for i, c in said.choices])
 
 
 def _scores(found: Predictions, data: PicturePairs) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +18,7 @@ from multiway.data.collate import stacked
 from multiway.data.labelled import LabelledPictures
 from multiway.data.sample import BadSample
 from multiway.data.two_pictures import PairTransform, PicturePairs
+from multiway.data.unlabelled import UNKNOWN
 from multiway.errors import UserError
 from multiway.metrics.controls import other
 from multiway.systems.base import System
@@ -48,7 +49,7 @@ class Predictions:
     """Logits of the samples that could be used.
 
     Attributes:
-        numbers: which samples these are. labels: their classes.
+        numbers: which samples these are. labels: their classes; -1 where that is not known.
         skipped: reason -> samples that could not be used.
     """
 
@@ -61,6 +62,17 @@ class Predictions:
     def right(self) -> np.ndarray:
         """`[N]` bool, where the class with the highest logit is the sample's."""
         return self.logits.argmax(1) == self.labels
+
+    @property
+    def known(self) -> Predictions:
+        """Those of samples whose class is known."""
+        rows = self.labels != UNKNOWN
+        return replace(self, numbers=self.numbers[rows], logits=self.logits[rows], labels=self.labels[rows])
+
+    @property
+    def choices(self) -> list[tuple[int, int]]:
+        """(number of the sample, class with the highest logit) of each."""
+        return list(zip(self.numbers.tolist(), self.logits.argmax(1).tolist(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,15 +178,36 @@ def batches(
         raise UserError(f"no sample of the data can be used ({why}): give pictures with labels")
 
 
-def own_and_shuffled(
+def predict_own(
     model: System, data: Labelled, *, batch_size: int = 32, progress: Progress = silent
-) -> tuple[Predictions, Predictions, float]:
-    """Predictions with each sample's own picture, with another sample's, and the seconds of the former."""
+) -> tuple[Predictions, float]:
+    """Predictions with each sample's own picture, and the seconds they took."""
     began = time.perf_counter()
-    own = predict(model, data, batch_size=batch_size, progress=progress)
-    seconds = time.perf_counter() - began
+    found = predict(model, data, batch_size=batch_size, progress=progress)
+    return found, time.perf_counter() - began
+
+
+def predict_shuffled(
+    model: System, data: Labelled, own: Predictions, *, batch_size: int = 32, progress: Progress = silent
+) -> Predictions:
+    """Predictions for the samples of `own`, each with the picture of another one."""
     dealt = own.numbers[other(len(own.numbers))].tolist()
-    shuffled = predict(
+    return predict(
         model, data, numbers=own.numbers.tolist(), pictures=dealt, batch_size=batch_size, progress=progress
     )
-    return own, shuffled, seconds
+
+
+def without_labels(own: Predictions, seconds: float, written: object | None) -> Measurement:
+    """The measurement of samples of which no label is known: their number `n`.
+
+    Args:
+        written: the file that the predictions went to.
+
+    Raises:
+        UserError: None, so that nothing would come of them.
+    """
+    if written is None:
+        raise UserError(
+            "the data has no labels to compare with: write the model's predictions with --predictions"
+        )
+    return Measurement(result={"n": len(own.numbers)}, seconds=seconds, skipped=own.skipped)

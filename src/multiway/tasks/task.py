@@ -31,7 +31,8 @@ class Task:
 
     Attributes:
         about: what it is, for `--help`.
-        open: sources, the model's labels (none: those of the data) and the least side -> samples.
+        open: sources, the model's labels (none: those of the data) and the least side -> samples; with
+            `unlabelled`, those whose label is not known too.
         evaluate: a model and samples -> figures of a validation. measure: the same with controls.
         metric: the figure of a validation that decides which model is best.
         labels: data, the class of the network and the least count -> classes, or answers to choose from.
@@ -40,7 +41,7 @@ class Task:
     """
 
     about: str
-    open: Callable[[Any, tuple[str, ...], int | None], Any]
+    open: Callable[..., Any]
     evaluate: Callable[..., dict[str, Any]]
     measure: Callable[..., Any]
     metric: str
@@ -49,15 +50,22 @@ class Task:
     pairs: bool = False
 
 
-def _open_pairs(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> PicturePairs:
-    return PicturePairs(sources, min_side=min_side)
+def _open_pairs(
+    sources: Sources, labels: tuple[str, ...], min_side: int | None, *, unlabelled: bool = False
+) -> PicturePairs:
+    return PicturePairs(sources, min_side=min_side, unlabelled=unlabelled)
 
 
-def _open_classes(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> LabelledPictures:
-    return LabelledPictures(sources, labels=labels, min_side=min_side)
+def _open_classes(
+    sources: Sources, labels: tuple[str, ...], min_side: int | None, *, unlabelled: bool = False
+) -> LabelledPictures:
+    return LabelledPictures(sources, labels=labels, min_side=min_side, unlabelled=unlabelled)
 
 
-def _open_questions(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> Questions:
+def _open_questions(
+    sources: Sources, labels: tuple[str, ...], min_side: int | None, *, unlabelled: bool = False
+) -> Questions:
+    # a question without an answer is a sample anyway
     return Questions(sources, min_side=min_side)
 
 
@@ -76,8 +84,10 @@ def _retrieve(system: System, samples: Dataset) -> dict[str, Any]:
     return found | {"r1": (last["tr_r1"] + last["ir_r1"]) / 2}
 
 
-def _open_sentences(sources: Sources, labels: tuple[str, ...], min_side: int | None) -> Sentences:
-    return Sentences(sources, min_side=min_side)
+def _open_sentences(
+    sources: Sources, labels: tuple[str, ...], min_side: int | None, *, unlabelled: bool = False
+) -> Sentences:
+    return Sentences(sources, min_side=min_side, unlabelled=unlabelled)
 
 
 TASKS: dict[str, Task] = {

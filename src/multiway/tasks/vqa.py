@@ -6,7 +6,6 @@ majority   always giving the answer that is right most often
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 
 from multiway.batch import Batch
-from multiway.data import files
 from multiway.data.questions import Asked, Questions, count_answers
 from multiway.errors import UserError
 from multiway.metrics import vqa as metrics
@@ -31,6 +29,7 @@ from multiway.systems.writing import Writing
 from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.predictions import Measurement, batches
 from multiway.tasks.two_stage import Progress, evaluating, silent
+from multiway.tasks.upload import write_json
 
 
 def labels(data: Questions, network: type[System], min_count: int = 1) -> tuple[str, ...]:
@@ -210,7 +209,7 @@ def upload(said: Said, data: Questions, path: str | Path) -> None:
         {"question_id": data.asked(i).number, "answer": answer}
         for i, answer in zip(said.numbers, said.answers, strict=True)
     ]
-    files.write(Path(path), json.dumps(rows))
+    write_json(path, rows)
 
 
 def _scores(said: Said, data: Questions) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Any system with contrastive features can be asked.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,9 +74,10 @@ def measure(
     data: LabelledPictures,
     *,
     templates: Sequence[str] = TEMPLATES,
+    predictions: str | Path | None = None,
     batch_size: int = 32,
     progress: Progress = silent,
 ) -> Measurement:
     """As `classify.measure`, of classes that are the data's."""
     asked = ZeroShot(model, data.labels, templates)
-    return classify.measure(asked, data, batch_size=batch_size, progress=progress)
+    return classify.measure(asked, data, predictions=predictions, batch_size=batch_size, progress=progress)
