@@ -8,7 +8,6 @@ from typing import Any
 
 from multiway.cli.arguments import Parser
 from multiway.cli.data import add_source, source_of
-from multiway.errors import UserError
 
 
 def inspect(argv: Sequence[str]) -> None:
@@ -40,11 +39,12 @@ def inspect(argv: Sequence[str]) -> None:
     import json
     from pathlib import Path
 
-    from multiway.tasks.inspect import look, shared, write_contact_sheet
+    from multiway.data.splits import against
+    from multiway.tasks.inspect import look, open_source, shared, write_contact_sheet
 
     source = source_of(args)
-    others = [_against(source, name) for name in args.against]  # refused before anything is read
-    dataset = _opened(source, args.task, args.label)
+    others = [against(source, name) for name in args.against]  # refused before anything is read
+    dataset = open_source(source, args.task, args.label)
     mark = args.duplicates or bool(args.against)
     seen = look(dataset, read=args.read, show=args.show, mark=mark)
     texts, sizes = seen.texts, seen.sizes
@@ -65,7 +65,7 @@ def inspect(argv: Sequence[str]) -> None:
     if seen.labels:
         report["labels"] = dict(sorted(seen.labels.items(), key=lambda item: -item[1]))
     if mark:
-        found = [look(_opened(one, args.task, args.label), read=args.read, mark=True) for one in others]
+        found = [look(open_source(one, args.task, args.label), read=args.read, mark=True) for one in others]
         report["near_duplicates"] = [{"key": a, "like": b} for a, b in shared(seen, found)]
     if args.sheet:
         write_contact_sheet(dataset, Path(args.sheet), args.source)
@@ -89,46 +89,3 @@ def inspect(argv: Sequence[str]) -> None:
             print(f"  {pair['key']}  {pair['like']}")
     if args.sheet:
         print(f"contact sheet in {args.sheet}")
-
-
-def _opened(source, task: str | None, label: str | None):
-    """The samples of a source, as pairs or as data of a task."""
-    from multiway.data.dataset import Dataset
-    from multiway.data.labelled import LabelledSource
-    from multiway.data.referring import Referring
-    from multiway.tasks.task import TASKS
-
-    if task is None or (task in TASKS and TASKS[task].pairs):
-        return Dataset(source)
-    named = LabelledSource(path=source.path, images=source.images, label=label, split=source.split)
-    if task == "grounding":  # nothing is fine-tuned for it, so that it is none of those tasks
-        return Referring(named)
-    if task not in TASKS:
-        raise UserError(f"there is no task {task!r}: choose from {', '.join((*TASKS, 'grounding'))}")
-    return TASKS[task].open((named,), (), None)
-
-
-def _against(source, name: str):
-    """Another split of `source` where it has one of that name, else another source, whole."""
-    import os
-    from dataclasses import replace
-
-    from multiway.data.splits import has_split, overlap
-
-    if has_split(source.path, name):
-        if overlap(source.path, source.split, name):
-            own = "the whole of it" if source.split is None else f"the split {source.split}"
-            raise UserError(
-                f"--against {name} is compared with {own} of {source.path}, which holds the same samples: "
-                "name another split by --split or --against, or look within one by --duplicates"
-            )
-        return replace(source, split=name)
-    same = name == source.path or (
-        os.path.exists(name) and os.path.realpath(name) == os.path.realpath(source.path)
-    )
-    if same:
-        raise UserError(
-            f"--against {name} is the source itself: name another of its splits, another source, or look "
-            "within it by --duplicates"
-        )
-    return replace(source, path=name, split=None)

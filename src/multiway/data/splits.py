@@ -1,12 +1,40 @@
-"""Which splits a source has, and whether two of them share pictures by their names alone."""
+"""Which splits a source has, and what a look for near-duplicates holds it against."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from multiway.data import emoji
+from multiway.data.dataset import Source
 from multiway.data.tables import TABLES, find_table, read_table
+from multiway.errors import UserError
+
+
+def against(source: Source, name: str) -> Source:
+    """Another split of `source` where it has one called `name`, else the source `name`, whole.
+
+    Raises:
+        UserError: it holds the same samples as `source`, or the file of splits is missing or damaged.
+    """
+    if has_split(source.path, name):
+        if overlap(source.path, source.split, name):
+            own = "the whole of it" if source.split is None else f"the split {source.split}"
+            raise UserError(
+                f"--against {name} is compared with {own} of {source.path}, which holds the same samples: "
+                "name another split by --split or --against, or look within one by --duplicates"
+            )
+        return replace(source, split=name)
+    same = name == source.path or (
+        os.path.exists(name) and os.path.realpath(name) == os.path.realpath(source.path)
+    )
+    if same:
+        raise UserError(
+            f"--against {name} is the source itself: name another of its splits, another source, or look "
+            "within it by --duplicates"
+        )
+    return replace(source, path=name, split=None)
 
 
 def has_split(path: str, name: str) -> bool:

@@ -11,8 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 from PIL import Image
 
 from multiway.bootstrap.duplicates import Marks, earlier_twins
+from multiway.data.dataset import Dataset, Source
+from multiway.data.labelled import LabelledSource
 from multiway.data.pages import figure, write_page
+from multiway.data.referring import Referring
 from multiway.data.sample import BadSample, Sample, Tally
+from multiway.errors import UserError
+from multiway.tasks.task import TASKS
 
 
 @runtime_checkable
@@ -47,6 +52,25 @@ class Look:
     keys: list[str] = field(default_factory=list)
     marks: list[Marks] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
+
+
+def open_source(source: Source, task: str | None = None, label: str | None = None) -> Looked:
+    """The samples of a source: pairs, or data of a task.
+
+    Args:
+        label: the column of the class.
+
+    Raises:
+        UserError: there is no such task, or the source is missing or of unknown layout.
+    """
+    if task is None or (task in TASKS and TASKS[task].pairs):
+        return Dataset(source)
+    named = LabelledSource(path=source.path, images=source.images, label=label, split=source.split)
+    if task == "grounding":  # nothing is fine-tuned for it, so that it is none of those tasks
+        return Referring(named)
+    if task not in TASKS:
+        raise UserError(f"there is no task {task!r}: choose from {', '.join((*TASKS, 'grounding'))}")
+    return TASKS[task].open((named,), (), None)
 
 
 def look(dataset: Looked, *, read: int = 0, show: int = 0, mark: bool = False) -> Look:
