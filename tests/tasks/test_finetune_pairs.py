@@ -121,7 +121,7 @@ def test_retrieval_is_learned_by_each_systems_own_losses(name, network, changed,
     [
         ("blip", "blip_captioner", {"prompt": "a picture of "}),
         ("coca", "coca", {"contrastive_weight": 0.0, "caption_weight": 1.0}),
-        ("simvlm", "simvlm", {"caption_length": (1, 6)}),
+        ("simvlm", "simvlm", {"caption_length": (1, 6), "prompt": ""}),
         ("beit3", "beit3_captioner", {}),
     ],
 )
@@ -187,7 +187,6 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     [
         (["caption", "--data", "scenes:8"], "MAE has no network for the task caption"),
         (["retrieval", "--data", "scenes:8"], "MAE has no network for the task retrieval"),
-        (["retrieval", "--data", "nowhere.csv"], "nowhere.csv"),
         (["caption", "--data", "emoji", "--val", "emoji", "--split", "train"], "name a --split and a --val"),
         (["caption", "--data", "emoji", "--val", "emoji", "--split", "all", "--val-split", "all"], "another"),
     ],
@@ -201,8 +200,10 @@ def test_wrong_input_is_answered_with_a_sentence(tmp_path, monkeypatch, capsys, 
     assert error.count("\n") == 1
 
 
-def test_pairs_and_labels_are_not_taken_for_each_other(tmp_path):
+def test_data_that_a_task_can_not_learn_from(tmp_path):
     base = saved("blip", tmp_path)
+    with pytest.raises(UserError, match=r"nowhere\.csv"):
+        plan("retrieval", base, replace(DATA, train=(Source(path="nowhere.csv"),)))
     with pytest.raises(UserError, match="retrieval learns from a DataConfig"):
         plan("retrieval", base, TaskData(train=(LabelledSource(path="scenes:8"),)))
     with pytest.raises(UserError, match="nlvr2 learns from a TaskData"):

@@ -166,10 +166,10 @@ class SimVLM(Answering, PrefixSystem):
         return drawn if batch.has_image is None else torch.where(batch.has_image, drawn, length // 2)
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        """Captions by prefix language modelling as before; the config of this model's classifier: `vqa`."""
+        """Captions are learned as prefixes are, and bare: no prompt begins them. `vqa` is a classifier."""
         own = self.config
         if task == "caption":
-            return own
+            return replace(own, prompt="")
         if task != "vqa":
             return super().fine_tuning(task, labels)
         return VQAConfig(image=own.image, text=own.text, tokenizer=own.tokenizer, labels=tuple(labels))
