@@ -86,7 +86,7 @@ def written(config: MultiwayConfig) -> Layout:
         "text_relative_position_index": text_index(length, positions=positions, first=image_rows(grid) + 2),
         "text_imag_relative_position_index": joint_index(length, grid, positions=positions),
     }
-    return replace(found, constants=found.constants | index)
+    return replace(found, constants={**found.constants, **index})
 
 
 def _heads(width: int) -> int:
