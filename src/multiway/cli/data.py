@@ -99,20 +99,15 @@ def drop(argv: Sequence[str]) -> None:
     )
     parser.add_argument("places", nargs="+", help="tars (a tar, a folder, a glob), feature folders, indexes")
     parser.add_argument("--keys", required=True, help="file of keys, one a line")
-    parser.add_argument(
-        "--keys-of",
-        choices=("either", "tar", "source"),
-        default="either",
-        help="what names a sample of a tar: its key there, the one that the source had, or either of them",
-    )
+    about = "what names a sample of a tar: its key there, the one that the source had, or either of them"
+    parser.add_argument("--keys-of", choices=("either", "tar", "source"), default="either", help=about)
     args = parser.parse(argv)
 
     from pathlib import Path
 
-    from multiway.tasks.drop import drop as run
-    from multiway.tasks.drop import read_keys
+    from multiway.tasks import drop as tasks
 
-    found = run(read_keys(Path(args.keys)), args.places, keys_of=args.keys_of)
+    found = tasks.drop(tasks.read_keys(Path(args.keys)), args.places, keys_of=args.keys_of)
     for place, count in found["removed"].items():
         print(f"{place}: {count:,} removed")
     print(f"{found['caches']:,} caches of features deleted")
@@ -122,5 +117,4 @@ def drop(argv: Sequence[str]) -> None:
 def _warn_of(unknown: list[str], path: str) -> None:
     """Say which keys of a list named nothing: a sample that should be gone may still be there."""
     if unknown:
-        named = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        print(f"{len(unknown):,} keys of {path} name no sample ({named}): check how they are written")
+        print(f"{len(unknown):,} keys of {path} name no sample: {', '.join(unknown[:5])}; check them")
