@@ -90,14 +90,10 @@ class System(nn.Module):
         return tensors
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        """The config of this system's network for `task` (retrieval, caption, vqa, ...), which adopts these
-        tensors.
+        """The config of this system's network for `task`, which adopts these tensors; UserError: there is none.
 
         Args:
             labels: names of the classes, for a head that classifies.
-
-        Raises:
-            UserError: there is no such network.
         """
         raise UserError(f"{type(self).__name__} has no network for the task {task}: take another system")
 
