@@ -90,7 +90,7 @@ class System(nn.Module):
         return tensors
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        """The config of this system's network for `task`, which adopts these tensors; UserError: there is none.
+        """The config of its network for `task`, which adopts these tensors; UserError: there is none.
 
         Args:
             labels: names of the classes, for a head that classifies.
