@@ -19,6 +19,7 @@ from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.systems.blip_config import BLIPConfig, CaptionerConfig, NLVRConfig, VQAConfig
+from multiway.systems.clip import CLIPTextConfig, clip_vit
 from multiway.weights import blip
 from multiway.weights.convert import convert, examine
 from multiway.weights.keymap import to_theirs
@@ -126,10 +127,12 @@ def test_a_check_says_what_a_checkpoint_would_do(tmp_path: Path, capsys) -> None
 
 @pytest.mark.parametrize("kind", ["folder", "official.pth", "transformers"])
 def test_a_check_lists_what_a_run_resizes(kind: str, tmp_path: Path, capsys) -> None:
-    path = multiway.save(multiway.create("clip").eval(), tmp_path / "folder")
+    image = clip_vit(image_size=32, patch_size=16, width=64, depth=1, hidden=64, heads=1)
+    text = CLIPTextConfig(width=64, layers=1, heads=1, hidden=64)
+    path = multiway.save(multiway.create("clip", image=image, text=text, embed_dim=8), tmp_path / "folder")
     if kind != "folder":
         path = convert(path, tmp_path / kind, to=kind.removesuffix(".pth"))
-    options = {"image_size": 256, "text_length": 100}
+    options = {"image_size": 64, "text_length": 100}
     report = examine(path, **options)[1]
     before, after = (multiway.load(path, **more).state_dict() for more in ({}, options))
     assert set(report.resized) == {n for n in before if before[n].shape != after[n].shape}
