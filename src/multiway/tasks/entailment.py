@@ -55,7 +55,7 @@ def measure(
         Without known labels `n` alone.
 
     Raises:
-        UserError: no sample can be used, the model has no head for labels., or no label is known and no
+        UserError: no sample can be used, the model has no head for labels, or no label is known and no
             predictions are to be written.
     """
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
