@@ -7,6 +7,7 @@ import pytest
 from multiway.cli.overrides import override
 from multiway.errors import UserError
 from multiway.recipes import coca, mae, simvlm, vilt
+from multiway.train.run import Run
 
 WRONG = {
     "heads of a ViT": (mae.mae_emoji, ["image.heads", "5"], "system.image.width 192: give a divisor"),
@@ -31,5 +32,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_does_not_fit_is_one_sentence(case: str) -> None:
     recipe, (flag, *values), says = WRONG[case]
+    run, generic = recipe(), Run
+    kind = generic[type(run.system), type(run.data)]
     with pytest.raises(UserError, match=says):
-        override(recipe(), [f"--system.{flag}", *values], prog="it")
+        override(run, [f"--system.{flag}", *values], kind=kind, prog="it")
