@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from multiway.cli.overrides import override
@@ -32,7 +34,8 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_does_not_fit_is_one_sentence(case: str) -> None:
     recipe, (flag, *values), says = WRONG[case]
-    run, generic = recipe(), Run
+    run = recipe()
+    generic: Any = Run
     kind = generic[type(run.system), type(run.data)]
     with pytest.raises(UserError, match=says):
         override(run, [f"--system.{flag}", *values], kind=kind, prog="it")
