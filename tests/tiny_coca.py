@@ -10,7 +10,7 @@ import torch
 from multiway.batch import Batch
 from multiway.systems.clip import CLIPTextConfig
 from multiway.systems.coca import CoCa
-from multiway.systems.coca_config import CoCaConfig, MultimodalConfig, PoolerConfig, coca_vit
+from multiway.systems.coca_config import CoCaConfig, MultimodalConfig, PoolerConfig, coca_tokenizer, coca_vit
 
 OPEN_CLIP = MultimodalConfig(layers=2, heads=4, hidden=28, feed_forwards=2, context_norm=True)
 
@@ -23,6 +23,7 @@ def config(**changes: Any) -> CoCaConfig:
         "text": text,
         "multimodal": MultimodalConfig(layers=2, heads=4, hidden=36),
         "pooler": PoolerConfig(queries=5, heads=2),
+        "tokenizer": coca_tokenizer(11),
         "embed_dim": 12,
     }
     return CoCaConfig(**(given | changes))

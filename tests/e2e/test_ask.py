@@ -51,6 +51,7 @@ def test_every_kind_of_answer(cli, asked, tmp_path):
         (("IMAGE", "draw a dog", "--out", "dog.png"), "give - for IMAGE"),
         (("-", "draw a dog", "--out", "dog.png", "--box"), "give one of them"),
         (("-", "draw a dog", "--out", "dog.unheard"), "can't be written"),
+        (("IMAGE", "what is it ?", "--by", "cosine"), "give --candidates"),
         (("nowhere.png", "what is it ?"), "nowhere.png can't be read"),
         (("IMAGE", "what is at <99> ?"), "no location <99>"),
     ],
@@ -60,6 +61,13 @@ def test_a_mistake_is_one_sentence(cli, asked, arguments, says):
     code, _, err = cli("ask", *(image if word == "IMAGE" else word for word in arguments), *model)
     assert code == 2
     assert says in err
+
+
+def test_answer_names_the_command_for_prompts(cli, asked):
+    image, model = asked
+    code, _, err = cli("answer", image, "what is it ?", *model)
+    assert code == 2
+    assert "use `multiway ask`" in err
 
 
 def test_other_models_answer_no_prompts(cli, tmp_path):

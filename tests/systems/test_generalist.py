@@ -183,6 +183,19 @@ def test_saved_and_loaded_it_draws_the_same(tmp_path) -> None:
     assert " 0 left fresh" in start_from_model(fresh, model, "it")
 
 
+@pytest.mark.parametrize(
+    ("text", "has_image"),
+    [("a red dog", True), ("a red dog", False), ("draw a cat\t", False)],
+    ids=["no tab", "no tab and no picture", "nothing to draw"],
+)
+def test_a_text_without_an_answer_is_refused(text: str, has_image: bool) -> None:
+    model = tiny_generalist.build()
+    batch = tiny_generalist.batch(("what colour is it ?\tred", text))
+    batch = replace(batch, has_image=torch.tensor([True, has_image]))
+    with pytest.raises(UserError, match=f"the text '{text.strip()}' has no answer"):
+        model.losses(batch, None)
+
+
 def test_only_its_own_pictures_are_taken() -> None:
     model = tiny_generalist.build()
     with pytest.raises(UserError, match="VQ-VAE of that config"):

@@ -185,6 +185,9 @@ def test_a_probe_trains_the_head_alone() -> None:
     torch.testing.assert_close(head.predict(batch), head.head(pooled))
     assert not head.norm.running_mean.equal(torch.zeros(24))
     head.losses(batch, head.init_state())["loss"].backward()
+    with pytest.raises(UserError, match="a single picture"):
+        head.predict(replace(batch, image=batch.image[:1]))
+    assert head.eval().predict(replace(batch, image=batch.image[:1])).shape == (1, 3)
 
 
 def test_layers_learn_the_slower_the_lower_they_are() -> None:

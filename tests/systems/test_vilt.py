@@ -217,7 +217,7 @@ def test_texts_alone_are_refused() -> None:
     model = tiny_vilt.vilt()
     with pytest.raises(UserError, match="learns from pairs"):
         model.losses(batch, model.init_state(), tiny_vilt.draws(batch))
-    with pytest.raises(UserError, match="ViLT has no network for the task classify"):
+    with pytest.raises(UserError, match="classify: it has networks for retrieval"):
         model.fine_tuning("classify")
 
 

@@ -60,6 +60,8 @@ def test_the_name_in_the_prompts_is_the_class(pictures) -> None:
     assert found.result["top1"] == 100
     assert found.result["n_classes"] == 3
     assert found.result["shuffled"]["top1"] < 100
+    odd = measure(Colours(), data, templates=("a {} {x} in {0}",))  # other braces are text
+    assert odd.result["top1"] == 100
     asked = ZeroShot(Colours(), ["dark_red", "blue"])
     torch.testing.assert_close(asked.features.norm(dim=1), torch.ones(2))
     assert asked.predict(Batch(image=torch.tensor([0.0, 0.0, 1.0])[None, :, None, None])).argmax() == 1

@@ -33,6 +33,9 @@ def ask(argv: Sequence[str]) -> None:
     if sum(bool(value) for value in (args.candidates, args.box, args.out)) > 1:
         raise UserError("--candidates, --box and --out say what the answer is: give one of them")
 
+    if args.by == "cosine" and not args.candidates:
+        raise UserError("--by orders candidates: give --candidates, or leave it out")
+
     from multiway.systems.asking import Asking
 
     model = load_model(args)

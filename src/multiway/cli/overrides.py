@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -26,8 +26,10 @@ def override(value: T, argv: Sequence[str], *, prog: str, kind: Any = None, grou
     """
     import tyro
 
-    flags = list(flag_names(value))
+    leaves = dict(flags_of(value))
+    flags = list(leaves)
     argv = [_long(word, flags, group) for word in argv]
+    argv = _booleans(argv, {flag for flag, leaf in leaves.items() if isinstance(leaf, bool)})
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -49,17 +51,17 @@ def override(value: T, argv: Sequence[str], *, prog: str, kind: Any = None, grou
     return result
 
 
-def flag_names(value, prefix: str = "--") -> Iterator[str]:
-    """The dotted flag of every leaf of a dataclass instance."""
+def flags_of(value, prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    """The dotted flag of every leaf of a dataclass instance, and the leaf."""
     for field in fields(value):
         leaf, name = getattr(value, field.name), f"{prefix}{field.name.replace('_', '-')}"
         if is_dataclass(leaf):
-            yield from flag_names(leaf, f"{name}.")
+            yield from flags_of(leaf, f"{name}.")
         elif isinstance(leaf, tuple) and leaf and all(map(is_dataclass, leaf)):
             for i, item in enumerate(leaf):
-                yield from flag_names(item, f"{name}.{i}.")
+                yield from flags_of(item, f"{name}.{i}.")
         else:
-            yield name
+            yield name, leaf
 
 
 def _long(word: str, flags: Sequence[str], group: str) -> str:
@@ -67,6 +69,19 @@ def _long(word: str, flags: Sequence[str], group: str) -> str:
     name = name.replace("_", "-")
     long = f"--{group}.{name[2:]}"
     return f"{long}{equals}{value}" if name.startswith("--") and name not in flags and long in flags else word
+
+
+def _booleans(argv: Sequence[str], flags: Set[str]) -> list[str]:
+    """`true` and `false` behind a flag of a truth value as tyro reads them, with a capital letter."""
+    found: list[str] = []
+    for word in argv:
+        flag, equals, said = word.partition("=")
+        if equals and flag.replace("_", "-") in flags and said in ("true", "false"):
+            word = f"{flag}={said.capitalize()}"
+        elif found and found[-1].replace("_", "-") in flags and word in ("true", "false"):
+            word = word.capitalize()
+        found.append(word)
+    return found
 
 
 def _sentence(box: str) -> str:

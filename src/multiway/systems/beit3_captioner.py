@@ -23,7 +23,7 @@ from multiway.core.heads import PlainWordHead
 from multiway.errors import UserError
 from multiway.generation import Decoding, GenerationConfig
 from multiway.objectives.masked_caption import masked_caption
-from multiway.systems.beit3_config import CaptionerConfig
+from multiway.systems.beit3_config import UNUSED, CaptionerConfig
 from multiway.systems.beit3_decoding import MaskDecoding
 from multiway.systems.beit3_masks import mask_captions
 from multiway.systems.beit3_system import MultiwaySystem
@@ -114,6 +114,10 @@ class Captioner(MultiwaySystem, Captioning):
         if tokenizer is None or tokenizer.mask_id is None:
             raise UserError("captions are written with a tokenizer that has a mask token: take another one")
         return MaskDecoding(self.network, self.mlm_head, image, mask_id=tokenizer.mask_id)
+
+    def room(self, prompt_length: int) -> int:
+        """The mask stands behind the last word that is read, and two positions are unused."""
+        return self.config.text.positions - UNUSED - prompt_length
 
     def generation_config(self, prompt_length: int) -> GenerationConfig:
         """The official captioner's: beam 3, length penalty 0.6, its rule of length."""

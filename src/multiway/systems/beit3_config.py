@@ -9,6 +9,7 @@ from typing import Any, Literal
 from multiway.core.gather import Gradient
 from multiway.errors import UserError
 from multiway.systems.patches import ImageConfig
+from multiway.systems.sizes import check_heads
 from multiway.text import TokenizerConfig
 
 #: Rows at the start of both tables of positions that no token uses, as fairseq has them.
@@ -66,10 +67,7 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.head_scale <= 0:
             raise UserError(f"head_scale is {self.head_scale}: give a positive factor, officially 0.001")
-        if self.heads < 1 or self.width % self.heads:
-            raise UserError(
-                f"system.heads is {self.heads} and system.width {self.width}: give a divisor of the width"
-            )
+        check_heads(self.heads, self.width, of="system.heads")
         room = self.text.positions - UNUSED
         if self.tokenizer.max_length > room:
             raise UserError(

@@ -14,6 +14,7 @@ from multiway.core.embed import WordEmbed
 from multiway.core.experts import Route
 from multiway.core.init import init_bert
 from multiway.core.ragged import Ragged
+from multiway.systems.sizes import check_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,9 @@ class BertConfig:
     types: int = 2
     eps: float = 1e-12
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads, self.width, of="system.text.heads")
 
 
 class TextStack(nn.Module):

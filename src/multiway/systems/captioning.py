@@ -130,6 +130,10 @@ class Captioning(SpecialTokens):
             pad_id=self.tokenizer.pad_id,
         )
 
+    def room(self, prompt_length: int) -> int:
+        """The most tokens that can follow a prompt; the last one is read by nobody, so it has no position."""
+        return self.config.text.positions - prompt_length + 1
+
     @torch.inference_mode()
     def generate(
         self,
@@ -147,16 +151,23 @@ class Captioning(SpecialTokens):
             keys: of the pictures, on which a sampled caption depends beside the seed; None: their numbers.
 
         Raises:
-            UserError: the model has no decoder or no tokenizer, or a picture can't be read.
+            UserError: the model has no decoder or no tokenizer, a picture can't be read, or captions may get
+                longer than there are positions.
         """
         ids = self.prompt_ids(prompt)
+        config, room = config or self.generation_config(ids.shape[1]), self.room(ids.shape[1])
+        if config.max_length > room:
+            raise UserError(
+                f"captions may get {config.max_length} new tokens (max_length), and this model has positions "
+                f"for {room} after the prompt: lower it"
+            )
         image = self.prepare(images)
         mask = torch.ones_like(ids)
         return generate(
             self.decoding(image),
             ids.expand(len(image), -1),
             mask.expand(len(image), -1),
-            config or self.generation_config(ids.shape[1]),
+            config,
             keys=keys,
         )
 

@@ -35,6 +35,7 @@ from multiway.systems.base import System
 from multiway.systems.bert import unpadded
 from multiway.systems.contrast import MAX_SCALE, ContrastConfig, contrast
 from multiway.systems.image_tower import ImageTower, image_feature
+from multiway.systems.sizes import check_heads
 from multiway.systems.towers import BackboneConfig, build_image_tower
 from multiway.systems.vit import VisionTransformer, ViTConfig
 from multiway.text import TokenizerConfig
@@ -68,6 +69,9 @@ class CLIPTextConfig:
     eps: float = 1e-5
     sees: Literal["before", "all"] = "before"
     reads: Literal["last", "first"] = "last"
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads, self.width, of="system.text.heads")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from multiway.errors import UserError
 from multiway.systems.clip import CLIPTextConfig
 from multiway.systems.contrast import ContrastConfig
+from multiway.systems.sizes import check_heads, check_positions
 from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import ViTConfig
 from multiway.text import TokenizerConfig
@@ -29,6 +31,11 @@ def coca_text(**sizes: Any) -> CLIPTextConfig:
     """The unimodal half of CoCa-Base: 12 layers of width 768 over texts of 76 tokens; `sizes` overrides."""
     base = CLIPTextConfig(width=768, heads=12, hidden=3072, positions=76)
     return replace(base, **sizes)
+
+
+def coca_tokenizer(max_length: int = 76) -> TokenizerConfig:
+    """CLIP's words; the paper's own vocabulary was not published."""
+    return TokenizerConfig(kind="clip_bpe", vocab="clip", cleaning="none", max_length=max_length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +92,7 @@ class CoCaConfig(ContrastConfig):
     text: CLIPTextConfig = field(default_factory=coca_text)
     multimodal: MultimodalConfig = field(default_factory=MultimodalConfig)
     pooler: PoolerConfig = field(default_factory=PoolerConfig)
-    tokenizer: TokenizerConfig = field(
-        default_factory=lambda: TokenizerConfig(kind="clip_bpe", vocab="clip", cleaning="none", max_length=76)
-    )
+    tokenizer: TokenizerConfig = field(default_factory=coca_tokenizer)
     embed_dim: int = 768
     experts: bool = False
     contrastive_weight: float = 1.0
@@ -95,3 +100,16 @@ class CoCaConfig(ContrastConfig):
     prompt: str = ""
     caption_length: tuple[int, int] = (5, 30)
     compat: tuple[Quirk, ...] = ()
+
+    def __post_init__(self) -> None:
+        width, pooler, named = self.text.width, self.pooler, "system.text.width"
+        check_heads(self.multimodal.heads, width, of="system.multimodal.heads", width_of=named)
+        if pooler.form != "none":
+            check_heads(pooler.heads, width, of="system.pooler.heads", width_of=named)
+            # With `single` the first query is the contrast's, and captions need one of their own.
+            least = 2 if pooler.form == "single" else 1
+            if pooler.queries < least:
+                raise UserError(
+                    f"system.pooler.queries is {pooler.queries}: give the form {pooler.form} at least {least}"
+                )
+        check_positions(self.text.positions, self.tokenizer.max_length)

@@ -171,7 +171,10 @@ class Generalist(Asking):
             found = self.pictures.visual_tokens(pixels(image, self.image_mean, self.image_std))
             return found + self.config.text.vocab_size
 
-        return Turns.of(batch, self.sep_id, codes)
+        def said(ids: Tensor) -> str:
+            return self.words.decode(ids[None])[0]
+
+        return Turns.of(batch, self.sep_id, codes, said)
 
     def encode(
         self,

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multiway.batch import Batch
+from multiway.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,35 @@ class Turns:
 
     @classmethod
     def of(
-        cls, batch: Batch, sep_id: int, codes: Callable[[Float[Tensor, "N 3 H W"]], Int[Tensor, "N P"]]
+        cls,
+        batch: Batch,
+        sep_id: int,
+        codes: Callable[[Float[Tensor, "N 3 H W"]], Int[Tensor, "N P"]],
+        said: Callable[[Int[Tensor, " T"]], str],
     ) -> Turns:
         """The rows of a batch of texts `prompt TAB answer`; where that is empty, the picture is the answer.
 
         Args:
             codes: normalised pictures to the ids of their tokens.
+            said: token ids to their text, by which a row without an answer is named.
+
+        Raises:
+            UserError: a row has no answer: it would teach nothing.
         """
         (ids, mask), rows = batch.text(), torch.arange(len(batch))
         prompt = (ids == sep_id).float().argmax(1)
         has = batch.has_image
         if has is None:
             has = torch.full_like(prompt, batch.image is not None, dtype=torch.bool)
-        drawn = has & (mask.sum(1) == prompt + 2)
+        answer = mask.sum(1) - prompt - 1  # tokens behind the first [SEP]: none without a tab, or cut off
+        drawn = has & (answer == 1)
+        silent = (answer < 1) | ~drawn & (answer == 1)
+        if silent.any():
+            row = int(silent.nonzero()[0])
+            raise UserError(
+                f"the text {said(ids[row])!r} has no answer: write prompt, tab and answer in one line, "
+                "within tokenizer.max_length (nothing behind the tab: its picture is the answer)"
+            )
         if drawn.any():
             found, rows = codes(batch.need("image")[drawn]), drawn.nonzero()
             place = prompt[drawn, None] + 1 + torch.arange(found.shape[1], device=ids.device)

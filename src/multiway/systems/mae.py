@@ -37,6 +37,7 @@ from multiway.objectives import masked_image
 from multiway.systems.base import System
 from multiway.systems.mae_heads import ClassifierConfig, mae_vit
 from multiway.systems.patch_dropping import Split, drawn_noise, kept_of, split
+from multiway.systems.sizes import check_heads, check_quarters
 from multiway.systems.vit import VisionTransformer, ViTConfig
 
 
@@ -59,6 +60,11 @@ class MAEConfig:
     decoder_hidden: int = 2048
     mask_ratio: float = 0.75
     normalised: bool = True
+
+    def __post_init__(self) -> None:
+        width = self.decoder_width
+        check_quarters(width, of="system.decoder_width")
+        check_heads(self.decoder_heads, width, of="system.decoder_heads", width_of="system.decoder_width")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,14 @@ class Classifier(ViTClassifier):
 
     def pooled(self, batch: Batch) -> Float[Tensor, "B D"]:
         pooled = super().pooled(batch)
-        return pooled if self.norm is None else self.norm(pooled)
+        if self.norm is None:
+            return pooled
+        if self.training and len(pooled) == 1:
+            raise UserError(
+                "the probe normalises by the statistics of a batch, and this one is a single picture: give "
+                "every process and micro-batch at least 2 (--batch-size)"
+            )
+        return self.norm(pooled)
 
     def train(self, mode: bool = True) -> Classifier:
         """A frozen tower drops nothing."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from multiway.systems.sizes import check_patches
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
@@ -18,6 +20,9 @@ class ImageConfig:
     patch_size: int = 16
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        check_patches(self.image_size, self.patch_size)
 
     @property
     def grid(self) -> tuple[int, int]:

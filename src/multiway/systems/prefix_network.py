@@ -29,6 +29,7 @@ from multiway.core.relative import LayerMasks
 from multiway.errors import UserError
 from multiway.systems.bert import unpadded
 from multiway.systems.decoding import StackDecoding
+from multiway.systems.sizes import check_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,9 @@ class PrefixConfig:
     positions: int = 256
     eps: float = 1e-6
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads, self.width, of="system.text.heads")
 
 
 def check_room(text: PrefixConfig, longest: int) -> None:

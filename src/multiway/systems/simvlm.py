@@ -33,6 +33,7 @@ from multiway.generation import Decoding, GenerationConfig, Trie, generate
 from multiway.objectives import language
 from multiway.systems.answer_tree import Candidates
 from multiway.systems.answering import BY_ITSELF, Answering, Asking, Reply, written
+from multiway.systems.base import System
 from multiway.systems.captioning import Captioning
 from multiway.systems.conv_tower import ConvTower
 from multiway.systems.prefix_network import (
@@ -66,7 +67,7 @@ class Figure:
     losses: dict[str, Tensor]
 
 
-class PrefixSystem(Captioning):
+class PrefixSystem(System):
     """What SimVLM and its classifier share: a conv tower and a prefix network.
 
     Args:
@@ -92,13 +93,6 @@ class PrefixSystem(Captioning):
         self.network = PrefixNetwork(text)
         self.image_size, self.image_mean, self.image_std = tower.image_size, tower.image_mean, tower.image_std
 
-    @property
-    def dec_id(self) -> int:
-        """What every text begins with, also in the decoder."""
-        if self.tokenizer is None:
-            raise UserError("this model has no tokenizer: build it with multiway.create or multiway.load")
-        return self.tokenizer.cls_id
-
     def encode(
         self, batch: Batch, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B S D"], Int[Tensor, "B S"]]:
@@ -119,7 +113,7 @@ class PrefixSystem(Captioning):
         return super().decays(name, parameter) and not name.endswith((".positions", "relative.table"))
 
 
-class SimVLM(Answering, PrefixSystem):
+class SimVLM(Answering, PrefixSystem, Captioning):
     """Prefix language modelling; captions and answers by generation."""
 
     inferences = ("generate",)
@@ -185,10 +179,21 @@ class SimVLM(Answering, PrefixSystem):
         batch = Batch(image=image)
         return PrefixDecoding(self.network, lambda ids, mask: self.encode(batch, ids, mask), len(image))
 
+    @property
+    def dec_id(self) -> int:
+        """What every text begins with, also in the decoder."""
+        if self.tokenizer is None:
+            raise UserError("this model has no tokenizer: build it with multiway.create or multiway.load")
+        return self.tokenizer.cls_id
+
+    def room(self, prompt_length: int) -> int:
+        """All positions: the encoder reads the prompt, and the last new token is read by nobody."""
+        return self.config.text.positions
+
     def generation_config(self, prompt_length: int) -> GenerationConfig:
         """Beam 3; new tokens are counted, the prompt's are not."""
         assert self.tokenizer is not None  # prompt_ids asked for it
-        least, most = self.config.caption_length
+        least, most = (min(length, self.config.text.positions) for length in self.config.caption_length)
         ends = {"eos_id": self.tokenizer.sep_id, "pad_id": self.tokenizer.pad_id}
         return GenerationConfig(min_length=least, max_length=most, **ends)
 

@@ -15,6 +15,7 @@ from multiway.core.embed import PatchEmbed, resize_positions, sincos_positions
 from multiway.core.init import init_vit
 from multiway.core.relative import RelativeBias, image_index, image_rows
 from multiway.systems.image_tower import FrozenBlocks, ImageTower
+from multiway.systems.sizes import check_heads, check_patches, check_quarters
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -69,6 +70,12 @@ class ViTConfig:
     pool: Literal["cls", "mean", "all", "none"] = "cls"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads, self.width, of="system.image.heads")
+        check_patches(self.image_size, self.patch_size)
+        if self.sincos:
+            check_quarters(self.width, of="system.image.width")
 
     @property
     def grid(self) -> tuple[int, int]:

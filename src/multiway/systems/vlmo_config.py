@@ -9,6 +9,7 @@ from typing import Any, Literal
 from multiway.core.gather import Gradient
 from multiway.errors import UserError
 from multiway.systems.patches import ImageConfig
+from multiway.systems.sizes import check_heads
 from multiway.text import TokenizerConfig
 
 
@@ -61,10 +62,7 @@ class MultiwayConfig:
     relative_positions: int = 196
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.width % self.heads:
-            raise UserError(
-                f"system.heads is {self.heads} and system.width {self.width}: give a divisor of the width"
-            )
+        check_heads(self.heads, self.width, of="system.heads")
         if self.types < 2:
             raise UserError(
                 f"system.types is {self.types}: give 2, for text and picture, or 3 for two pictures"
@@ -168,7 +166,7 @@ def network_config(
     known = NETWORKS if networks is None else networks
     if task not in known:
         name = type(model).__name__.removesuffix("Config")
-        raise UserError(f"{name} has no network for the task {task}: take {', '.join(known)}")
+        raise UserError(f"{name} has no network for the task {task}: it has networks for {', '.join(known)}")
     own: dict[str, Any] = {"nlvr2": {"types": 3}, "vqa": {"labels": labels}}.get(task, {})
     if task == "retrieval":  # how pairs are compared, where this model does, stays
         names = {f.name for f in fields(known[task])} - {"system"}

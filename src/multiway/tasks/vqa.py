@@ -25,6 +25,7 @@ from multiway.metrics.controls import other
 from multiway.systems.answer_tree import Candidates
 from multiway.systems.answering import BY_ITSELF, AnswerChoice, Answering, Asking
 from multiway.systems.base import System
+from multiway.systems.generalist import Generalist
 from multiway.systems.writing import Writing
 from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.predictions import Measurement, batches
@@ -99,6 +100,8 @@ def answering(model: System) -> Answering:
     Raises:
         UserError: it does not.
     """
+    if isinstance(model, Generalist):
+        raise UserError(f"{type(model).__name__} answers questions as prompts: use `multiway ask`")
     if not isinstance(model, Answering):
         raise UserError(
             f"{type(model).__name__} does not answer questions: fine-tune it with `multiway finetune vqa`"

@@ -65,7 +65,9 @@ class ZeroShot(System):
 
 def class_features(model: System, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "K E"]:
     """The normalised mean of the features of each name's prompts."""
-    rows = [model.encode_text([template.format(name) for template in templates]).mean(0) for name in names]
+    rows = [
+        model.encode_text([template.replace("{}", name) for template in templates]).mean(0) for name in names
+    ]
     return F.normalize(torch.stack(rows), dim=-1)
 
 

@@ -8,7 +8,14 @@ from dataclasses import replace
 from torch import Tensor
 
 from multiway.errors import UserError
-from multiway.systems.coca_config import OFFICIAL, CoCaConfig, Form, MultimodalConfig, PoolerConfig
+from multiway.systems.coca_config import (
+    OFFICIAL,
+    CoCaConfig,
+    Form,
+    MultimodalConfig,
+    PoolerConfig,
+    coca_tokenizer,
+)
 from multiway.weights.clip import depth, resblocks, text_sizes, vision, vision_sizes
 from multiway.weights.keymap import LEAD1, STACK, TRANSPOSE, Entry, Layout, linear, pairs
 from multiway.weights.parts import the_vit
@@ -119,6 +126,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> CoCaConfig:
     return CoCaConfig(
         image=vision_sizes(tensors, pool="none"),
         text=replace(text, positions=text.positions - 1),
+        tokenizer=coca_tokenizer(text.positions - 1),
         multimodal=MultimodalConfig(
             layers=depth(decoder, ""),
             heads=text.heads,
