@@ -174,8 +174,8 @@ def config_of(values: Mapping[str, Any], looks: Mapping[str, Any] | None = None)
     own = _known(values, "multimodal_cfg", MULTIMODAL)
     if own["width"] != words.width:
         raise UserError(
-            f"a CoCa of open_clip with multimodal_cfg.width {own['width']} and text_cfg.width {words.width} is "
-            "not known here: take one with equal widths"
+            f"a CoCa of open_clip with multimodal_cfg.width {own['width']} and text_cfg.width {words.width} "
+            "is not known here: take one with equal widths"
         )
     # No open_clip of today reads it; folders that this library wrote before have it.
     dropped = {"shifted_padding_mask"} if text.get("correct_cls_mask", False) else set()
@@ -203,8 +203,8 @@ def _known(values: Mapping[str, Any], part: str, defaults: Mapping[str, Any]) ->
     for name in ("layers", "patch_size"):  # a list of layers is a ResNet's
         if name in given and not isinstance(given[name], int):
             raise UserError(
-                f"a model of open_clip with {part}.{name} {given[name]!r} is not known here: take a ViT whose "
-                f"{name} is one whole number"
+                f"a model of open_clip with {part}.{name} {given[name]!r} is not known here: take a ViT "
+                f"whose {name} is one whole number"
             )
     return given
 
@@ -313,8 +313,8 @@ def write(model: System, out: Path) -> None:
     looks = {"mean": list(model.image_mean), "std": list(model.image_std)}
     if isinstance(model, CoCa) and (missing := [q for q in OFFICIAL if q not in model.config.compat]):
         warnings.warn(
-            f"open_clip computes {' and '.join(DIFFERENT[q] for q in missing)} of this CoCa otherwise, as its "
-            f"code does with every model: train with compat={list(OFFICIAL)} for the same ones",
+            f"open_clip computes {' and '.join(DIFFERENT[q] for q in missing)} of this CoCa otherwise, as "
+            f"its code does with every model: train with compat={list(OFFICIAL)} for the same ones",
             stacklevel=2,
         )
     with replacing(out) as aside:
