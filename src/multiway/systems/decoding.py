@@ -111,10 +111,11 @@ class StackDecoding:
         own = past.new_full((beams, beams), float("-inf")).fill_diagonal_(0)
         self._mask = torch.cat([past, own.expand(groups, -1, -1)], dim=-1)
         alike = beams == 1 and isinstance(self._position, int)  # then every row sees all that is cached
-        mask: Any = None if alike else self._mask[:, None]
+        above = None if alike else self._mask[:, None]
+        mask: Tensor | list[Tensor | None] | None = above
         if self._zeros is not None:
             self._zeros = torch.cat([self._zeros, _hiding(before if self.late else tokens)], dim=1)
-            mask = self._by_layer((self._mask + self._zeros[:, None])[:, None], mask)
+            mask = self._by_layer((self._mask + self._zeros[:, None])[:, None], above)
         position = self._position
         start = position if isinstance(position, int) else position.repeat_interleave(beams)
         x = self.embed(tokens.reshape(-1, 1), start=start).view(groups, beams, -1)
@@ -132,7 +133,7 @@ class StackDecoding:
         if not isinstance(self._position, int):
             self._position = self._position[groups]
 
-    def _by_layer(self, padded: Tensor, mask: Any) -> list[Any]:
+    def _by_layer(self, padded: Tensor, mask: Tensor | None) -> list[Tensor | None]:
         """The mask of padded layers, and of those above."""
         return [padded] * self.padded_layers + [mask] * (len(self.stack) - self.padded_layers)
 
