@@ -59,6 +59,16 @@ def test_recorded_draws_are_replayed() -> None:
     assert texts == [sorted(columns[i : i + 2]) for i in (0, 2, 4)]
 
 
+def test_padding_ends_a_text_where_it_is_asked_to() -> None:
+    draws = torch.randint(5, 90, (10, 3), generator=torch.Generator().manual_seed(0))
+    draws[4, 1] = PAD
+    for ends, length in ((True, 5), (False, 10)):
+        found = generate(
+            DECODER.decoding(PICTURES[:3]), prompts(3), config=config(pad_ends=ends), draws=draws
+        )
+        assert [len(group[0]) for group in found.sequences] == [10, length, 10]
+
+
 @pytest.mark.parametrize(
     ("top_k", "top_p", "temperature"), [(None, 0.9, 1.0), (7, 1.0, 0.7), (50, 0.6, 1.3), (None, 1.0, 1.0)]
 )

@@ -114,6 +114,29 @@ def test_our_coca_leaves_for_open_clip_and_comes_back(tmp_path: Path) -> None:
         torch.testing.assert_close(ours.encode_text(TEXTS), theirs.encode_text(ids()), **CLOSE)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("compat", [(), OFFICIAL[1:]])
+def test_a_coca_made_here_leaves_for_open_clip_with_a_warning(compat: tuple, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first = noisy(CoCa(coca_config(vocab_size=VOCABULARY, compat=compat)))
+    with pytest.warns(UserWarning, match="features of padded texts"):
+        write(first, tmp_path / "theirs")
+    theirs = open_clip.create_model(f"local-dir:{tmp_path / 'theirs'}").eval()
+    image, texts = torch.randn(3, 3, 32, 32), ids()
+    whole = texts[:, -1] != 0
+    assert whole.tolist() == [False, False, True]
+    with torch.no_grad():
+        features = first.image_context(image)[0]
+        torch.testing.assert_close(features, theirs.encode_image(image), **CLOSE)
+        again = multiway.load(tmp_path / "theirs")
+        first.tokenizer = again.tokenizer
+        mine, other = first.encode_text(TEXTS), theirs.encode_text(texts)
+        assert again.config.compat == OFFICIAL
+        torch.testing.assert_close(again.encode_text(TEXTS), other, **CLOSE)
+    torch.testing.assert_close(mine[whole], other[whole], **CLOSE)
+    assert (mine - other)[~whole].abs().amax(1).min() > 1e-3
+
+
 def compare(ours: CoCa, theirs: torch.nn.Module) -> None:
     """Features, both losses and their gradients."""
     image, text = torch.randn(3, 3, 32, 32), torch.randint(1, 60, (3, 12))
@@ -168,6 +191,41 @@ def test_every_published_config_is_read() -> None:
         assert config_of(values_of(config)) == config
     with pytest.raises(UserError, match="hf_model_name"):
         config_of(json.loads((folder / "coca_roberta-ViT-B-32.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "what"),
+    [
+        ("vision_cfg", {"pool_type": "avg"}, "vision_cfg.pool_type 'avg'.*take one with 'tok'"),
+        ("text_cfg", {"pool_type": "first"}, "text_cfg.pool_type 'first'"),
+        ("text_cfg", {"pool_type": "last"}, "text_cfg.pool_type 'last'"),
+        ("text_cfg", {"pool_type": "eos"}, "text_cfg.pool_type 'eos'"),  # whose eos_id is 2
+        ("text_cfg", {"hf_tokenizer_name": "bert-base-uncased"}, "text_cfg.hf_tokenizer_name"),
+        ("text_cfg", {"tokenizer_kwargs": {"clean": "canonicalize"}}, "text_cfg.tokenizer_kwargs"),
+        ("text_cfg", {"rotary": True}, "text_cfg.rotary is not known here: take one without it"),
+        ("vision_cfg", {"layers": [3, 4, 6, 3]}, r"vision_cfg.layers \[3, 4, 6, 3\]"),
+        ("vision_cfg", {"patch_size": [8, 8]}, r"vision_cfg.patch_size \[8, 8\]"),
+        ("multimodal_cfg", {"ls_init_value": 0.1}, "multimodal_cfg.ls_init_value"),
+        ("multimodal_cfg", {"width": 24}, "multimodal_cfg.width 24 and text_cfg.width 16"),
+    ],
+)
+def test_what_would_be_another_network_is_refused(part: str, changes: dict, what: str) -> None:
+    values = values_of(coca_config())
+    with pytest.raises(UserError, match=what):
+        config_of({**values, part: values[part] | changes})
+
+
+def test_what_changes_no_network_is_read() -> None:
+    values = values_of(clip_config())
+    for part, changes in (
+        ("text_cfg", {"pool_type": "eos", "eos_id": 49407}),
+        ("text_cfg", {"eos_id": 1, "output_tokens": True, "hf_tokenizer_name": None}),
+        ("vision_cfg", {"patch_dropout": 0.5, "timm_pool": "avg", "pool_type": "tok"}),
+    ):
+        assert config_of({**values, part: values[part] | changes}) == clip_config()
+    for name, value in (("init_logit_bias", -10), ("cast", "bf16")):
+        with pytest.raises(UserError, match=f"model_cfg.{name}"):
+            config_of({**values, name: value})
 
 
 def test_what_open_clip_has_no_place_for_stays(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from multiway.errors import UserError
 from multiway.generation import GenerationConfig, generate
 from multiway.systems.coca import CoCa
 from multiway.systems.coca_config import OFFICIAL, PoolerConfig
+from multiway.systems.coca_heads import Classifier
 
 QUIRKS = ((), OFFICIAL[:1], OFFICIAL)
 
@@ -114,26 +115,36 @@ def test_widths_must_fit() -> None:
         CoCa(tiny_coca.config(experts=True))
 
 
-@pytest.mark.parametrize("kind", ["paper", "open_clip", "experts", "packed"])
+def test_a_classifiers_heads_divide_the_towers_width() -> None:
+    model = tiny_coca.coca(tiny_coca.config(pooler=PoolerConfig(queries=5, heads=16)))  # text 16, tower 24
+    config = model.fine_tuning("classify", ("cat", "dog"))
+    assert config.heads == 12
+    assert Classifier(config).predict(tiny_coca.batch()).shape == (5, 2)
+
+
+@pytest.mark.parametrize("kind", ["paper", "open_clip", "zeros", "experts", "packed"])
 def test_cached_generation_equals_reading_everything_again(kind: str) -> None:
     given = {
         "paper": tiny_coca.config(),
         "open_clip": tiny_coca.config(multimodal=tiny_coca.OPEN_CLIP, compat=OFFICIAL),
+        "zeros": tiny_coca.config(compat=("zero_is_padding",)),
         "experts": tiny_coca.experts(),
         "packed": tiny_coca.config(multimodal=tiny_coca.OPEN_CLIP),
     }[kind]
     plain = tiny_coca.coca(given).eval()
-    model = packed(plain) if kind == "packed" else plain
     image = tiny_coca.batch(3).image
     start = torch.tensor([[tiny.CLS]] * 3)
     with torch.no_grad():
-        decoding = model.decoding(image)
         config = GenerationConfig(method="beam", beams=2, max_length=6, eos_id=5)
-        found = generate(decoding, start, None, config)
+        first = generate(plain.decoding(image), start, None, config).sequences[0][0]
+        plain.word_head.weight[0] = 1.1 * plain.word_head.weight[first[1]]  # 0 comes there
+        model = packed(plain) if kind == "packed" else plain
+        found = generate(model.decoding(image), start, None, config)
+        assert any(0 in group[0][:-1] for group in found.sequences)
         context = plain.caption_context(image)
         for g, group in enumerate(found.sequences):
             text = torch.tensor([[tiny.CLS, *group[0]]])
-            hidden = plain.text(plain.words(text), causal=True, route=plain.route)
+            hidden = plain.read(text, torch.ones_like(text))[:, :-1]
             one = context.select(torch.tensor([g]))
             hidden = plain.multimodal(hidden, causal=True, context=one)
             logprobs = plain.logits(hidden)[0, :-1].log_softmax(-1)
@@ -158,7 +169,7 @@ def generate_without_cache(model: CoCa, context, config: GenerationConfig) -> fl
             return self.last().view(1, tokens.shape[1], -1)
 
         def last(self):
-            hidden = model.text(model.words(self.rows), causal=True, route=model.route)
+            hidden = model.read(self.rows, torch.ones_like(self.rows))[:, :-1]
             shared = context.select(torch.zeros(len(self.rows), dtype=torch.long))
             return model.logits(model.multimodal(hidden, causal=True, context=shared)[:, -1])
 

@@ -232,7 +232,7 @@ class Stack(nn.ModuleList):
         x: Float[Tensor, "B T D"],
         *,
         route: Route | Callable[[int], Route] = "all",
-        mask: Tensor | Sequence[Tensor] | None = None,
+        mask: Tensor | Sequence[Tensor | None] | None = None,
         causal: bool = False,
         context: Context | None = None,
         cache: Cache | None = None,
@@ -244,7 +244,7 @@ class Stack(nn.ModuleList):
 
         Args:
             route: one for all layers, or a function of the layer's number (joint experts on top).
-            mask: one for all layers, or one a layer (relative positions).
+            mask: one for all layers, or one a layer (relative positions; CoCa's halves).
             reading: the last block computes these tokens alone, `[1, R, D]`.
         """
         last, crossing, crossing_last = len(self) - 1, ragged, ragged if reading is None else reading.queries

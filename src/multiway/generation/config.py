@@ -34,6 +34,7 @@ class GenerationConfig:
             (None: all); top_p: then from the fewest likeliest tokens whose mass reaches p.
         seed: with a sample's key, all that its draws depend on.
         eos_id: the end token; the default is [SEP] of BERT's vocabulary. pad_id: what finished rows are fed.
+        pad_ends: a greedy or drawn text ends with `pad_id` too (open_clip's CoCa, to which "!" is padding).
 
     Raises:
         UserError: a value is out of its range.
@@ -58,6 +59,7 @@ class GenerationConfig:
     seed: int = 0
     eos_id: int = 102
     pad_id: int = 0
+    pad_ends: bool = False
 
     def __post_init__(self):
         for name in ("max_length", "beams", "n_best", "samples"):

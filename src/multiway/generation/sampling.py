@@ -119,4 +119,5 @@ def uniforms(config: GenerationConfig, keys: Sequence[str]) -> Float[Tensor, "R 
 
 
 def _ended(text: Hypothesis, config: GenerationConfig) -> bool:
-    return bool(text.tokens) and text.tokens[-1] == config.eos_id
+    ends = (config.eos_id, config.pad_id) if config.pad_ends else (config.eos_id,)
+    return bool(text.tokens) and text.tokens[-1] in ends

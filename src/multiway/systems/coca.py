@@ -236,6 +236,8 @@ class CoCa(Captioning):
             self.logits,
             context=Context((None,) * below + context.layers, context.mask),
             route=lambda layer: self.route if layer < below else "all",
+            padded_layers=below if "zero_is_padding" in self.config.compat else 0,
+            late="shifted_padding_mask" in self.config.compat,
         )
 
     def generation_config(self, prompt_length: int) -> GenerationConfig:
@@ -244,5 +246,5 @@ class CoCa(Captioning):
         return search(self.config, self.tokenizer, prompt_length)
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        found = network_config(self.config, task, labels)
+        found = network_config(self.config, task, labels, self.image_tower.width)
         return super().fine_tuning(task, labels) if found is None else found

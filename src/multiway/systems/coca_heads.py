@@ -41,8 +41,11 @@ class ClassifierConfig:
     smoothing: float = 0.0
 
 
-def network_config(config: CoCaConfig, task: str, labels: tuple[str, ...]) -> Any:
+def network_config(config: CoCaConfig, task: str, labels: tuple[str, ...], width: int) -> Any:
     """The config of a CoCa's network for a task; None: there is none.
+
+    Args:
+        width: of the image tower, and so of the classifier's pooler.
 
     Captions are learned by the captioning loss alone (section 4.2), retrieval by both losses.
     """
@@ -52,7 +55,9 @@ def network_config(config: CoCaConfig, task: str, labels: tuple[str, ...]) -> An
         return replace(config, contrastive_weight=0.0, caption_weight=1.0)
     if task != "classify" or config.experts:
         return None
-    return ClassifierConfig(image=config.image, heads=config.pooler.heads, labels=labels)
+    # CoCa's own pooler is as wide as its words: its heads need not divide the tower's width.
+    heads = next(n for n in range(config.pooler.heads, 0, -1) if width % n == 0)
+    return ClassifierConfig(image=config.image, heads=heads, labels=labels)
 
 
 class Classifier(System):

@@ -190,5 +190,6 @@ def search(config: CoCaConfig, tokenizer: Tokenizer, prompt_length: int) -> Gene
         max_length=max(most - prompt_length, 1),
         eos_id=tokenizer.sep_id,
         pad_id=tokenizer.pad_id,
+        pad_ends="zero_is_padding" in config.compat,
         **options,
     )

@@ -6,6 +6,7 @@ multiway.load("folder")                        open_clip.create_model("local-dir
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig
 from multiway.systems.coca import CoCa
-from multiway.systems.coca_config import OFFICIAL, CoCaConfig, Form, MultimodalConfig, PoolerConfig
+from multiway.systems.coca_config import OFFICIAL, CoCaConfig, Form, MultimodalConfig, PoolerConfig, Quirk
 from multiway.systems.vit import ViTConfig
 from multiway.text import TokenizerConfig
 from multiway.weights import clip, coca
@@ -30,20 +31,15 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_c
 #: open_clip's `attentional_pool`.
 FORMS: dict[Any, Form] = {False: "none", True: "single", "cascade": "cascade", "parallel": "parallel"}
 
-#: open_clip's defaults; what a config leaves out has these values, and what is not here changes no network.
+#: open_clip's defaults: what a config leaves out has these values.
 VISION = {"image_size": 224, "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16}
 POOL = {"attentional_pool": False, "attn_pooler_queries": 256, "attn_pooler_heads": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
-#: Options whose only value here is open_clip's default.
-FIXED = {
+MULTIMODAL = {"width": 512, "heads": 8, "layers": 12}
+#: Options of both towers whose only value here is open_clip's default.
+BOTH = {
     "ls_init_value": None,
-    "no_ln_pre": False,
-    "pos_embed_type": "learnable",
     "final_ln_after_pool": False,
-    "pad_id": 0,
-    "no_causal_mask": False,
-    "proj_bias": False,
-    "proj_type": "linear",
     "act_kwargs": None,
     "norm_kwargs": None,
     "block_type": None,
@@ -53,8 +49,53 @@ FIXED = {
     "scale_attn_inner": False,
     "scale_attn": False,
     "scale_fc": False,
-    "timm_model_name": None,
-    "hf_model_name": None,
+}
+#: All such options, by part.
+FIXED: dict[str, dict[str, Any]] = {
+    "vision_cfg": BOTH
+    | {"no_ln_pre": False, "pos_embed_type": "learnable", "pool_type": "tok", "timm_model_name": None},
+    "text_cfg": BOTH
+    | {
+        "pad_id": 0,
+        "no_causal_mask": False,
+        "pool_type": "argmax",
+        "proj_bias": False,
+        "proj_type": "linear",
+        "hf_model_name": None,
+        "hf_tokenizer_name": None,
+        "tokenizer_kwargs": None,
+    },
+    "multimodal_cfg": {"ls_init_value": None},
+    "model_cfg": {"init_logit_bias": None, "nonscalar_logit_scale": False, "pad_id": 0},
+}
+#: What changes no network: options of training, of towers that are refused by name, and what open_clip's code
+#: reads nowhere (`MultimodalTransformer` is made of widths, heads and layers alone).
+HARMLESS = {
+    "vision_cfg": {
+        *("output_tokens", "patch_dropout", "timm_model_pretrained", "timm_pool", "timm_proj"),
+        *("timm_proj_bias", "timm_drop", "timm_drop_path"),
+    },
+    "text_cfg": {
+        *("output_tokens", "embed_cls", "correct_cls_mask", "eos_id", "tokenizer_mode"),
+        *("hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
+    },
+    "multimodal_cfg": {
+        *("context_length", "vocab_size", "mlp_ratio", "dim_head", "n_queries", "attn_pooler_heads"),
+        *("embed_cls", "output_tokens"),
+    },
+    "model_cfg": {
+        *("embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text"),
+        *("init_logit_scale", "cast_dtype"),
+    },
+}
+#: The end token of CLIP's vocabulary, its highest id: `pool_type` "eos" then finds what "argmax" finds.
+END = 49407
+
+#: What open_clip computes otherwise of a model without this in `compat`.
+DIFFERENT: dict[Quirk, str] = {
+    "shifted_padding_mask": "features of padded texts",
+    "zero_is_padding": 'features and captions of texts with "!"',
+    "beams_sum_logits": "beams",
 }
 
 
@@ -73,7 +114,7 @@ def read_config(folder: Path) -> CLIPConfig | CoCaConfig:
         values = json.loads((folder / CONFIG).read_text())
         looks = values.get("preprocess_cfg", {})
         return config_of(values.get("model_cfg", values), looks)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{folder / CONFIG} can't be read ({error}): take another copy") from None
 
 
@@ -89,6 +130,7 @@ def config_of(values: Mapping[str, Any], looks: Mapping[str, Any] | None = None)
     has_captions = "multimodal_cfg" in values
     if values.get("custom_text", False) and not has_captions:
         raise UserError("a CLIP of open_clip with custom_text is not known here: take one without it")
+    _check(values, "model_cfg", {})
     vision, text = _known(values, "vision_cfg", VISION | POOL), _known(values, "text_cfg", TEXT)
     gelu, pool = values.get("quick_gelu", False), FORMS[vision["attentional_pool"]]
     if not has_captions and pool != "none":
@@ -129,7 +171,13 @@ def config_of(values: Mapping[str, Any], looks: Mapping[str, Any] | None = None)
         return CLIPConfig(**shared)
     if not text.get("embed_cls", False):
         raise UserError("a CoCa of open_clip without embed_cls is not known here: take one with it")
-    own = {"layers": 12, "heads": 8} | values["multimodal_cfg"]
+    own = _known(values, "multimodal_cfg", MULTIMODAL)
+    if own["width"] != words.width:
+        raise UserError(
+            f"a CoCa of open_clip with multimodal_cfg.width {own['width']} and text_cfg.width {words.width} "
+            "is not known here: take one with equal widths"
+        )
+    # No open_clip of today reads it; folders that this library wrote before have it.
     dropped = {"shifted_padding_mask"} if text.get("correct_cls_mask", False) else set()
     return CoCaConfig(
         **shared,
@@ -151,10 +199,29 @@ def config_of(values: Mapping[str, Any], looks: Mapping[str, Any] | None = None)
 def _known(values: Mapping[str, Any], part: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """A part's values, defaults filled in."""
     given = {**defaults, **values[part]}
-    for name, value in given.items():
-        if name in FIXED and value != FIXED[name]:
-            raise UserError(f"a model of open_clip with {part}.{name} {value!r} is not known here")
+    _check(given, part, defaults)
+    for name in ("layers", "patch_size"):  # a list of layers is a ResNet's
+        if name in given and not isinstance(given[name], int):
+            raise UserError(
+                f"a model of open_clip with {part}.{name} {given[name]!r} is not known here: take a ViT "
+                f"whose {name} is one whole number"
+            )
     return given
+
+
+def _check(given: Mapping[str, Any], part: str, known: Mapping[str, Any]) -> None:
+    """Nothing in a part would make another network than ours."""
+    fixed = FIXED[part]
+    for name, value in given.items():
+        if name in fixed:
+            alike = name == "pool_type" and value == "eos" and given.get("eos_id") == END
+            if value != fixed[name] and not alike:
+                raise UserError(
+                    f"a model of open_clip with {part}.{name} {value!r} is not known here: take one with "
+                    f"{fixed[name]!r}"
+                )
+        elif name not in known and name not in HARMLESS[part]:
+            raise UserError(f"a model of open_clip with {part}.{name} is not known here: take one without it")
 
 
 def values_of(config: CLIPConfig | CoCaConfig) -> dict[str, Any]:
@@ -203,8 +270,7 @@ def values_of(config: CLIPConfig | CoCaConfig) -> dict[str, Any]:
         "attn_pooler_heads": config.pooler.heads,
         "output_tokens": True,
     }
-    right = "shifted_padding_mask" not in config.compat
-    words |= {"embed_cls": True, "output_tokens": True, **({"correct_cls_mask": True} if right else {})}
+    words |= {"embed_cls": True, "output_tokens": True}
     own = {
         "context_length": text.positions,
         "vocab_size": text.vocab_size,
@@ -235,6 +301,8 @@ def weights_of(folder: Path) -> Path:
 def write(model: System, out: Path) -> None:
     """A folder that open_clip reads, weights, config and how pictures are prepared.
 
+    A warning says what of a CoCa without all of `coca_config.OFFICIAL` open_clip computes otherwise.
+
     Raises:
         UserError: open_clip has no such model.
     """
@@ -243,6 +311,12 @@ def write(model: System, out: Path) -> None:
     values = values_of(model.config)
     tensors = to_theirs(layout_of(model.config), model.state_dict())
     looks = {"mean": list(model.image_mean), "std": list(model.image_std)}
+    if isinstance(model, CoCa) and (missing := [q for q in OFFICIAL if q not in model.config.compat]):
+        warnings.warn(
+            f"open_clip computes {' and '.join(DIFFERENT[q] for q in missing)} of this CoCa otherwise, as "
+            f"its code does with every model: train with compat={list(OFFICIAL)} for the same ones",
+            stacklevel=2,
+        )
     with replacing(out) as aside:
         (aside / CONFIG).write_text(
             json.dumps({"model_cfg": values, "preprocess_cfg": looks}, indent=2) + "\n"
