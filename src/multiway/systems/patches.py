@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from multiway.data.augment import Fit
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
@@ -12,12 +14,14 @@ class ImageConfig:
     Attributes:
         image_size: pixels, one side or (height, width); multiples of `patch_size`.
         mean, std: of the pictures' channels; the defaults are Inception's, as VLMo has them.
+        fit: of pictures of another shape, in evaluation and inference: `data.augment.eval_transform`.
     """
 
     image_size: int | tuple[int, int] = 224
     patch_size: int = 16
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    fit: Fit = "squash"
 
     @property
     def grid(self) -> tuple[int, int]:
