@@ -41,7 +41,7 @@ class System(nn.Module):
 
     has_itm = False
     has_itc = has_image = has_text = True
-    config: Any
+    config: Any = None
     tokenizer: Tokenizer | None = None
     calibration: Calibration | None = None
     parts: dict[str, tuple[str, ...]]
@@ -52,7 +52,7 @@ class System(nn.Module):
 
     @property
     def image_fit(self) -> Fit:
-        return getattr(self.config.image, "fit", "squash")
+        return getattr(getattr(self.config, "image", None), "fit", "squash")
 
     if TYPE_CHECKING:  # a submodule in one system, a submodule's in another
 
