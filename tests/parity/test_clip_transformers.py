@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +17,7 @@ from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.text import Tokenizer
+from multiway.weights import hf_pictures
 from multiway.weights.convert import convert, examine
 from multiway.weights.hf_clip import to_transformers
 
@@ -82,6 +85,70 @@ def test_transformers_reads_what_convert_writes(tmp_path: Path) -> None:
         assert torch.equal(features.image_embeds, model(**found).image_embeds)
     loaded = multiway.load(folder)
     assert loaded.tokenize(TEXTS)[0].equal(ids)
+
+
+@pytest.mark.parametrize("crops", [True, False])
+def test_pictures_are_prepared_as_theirs(crops: bool, tmp_path: Path) -> None:
+    model, sides = theirs(), {"height": 32, "width": 32}
+    model.save_pretrained(tmp_path / "hf")
+    processor = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 32} if crops else sides,
+        crop_size=sides,
+        do_center_crop=crops,
+        image_mean=[0.5, 0.4, 0.3],
+    )
+    processor.save_pretrained(tmp_path / "hf")
+    levels = np.random.default_rng(0).integers(0, 255, (10, 25, 3), dtype=np.uint8)
+    picture = Image.fromarray(levels).resize((251, 99), Image.Resampling.BICUBIC)
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    ours = multiway.load(tmp_path / "hf")
+    assert (ours.image_fit, ours.image_mean) == ("crop" if crops else "squash", (0.5, 0.4, 0.3))
+    # torchvision resizes, not PIL: levels differ by one
+    torch.testing.assert_close(ours.prepare(picture), pixels, rtol=0, atol=0.02)
+    with torch.no_grad():
+        feature = torch.nn.functional.normalize(
+            model(**texts(ours), pixel_values=pixels).image_embeds, dim=-1
+        )
+    assert float((ours.encode_image(picture) * feature).sum()) > 0.9999
+    folder = convert(tmp_path / "hf", tmp_path / "back", to="transformers")
+    again = transformers.AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")
+    assert torch.equal(again["pixel_values"], pixels)
+    assert multiway.load(folder).config == ours.config
+
+
+def texts(ours: CLIP) -> dict[str, torch.Tensor]:
+    ids, mask = ours.tokenize("a dog")
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_what_their_processors_say(tmp_path: Path) -> None:
+    file = tmp_path / "preprocessor_config.json"
+    assert hf_pictures.read(tmp_path) == {}
+    # as OpenAI's own was published, and as the first ones of ViTMAE
+    for values, fit in (
+        ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336}, "crop"),
+        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 336}, "squash"),
+    ):
+        file.write_text(json.dumps(values))
+        assert hf_pictures.read(tmp_path) == {"fit": fit}
+    file.write_text(json.dumps({"do_center_crop": True, "size": 256, "crop_size": 224}))
+    with pytest.raises(UserError, match="crops another size"):
+        hf_pictures.read(tmp_path)
+    for damaged in ("{", "[]", '{"size": {}, "do_center_crop": true}', '{"image_mean": 0.5}'):
+        file.write_text(damaged)
+        with pytest.raises(UserError, match="can't be read"):
+            hf_pictures.read(tmp_path)
+
+
+def test_sides_are_written_apart_and_crops_of_squares_alone() -> None:
+    model = small()
+    image = replace(model.config.image, image_size=(32, 48))
+    found = hf_pictures.values_of(CLIP(replace(model.config, image=image)), "CLIPImageProcessor")
+    assert (found["size"], found["do_center_crop"]) == ({"height": 32, "width": 48}, False)
+    with pytest.raises(UserError, match="32 x 48"):
+        hf_pictures.values_of(
+            CLIP(replace(model.config, image=replace(image, fit="crop"))), "CLIPImageProcessor"
+        )
 
 
 def small(**text) -> CLIP:

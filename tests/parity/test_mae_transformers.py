@@ -67,7 +67,10 @@ def test_pre_training(normalised: bool, tmp_path: Path) -> None:
 def test_transformers_reads_what_convert_writes(tmp_path: Path) -> None:
     model = theirs(norm_pix_loss=True)
     model.save_pretrained(tmp_path / "hf")
+    processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.5, 0.4, 0.3])
+    processor.save_pretrained(tmp_path / "hf")
     ours = multiway.load(tmp_path / "hf")
+    assert ours.image_mean == (0.5, 0.4, 0.3)
     folder = convert(multiway.save(ours, tmp_path / "ours"), tmp_path / "back", to="transformers")
     again = transformers.ViTMAEForPreTraining.from_pretrained(folder).eval()
     g = torch.Generator().manual_seed(1)
@@ -77,6 +80,7 @@ def test_transformers_reads_what_convert_writes(tmp_path: Path) -> None:
     seen = processor(Image.new("RGB", (40, 30), (255, 0, 127)), return_tensors="pt")["pixel_values"]
     picture = ours.prepare(Image.new("RGB", (40, 30), (255, 0, 127)))
     torch.testing.assert_close(seen, picture, atol=1e-6, rtol=0)
+    assert multiway.load(folder).config == ours.config
 
 
 def test_published_names_and_those_of_the_fifth_version_are_read(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import multiway
 from multiway.cli.main import main
@@ -15,6 +18,7 @@ from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.systems.coca import CoCa
 from multiway.systems.coca_config import OFFICIAL, CoCaConfig, MultimodalConfig, PoolerConfig, coca_vit
 from multiway.text import TokenizerConfig
+from multiway.weights.clip import open_clip_config_of
 from multiway.weights.convert import examine
 from multiway.weights.keymap import to_theirs
 from multiway.weights.official import recognise
@@ -97,7 +101,44 @@ def test_our_coca_as_theirs(form: str) -> None:
     ours, theirs = noisy(CoCa(config)), their_coca(config)
     theirs.load_state_dict(to_theirs(layout_of(config), ours.state_dict()))
     compare(ours, theirs.eval())
-    assert config_of(values_of(config)) == config
+    assert config_of(values_of(config), {"resize_mode": "squash"}) == config
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("size", [32, (32, 48)])
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+@pytest.mark.parametrize("captions", [False, True])
+def test_pictures_are_prepared_as_theirs(captions: bool, fit: str, size, tmp_path: Path) -> None:
+    config = coca_config(vocab_size=VOCABULARY) if captions else clip_config()
+    image = replace(config.image, image_size=size, fit=fit, mean=(0.4, 0.5, 0.6))
+    torch.manual_seed(0)
+    first = noisy((CoCa if captions else CLIP)(replace(config, image=image)))
+    write(first, tmp_path / "theirs")
+    theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'theirs'}")
+    ours, picture = multiway.load(tmp_path / "theirs"), wide()
+    assert ours.config == first.config
+    assert ours.image_fit == fit
+    pixels = preprocess(picture)[None]
+    torch.testing.assert_close(ours.prepare(picture), pixels, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        feature = theirs.eval().encode_image(pixels, normalize=True).flatten(1)
+        torch.testing.assert_close(ours.encode_image(picture), feature, **CLOSE)
+
+
+def wide() -> Image.Image:
+    """A picture whose middle is not like the whole; its longer side is rounded when it is resized."""
+    levels = np.random.default_rng(0).integers(0, 255, (10, 25, 3), dtype=np.uint8)
+    return Image.fromarray(levels).resize((251, 99), Image.Resampling.BICUBIC)
+
+
+def test_what_their_configs_say_of_pictures() -> None:
+    values = values_of(clip_config())
+    assert config_of(values).image.fit == config_of(values, {"resize_mode": None}).image.fit == "crop"
+    for looks in ({"resize_mode": "longest"}, {"interpolation": "bilinear"}):
+        with pytest.raises(UserError, match="not known here"):
+            config_of(values, looks)
+    tensors = to_theirs(layout_of(clip_config()), CLIP(clip_config()).state_dict())
+    assert open_clip_config_of(tensors).image.fit == "crop"  # OpenAI's own file says nothing of it
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from multiway.errors import UserError
 from multiway.systems.albef import ALBEF
+from multiway.systems.pictures import transform_of
 from multiway.text import Tokenizer
 
 
@@ -43,6 +44,14 @@ def test_pictures_come_as_paths_images_or_tensors(model: ALBEF, pictures, tmp_pa
     assert torch.equal(model.encode_image(list(prepared)), features)
     torch.testing.assert_close(model.encode_image(paths[1]), features[1:2])
     torch.testing.assert_close(model.encode_image(pictures[2].convert("L")).shape, (1, 12))
+
+
+def test_pictures_are_fitted_as_the_config_says(model: ALBEF, pictures) -> None:
+    crops = tiny.albef(tiny.albef_config(image=tiny.vit(fit="crop")))[0]
+    assert (model.image_fit, crops.image_fit) == ("squash", "crop")
+    middle = pictures[0].resize((48, 32), Image.Resampling.BICUBIC).crop((8, 0, 40, 32))
+    assert torch.equal(crops.prepare(pictures[0]), transform_of(model)(middle)[None])
+    assert not torch.equal(crops.prepare(pictures), model.prepare(pictures))
 
 
 def test_matching_one_with_many_equals_pair_by_pair(model: ALBEF, pictures) -> None:

@@ -26,7 +26,13 @@ def published(name: str) -> CoCaConfig:
     (seen, depth, patch), (width, heads), _ = PUBLISHED[name]
     return CoCaConfig(
         image=coca_vit(
-            image_size=224, patch_size=patch, width=seen, depth=depth, heads=seen // 64, hidden=4 * seen
+            image_size=224,
+            patch_size=patch,
+            width=seen,
+            depth=depth,
+            heads=seen // 64,
+            hidden=4 * seen,
+            fit="crop",
         ),
         text=coca_text(width=width, heads=heads, hidden=4 * width),
         multimodal=MultimodalConfig(heads=heads, hidden=4 * width, feed_forwards=2, context_norm=True),

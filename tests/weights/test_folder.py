@@ -171,6 +171,15 @@ def test_an_official_clip_checkpoint_is_recognised(tmp_path: Path) -> None:
     found.tokenizer = made.tokenizer = Tokenizer.load(made.config.tokenizer)
     assert torch.equal(found.encode_image(pictures), made.encode_image(pictures))
     assert torch.equal(found.encode_text(texts), made.encode_text(texts))
+    assert (found.image_fit, made.image_fit) == ("crop", "squash")
+
+
+def test_a_folder_from_before_there_was_a_fit_squashes(model: ALBEF, tmp_path: Path) -> None:
+    folder = multiway.save(model, tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    assert values["image"].pop("fit") == "squash"
+    (folder / "config.json").write_text(json.dumps(values))
+    assert multiway.load(folder).config == model.config
 
 
 class Evil:

@@ -52,6 +52,9 @@ class KeptShape:
 #: Pixels of all pictures, one side or (height, width); or the shape that each one keeps.
 ImageSize = int | tuple[int, int] | KeptShape
 
+#: How evaluation fits pictures of other shapes: see `eval_transform`.
+Fit = Literal["squash", "crop"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
@@ -140,15 +143,14 @@ class EvalTransform:
     image_size: ImageSize
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    fit: Literal["squash", "crop"] = "squash"
+    fit: Fit = "squash"
 
     def __call__(
         self, image: Image.Image, caption: str = "", generator: np.random.Generator | None = None
     ) -> Float[Tensor, "3 H W"]:
         height, width = _height_width(self.image_size, image)
         if self.fit == "crop":
-            factor = max(height / image.height, width / image.width)
-            size = max(width, int(image.width * factor)), max(height, int(image.height * factor))
+            size = _covering(image.size, (width, height))
             image = image.resize(size, Image.Resampling.BICUBIC) if size != image.size else image
             left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
             image = image.crop((left, top, left + width, top + height))
@@ -176,7 +178,7 @@ def eval_transform(
     image_size: ImageSize,
     mean: tuple[float, ...] = CLIP_MEAN,
     std: tuple[float, ...] = CLIP_STD,
-    fit: Literal["squash", "crop"] = "squash",
+    fit: Fit = "squash",
 ) -> EvalTransform:
     """A callable (RGB picture) -> `[3, H, W]` float32: resized (bicubic) and normalised, nothing random.
 
@@ -215,6 +217,18 @@ def _height_width(image_size: ImageSize, image: Image.Image) -> tuple[int, int]:
     if isinstance(image_size, KeptShape):
         return image_size.of(image)
     return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+
+
+def _covering(image: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """The least (width, height) of a picture's shape that covers what is wanted.
+
+    A longer side that is no whole number is rounded as officially, so that the crop is the same: down for
+    squares (torchvision's Resize), to the nearest for others (open_clip's ResizeKeepRatio).
+    """
+    if wanted[0] == wanted[1]:
+        return wanted[0] * image[0] // min(image), wanted[1] * image[1] // min(image)
+    ratio = min(image[0] / wanted[0], image[1] / wanted[1])
+    return round(image[0] / ratio), round(image[1] / ratio)
 
 
 def _crop_box(

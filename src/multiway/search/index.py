@@ -198,6 +198,8 @@ def fingerprint(model: System) -> str:
     digest = hashlib.sha256()
     config = getattr(model.tokenizer, "config", None)
     digest.update(repr((model.image_size, model.image_mean, model.image_std, config)).encode())
+    if model.image_fit != "squash":  # indexes from before there was another fit stay valid
+        digest.update(model.image_fit.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Stack
-from multiway.data.augment import KeptShape
+from multiway.data.augment import Fit, KeptShape
 from multiway.errors import UserError
 from multiway.metrics.calibration import Calibration
 from multiway.systems.image_tower import ImageTower
-from multiway.systems.pictures import Picture, pair_count, prepared
+from multiway.systems.pictures import Picture, pair_count, prepared, transform_of
 from multiway.systems.resizing import resize
 from multiway.text import Tokenizer
 
@@ -31,7 +31,7 @@ class System(nn.Module):
         config: the system's own frozen dataclass, as its state and draws are its own.
         calibration: how matching becomes a probability; None: by the head's softmax.
         tokenizer: set by `multiway.create` and `multiway.load`.
-        image_size, image_mean, image_std: how pictures are prepared.
+        image_size, image_mean, image_std, image_fit: how pictures are prepared.
         image_tower: the module that turns pictures into tokens.
         has_itm, has_itc: whether `match_pairs` can be asked, and whether there are features to compare.
         kept_shape: how pictures keep their shape; None: they are squashed to `image_size`.
@@ -41,7 +41,7 @@ class System(nn.Module):
 
     has_itm = False
     has_itc = has_image = has_text = True
-    config: Any
+    config: Any = None
     tokenizer: Tokenizer | None = None
     calibration: Calibration | None = None
     parts: dict[str, tuple[str, ...]]
@@ -49,6 +49,10 @@ class System(nn.Module):
     kept_shape: KeptShape | None = None
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+
+    @property
+    def image_fit(self) -> Fit:
+        return getattr(getattr(self.config, "image", None), "fit", "squash")
 
     if TYPE_CHECKING:  # a submodule in one system, a submodule's in another
 
@@ -168,9 +172,7 @@ class System(nn.Module):
         self, context: Any, hidden: Tensor, attention_mask: Int[Tensor, "P T"]
     ) -> Float[Tensor, "P 2"]:
         """ITM logits (not matched, matched) of aligned pairs; `hidden` is `text_context`'s, by rows."""
-        raise UserError(
-            f"{type(self).__name__} has no image-text matching head: rank by the contrastive score"
-        )
+        raise UserError(f"{type(self).__name__} has no matching head: rank by the contrastive score")
 
     def rerank_score(self, logits: Float[Tensor, "P 2"], cosine: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         """What re-ranking orders by: the logit of "matched" alone, as ALBEF's Retrieval.py `evaluation`.
@@ -198,9 +200,7 @@ class System(nn.Module):
         Raises:
             UserError: a path does not exist or is not a picture.
         """
-        return prepared(images, self.kept_shape or self.image_size, self.image_mean, self.image_std).to(
-            self.device
-        )
+        return prepared(images, transform_of(self)).to(self.device)
 
     def tokenize(
         self, texts: str | Sequence[str], *, clean: bool = True

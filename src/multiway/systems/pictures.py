@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from multiway.data.augment import ImageSize, eval_transform
+from multiway.data.augment import EvalTransform, eval_transform
 from multiway.data.collate import stacked
 from multiway.errors import UserError
 
@@ -17,12 +18,14 @@ from multiway.errors import UserError
 Picture = str | Path | Image.Image | Tensor
 
 
-def prepared(
-    images: Picture | Sequence[Picture],
-    image_size: ImageSize,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> Float[Tensor, "B 3 H W"]:
+def transform_of(model: Any) -> EvalTransform:
+    """What evaluation and inference do to a picture for a system."""
+    return eval_transform(
+        model.kept_shape or model.image_size, model.image_mean, model.image_std, model.image_fit
+    )
+
+
+def prepared(images: Picture | Sequence[Picture], transform: EvalTransform) -> Float[Tensor, "B 3 H W"]:
     """Pictures resized and normalised; tensors are taken as they are.
 
     Raises:
@@ -30,7 +33,7 @@ def prepared(
     """
     if isinstance(images, Tensor) and images.ndim == 4:
         return images
-    transform, rows = eval_transform(image_size, mean, std), []
+    rows = []
     for image in [images] if isinstance(images, str | Path | Image.Image | Tensor) else images:
         if isinstance(image, Tensor):
             rows.append(image)

@@ -14,6 +14,7 @@ from multiway.core.block import Block, Stack
 from multiway.core.embed import PatchEmbed, resize_positions, sincos_positions
 from multiway.core.init import init_vit
 from multiway.core.relative import RelativeBias, image_index, image_rows
+from multiway.data.augment import Fit
 from multiway.systems.image_tower import FrozenBlocks, ImageTower
 from multiway.systems.sizes import check_heads, check_patches, check_quarters
 
@@ -44,6 +45,7 @@ class ViTConfig:
             the mean of all its normalised tokens (FLIP); or none: who reads the tokens pools them, and they
             come without a last LayerNorm (CoCa).
         mean, std: of the pictures' channels.
+        fit: of pictures of another shape, in evaluation and inference: `data.augment.eval_transform`.
     """
 
     name: Literal["vit"] = "vit"
@@ -70,6 +72,7 @@ class ViTConfig:
     pool: Literal["cls", "mean", "all", "none"] = "cls"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    fit: Fit = "squash"
 
     def __post_init__(self) -> None:
         check_heads(self.heads, self.width, of="system.image.heads")

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 
 from multiway.batch import Batch
-from multiway.data.augment import eval_transform
 from multiway.data.collate import stacked
 from multiway.data.labelled import LabelledPictures
 from multiway.data.sample import BadSample
@@ -22,6 +21,7 @@ from multiway.data.unlabelled import UNKNOWN
 from multiway.errors import UserError
 from multiway.metrics.controls import other
 from multiway.systems.base import System
+from multiway.systems.pictures import transform_of
 from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.two_stage import Progress, evaluating, silent
 
@@ -152,7 +152,7 @@ def batches(
     """
     wanted = range(len(data)) if numbers is None else numbers
     shown = wanted if pictures is None else pictures
-    single = eval_transform(model.kept_shape or model.image_size, model.image_mean, model.image_std)
+    single = transform_of(model)
     pair, generator = PairTransform(single), np.random.default_rng(0)  # nothing is drawn in evaluation
     two, reads = isinstance(data, PicturePairs), not isinstance(data, LabelledPictures)
     rows: list[int] = []

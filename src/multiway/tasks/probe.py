@@ -83,7 +83,7 @@ class _Looking(System):
 
     def __init__(self, model: System, pool: Pool):
         super().__init__()
-        self.model, self.pool = model, pool
+        self.model, self.pool, self.config = model, pool, model.config
         self.image_size, self.image_mean, self.image_std = model.image_size, model.image_mean, model.image_std
 
     def predict(self, batch: Batch) -> Float[Tensor, "B D"]:

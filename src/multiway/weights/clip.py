@@ -113,7 +113,7 @@ def open_clip_config_of(tensors: Mapping[str, Tensor], *, quick_gelu: bool = Fal
 
 
 def vision_sizes(tensors: Mapping[str, Tensor], **options: Any) -> ViTConfig:
-    """The sizes of open_clip's ViT; heads are 64 wide."""
+    """The sizes of open_clip's ViT, whose pictures are cropped; heads are 64 wide."""
     patch, rows = tensors["visual.conv1.weight"], tensors["visual.positional_embedding"].shape[0] - 1
     return ViTConfig(
         image_size=round(rows**0.5) * patch.shape[-1],
@@ -124,6 +124,7 @@ def vision_sizes(tensors: Mapping[str, Tensor], **options: Any) -> ViTConfig:
         hidden=tensors["visual.transformer.resblocks.0.mlp.c_fc.bias"].shape[0],
         eps=1e-5,
         clip_stem=True,
+        fit="crop",
         **options,
     )
 

@@ -33,6 +33,7 @@ from multiway.weights import (
     hf_blip,
     hf_clip,
     hf_mae,
+    hf_pictures,
     hf_vilt,
     mae,
     official,
@@ -202,9 +203,8 @@ def write_transformers(model: System, out: Path) -> None:
     tensors, values = hf_blip.to_transformers(model)
     tied = {name for entry in hf_blip.layout(model.config).entries for name in entry.also}
     looks = {
-        "image_processor_type": "BlipImageProcessor",
+        **hf_pictures.values_of(model, "BlipImageProcessor"),
         "processor_class": "BlipProcessor",
-        **_looks(model),
     }
     words = {
         "tokenizer_class": "BertTokenizer",
@@ -216,7 +216,7 @@ def write_transformers(model: System, out: Path) -> None:
     }
     with replacing(out) as aside:
         _json(aside / "config.json", values)
-        _json(aside / "preprocessor_config.json", looks)
+        _json(aside / hf_pictures.CONFIG, looks)
         kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in tied}
         save_file(kept, aside / "model.safetensors", metadata={"format": "pt"})
         if model.tokenizer is not None:
@@ -232,28 +232,11 @@ def _write_pictures(
     tensors, values = found
     with replacing(out) as aside:
         _json(aside / "config.json", values)
-        looks = {"image_processor_type": processor, "do_center_crop": False, **_looks(model), **others}
-        _json(aside / "preprocessor_config.json", looks)
+        _json(aside / hf_pictures.CONFIG, {**hf_pictures.values_of(model, processor), **others})
         kept = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(kept, aside / "model.safetensors", metadata={"format": "pt"})
         if model.tokenizer is not None:
             hf_clip.write_tokenizer(model.tokenizer, aside)
-
-
-def _looks(model: System) -> dict[str, Any]:
-    """What transformers' processors do to pictures before such a model."""
-    side = model.image_size if isinstance(model.image_size, int) else max(model.image_size)
-    return {
-        "size": {"height": side, "width": side},
-        "resample": 3,
-        "do_resize": True,
-        "do_convert_rgb": True,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(model.image_mean),
-        "image_std": list(model.image_std),
-    }
 
 
 def _write_checkpoint(out: Path, tensors: Mapping[str, Tensor]) -> None:

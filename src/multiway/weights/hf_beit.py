@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -119,16 +120,17 @@ def config_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BEiTC
     return ClassifierConfig(image=image, labels=tuple(names.get(str(i), str(i)) for i in range(classes)))
 
 
-def from_transformers(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> System:
+def from_transformers(tensors: Mapping[str, Tensor], values: Mapping[str, Any], **looks: Any) -> System:
     """A model of ours with transformers' weights.
 
     Args:
-        values: its config.json.
+        values: its config.json. looks: of its pictures, from `hf_pictures.read`.
 
     Raises:
         UserError: a tensor is missing, or the network has no counterpart here.
     """
     config = config_of(values, tensors)
+    config = replace(config, image=replace(config.image, **looks))
     model = Classifier(config) if isinstance(config, ClassifierConfig) else BEiT(config)
     ours, missing, _ = to_ours(layout(config), tensors)
     if missing:

@@ -116,18 +116,20 @@ def config_of(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Kind:
 
 
 def from_transformers(
-    tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, vocab: Path | None = None
+    tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, vocab: Path | None = None, **looks: Any
 ) -> System:
     """Our model with the weights of a transformers model, in eval mode, with its tokenizer.
 
     Args:
         tensors: its state dict. values: its config as a dictionary.
         vocab: its vocab.txt or tokenizer.json; None: BERT's.
+        looks: of its pictures, from `hf_pictures.read`.
 
     Raises:
         UserError: the class has no counterpart here, a tensor is missing, or the vocabulary is another's.
     """
-    config = config_of(tensors, values)
+    config: Any = config_of(tensors, values)
+    config = replace(config, image=replace(config.image, **looks))
     network: Callable[[Any], System] = CLASSES[type(config)][0]
     model = network(config)
     ours, missing, _ = to_ours(layout(config), tensors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def config_of(values: Mapping[str, Any], merges: Path | None = None) -> CLIPConf
             eps=vision["layer_norm_eps"],
             quick_gelu=vision["hidden_act"] == "quick_gelu",
             tanh_gelu=vision["hidden_act"] == "gelu_pytorch_tanh",
+            fit="crop",
         ),
         text=CLIPTextConfig(
             vocab_size=text["vocab_size"],
@@ -94,17 +96,19 @@ def config_of(values: Mapping[str, Any], merges: Path | None = None) -> CLIPConf
 
 
 def from_transformers(
-    tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, merges: Path | None = None
+    tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, merges: Path | None = None, **looks: Any
 ) -> CLIP:
     """A model of ours with transformers' weights, with its tokenizer where the vocabulary is known.
 
     Args:
         values: its config.json. merges: its merges.txt, if it has one.
+        looks: of its pictures, from `hf_pictures.read`; what they leave out is as OpenAI's CLIP has it.
 
     Raises:
         UserError: a tensor is missing, or the network has no counterpart here.
     """
     config = config_of(values, merges)
+    config = replace(config, image=replace(config.image, **looks))
     model, (ours, missing, _) = CLIP(config), to_ours(transformers_layout(config), tensors)
     if missing:
         raise UserError(f"these weights of transformers' CLIP lack {len(missing)}, the first {missing[0]}")

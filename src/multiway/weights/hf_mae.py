@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -89,16 +90,17 @@ def config_of(values: Mapping[str, Any]) -> MAEConfig:
     )
 
 
-def from_transformers(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> MAE:
+def from_transformers(tensors: Mapping[str, Tensor], values: Mapping[str, Any], **looks: Any) -> MAE:
     """A model of ours with transformers' weights.
 
     Args:
-        values: its config.json.
+        values: its config.json. looks: of its pictures, from `hf_pictures.read`.
 
     Raises:
         UserError: a tensor is missing (`ViTMAEModel` has no decoder), or the network has no counterpart here.
     """
     config = config_of(values)
+    config = replace(config, image=replace(config.image, **looks))
     tensors = {name.replace(NEWER, OLDER): tensor for name, tensor in tensors.items()}
     model, (ours, missing, _) = MAE(config), to_ours(layout(config), tensors)
     if missing:

@@ -7,6 +7,7 @@ two matrices: a tied file fills both, and what we write says `tie_word_embedding
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +132,19 @@ def config_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> OneTo
 
 
 def from_transformers(
-    tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, vocab: Path | None = None
+    tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, vocab: Path | None = None, **looks: Any
 ) -> System:
     """A model of ours with transformers' weights, and its tokenizer.
 
     Args:
         values: its config.json. vocab: its vocab.txt or tokenizer.json; None: BERT's.
+        looks: of its pictures, from `hf_pictures.read`.
 
     Raises:
         UserError: a tensor is missing, or the network has no counterpart here.
     """
     config: Any = config_of(values, tensors)
+    config = replace(config, image=replace(config.image, **looks))
     model: System = NETWORKS[config.system].network()(config)
     if WORDS in tensors:  # a tied decoder is not in the file
         tensors = {DECODER: tensors[WORDS], **tensors}

@@ -29,6 +29,7 @@ from multiway.weights import (
     hf_blip,
     hf_clip,
     hf_mae,
+    hf_pictures,
     hf_vilt,
     mae,
     open_clip,
@@ -159,7 +160,7 @@ def is_transformers(folder: Path) -> bool:
 
 
 def load_transformers(folder: Path, weights: Path | None = None) -> System:
-    """A model of transformers from its folder: config.json, weights, and a vocabulary if it has one.
+    """A model of transformers from its folder; its vocabulary and processor are read if it has them.
 
     Args:
         weights: the file of weights; None: model.safetensors, or else pytorch_model.bin.
@@ -177,18 +178,19 @@ def load_transformers(folder: Path, weights: Path | None = None) -> System:
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise UserError(f"{folder} has neither model.safetensors nor pytorch_model.bin: add one of them")
+    looks = hf_pictures.read(folder)
     if values.get("model_type") == "beit":
-        return hf_beit.from_transformers(read_tensors(found), values)
+        return hf_beit.from_transformers(read_tensors(found), values, **looks)
     if values.get("model_type") == "vit_mae":
-        return hf_mae.from_transformers(read_tensors(found), values)
+        return hf_mae.from_transformers(read_tensors(found), values, **looks)
     if values.get("model_type") == "clip":
         merges = folder / "merges.txt"
         found_merges = merges if merges.is_file() else None
-        return hf_clip.from_transformers(read_tensors(found), values, merges=found_merges)
+        return hf_clip.from_transformers(read_tensors(found), values, merges=found_merges, **looks)
     words = next((path for name in VOCABULARIES if (path := folder / name).is_file()), None)
     if values.get("model_type") == "vilt":
-        return hf_vilt.from_transformers(read_tensors(found), values, vocab=words)
-    return hf_blip.from_transformers(read_tensors(found), values, vocab=words)
+        return hf_vilt.from_transformers(read_tensors(found), values, vocab=words, **looks)
+    return hf_blip.from_transformers(read_tensors(found), values, vocab=words, **looks)
 
 
 def check(path: Path, config: Any = None) -> Report:

@@ -122,10 +122,10 @@ def config_of(values: Mapping[str, Any], looks: Mapping[str, Any] | None = None)
     """Our config of a `model_cfg`.
 
     Args:
-        looks: its `preprocess_cfg`: mean and std of pictures.
+        looks: its `preprocess_cfg`: mean, std and resize_mode of pictures.
 
     Raises:
-        UserError: the model has a part that is not known here.
+        UserError: the model has a part, or its pictures a preparation, that is not known here.
     """
     has_captions = "multimodal_cfg" in values
     if values.get("custom_text", False) and not has_captions:
@@ -135,7 +135,6 @@ def config_of(values: Mapping[str, Any], looks: Mapping[str, Any] | None = None)
     gelu, pool = values.get("quick_gelu", False), FORMS[vision["attentional_pool"]]
     if not has_captions and pool != "none":
         raise UserError("a CLIP of open_clip with attentional_pool is not known here: take one without it")
-    colours: dict[str, Any] = {k: tuple(looks[k]) for k in ("mean", "std") if k in looks} if looks else {}
     size = vision["image_size"]
     image = ViTConfig(
         image_size=size if isinstance(size, int) else tuple(size),
@@ -148,7 +147,7 @@ def config_of(values: Mapping[str, Any], looks: Mapping[str, Any] | None = None)
         clip_stem=True,
         pool="none" if has_captions else "cls",
         quick_gelu=gelu,
-        **colours,
+        **_looks(looks or {}),
     )
     words = CLIPTextConfig(
         vocab_size=text["vocab_size"],
@@ -194,6 +193,20 @@ def config_of(values: Mapping[str, Any], looks: Mapping[str, Any] | None = None)
         ),
         compat=tuple(quirk for quirk in OFFICIAL if quirk not in dropped),
     )
+
+
+def _looks(looks: Mapping[str, Any]) -> dict[str, Any]:
+    """Our `mean`, `std` and `fit` of a `preprocess_cfg`; what it leaves out is open_clip's default."""
+    given = {"resize_mode": "shortest", "interpolation": "bicubic"}
+    given |= {name: value for name, value in looks.items() if value is not None}
+    fit = {"shortest": "crop", "squash": "squash"}.get(given["resize_mode"])
+    # "random" is for training: open_clip evaluates bicubically then
+    if fit is None or given["interpolation"] not in ("bicubic", "random"):
+        raise UserError(
+            f"pictures of open_clip with resize_mode {given['resize_mode']!r} and interpolation "
+            f"{given['interpolation']!r} are not known here: take shortest or squash, and bicubic"
+        )
+    return {"fit": fit, **{name: tuple(given[name]) for name in ("mean", "std") if name in given}}
 
 
 def _known(values: Mapping[str, Any], part: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,7 +323,12 @@ def write(model: System, out: Path) -> None:
         raise UserError(f"open_clip has no {type(model).__name__}: a CLIP or a CoCa can leave for it")
     values = values_of(model.config)
     tensors = to_theirs(layout_of(model.config), model.state_dict())
-    looks = {"mean": list(model.image_mean), "std": list(model.image_std)}
+    looks = {
+        "mean": list(model.image_mean),
+        "std": list(model.image_std),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest" if model.image_fit == "crop" else "squash",
+    }
     if isinstance(model, CoCa) and (missing := [q for q in OFFICIAL if q not in model.config.compat]):
         warnings.warn(
             f"open_clip computes {' and '.join(DIFFERENT[q] for q in missing)} of this CoCa otherwise, as "

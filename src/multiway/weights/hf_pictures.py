@@ -1,0 +1,86 @@
+"""How pictures are prepared for a model: transformers' preprocessor_config.json, in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from multiway.errors import UserError
+from multiway.systems.base import System
+
+CONFIG = "preprocessor_config.json"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """`mean`, `std` and `fit` of our config, as far as a folder's file says; nothing where it has none.
+
+    Resizing is bicubic here, whatever `resample` says.
+
+    Raises:
+        UserError: the file is damaged, or a picture is cropped to another size than it is resized to.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+        if not values.get("do_normalize", True):
+            return {"mean": (0.0,) * 3, "std": (1.0,) * 3, "fit": _fit(values, path)}
+        looks = {"mean": values.get("image_mean"), "std": values.get("image_std")}
+        return {name: tuple(v) for name, v in looks.items() if v is not None} | {"fit": _fit(values, path)}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(f"{path} can't be read ({error}): take another copy") from None
+
+
+def _fit(values: Mapping[str, Any], path: Path) -> str:
+    """Our `fit`: a size of one number is the shorter side's for CLIP's processor, both sides' for others."""
+    kind = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
+    is_clip = kind.startswith("CLIP")
+    if not values.get("do_center_crop", is_clip):
+        return "squash"
+    size, crop = values.get("size", 224), values.get("crop_size", 224)
+    size = size if isinstance(size, dict) else {"shortest_edge" if is_clip else "height": size, "width": size}
+    crop = crop if isinstance(crop, dict) else {"height": crop, "width": crop}
+    shorter = size.get("shortest_edge")
+    if (shorter or size["height"], shorter or size["width"]) != (crop["height"], crop["width"]):
+        raise UserError(
+            f"{path} crops another size ({crop}) than it resizes to ({size}), which is not known here: make "
+            "both equal, or remove the file"
+        )
+    return "crop" if shorter else "squash"
+
+
+def values_of(model: System, processor: str) -> dict[str, Any]:
+    """What transformers' processors do to pictures before such a model.
+
+    Args:
+        processor: the model's class of them; CLIP's where pictures are cropped, which not every one can.
+
+    Raises:
+        UserError: pictures are cropped, and not to squares: transformers has no place for that.
+    """
+    size = model.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    sides = {"height": height, "width": width}
+    shape: dict[str, Any] = {"image_processor_type": processor, "size": sides, "do_center_crop": False}
+    if model.image_fit == "crop":
+        if height != width:
+            raise UserError(
+                f"transformers crops no pictures to {height} x {width}: set image.fit to squash, or keep "
+                "this model as a folder (multiway.save)"
+            )
+        shape = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": height}}
+        shape |= {"do_center_crop": True, "crop_size": sides}
+    return {
+        **shape,
+        "resample": 3,
+        "do_resize": True,
+        "do_convert_rgb": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(model.image_mean),
+        "image_std": list(model.image_std),
+    }
