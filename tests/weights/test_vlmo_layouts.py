@@ -155,7 +155,7 @@ def test_a_converted_file_tells_for_what_texts_its_table_is(stage: str, tmp_path
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"positions": "absolute"}, "read with 1 heads at width 24, and this VLMo has 3"),
+        ({"positions": "absolute"}, "read with 1 heads at width 24, and this model has 3"),
         ({"image": ImageConfig(image_size=(32, 24), patch_size=8)}, "4 x 3 patches"),
     ],
 )

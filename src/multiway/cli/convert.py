@@ -16,7 +16,7 @@ def convert(argv: Sequence[str]) -> None:
     parser = Parser(
         "multiway convert",
         "Write a model in another layout: a folder of ours (multiway), a folder that transformers reads "
-        "(transformers: BEiT, BLIP) or open_clip (open_clip: CLIP, CoCa), or a checkpoint as its authors "
+        "(transformers: BEiT, BLIP, CLIP, MAE, ViLT) or open_clip (CLIP, CoCa), or a checkpoint as its authors "
         "publish it (official: ALBEF, BEiT, BEiT-3, BLIP, CLIP, CoCa, dVAE, MAE, ViLT, VLMo, VQ-KD). With "
         "--check nothing is written: it says which tensors match, are resized, missing or unexpected.",
     )
@@ -35,6 +35,7 @@ def convert(argv: Sequence[str]) -> None:
 
     import json
     from dataclasses import asdict
+    from pathlib import Path
 
     from multiway.weights.convert import convert, examine
 
@@ -48,14 +49,12 @@ def convert(argv: Sequence[str]) -> None:
         print(f"{args.source} is a {system}; nothing was written")
         return
     out = convert(args.source, args.out, to=args.to, image_size=args.image_size, text_length=args.text_length)
-    _, report = examine(args.source)
-    left_out = {
-        "dropped": [n for n in report.matched if n.startswith("state.")],
-        "unexpected": report.unexpected,
-    }
-    for kind, names in left_out.items():
-        if names:  # momentum models and queues; what the layout does not know
-            _show(kind, names)
+    if Path(args.source).is_file():  # a folder fits its own config
+        _, report = examine(args.source)
+        state = [name for name in report.matched if name.startswith("state.")]
+        for kind, names in (("dropped", state), ("unexpected", report.unexpected)):
+            if names:  # momentum models and queues; what the layout does not know
+                _show(kind, names)
     print(f"{args.to} layout in {out}")
 
 

@@ -13,15 +13,8 @@ import numpy as np
 from multiway.data.labelled import LabelledPictures
 from multiway.metrics import classification as metrics
 from multiway.systems.base import System
-from multiway.tasks.outcomes import of_choices
-from multiway.tasks.predictions import (
-    Measurement,
-    Predictions,
-    predict,
-    predict_own,
-    predict_shuffled,
-    without_labels,
-)
+from multiway.tasks.outcomes import Outcomes, of_choices
+from multiway.tasks.predictions import Measurement, Predictions, measured, predict
 from multiway.tasks.two_stage import Progress, silent
 from multiway.tasks.upload import write_csv
 
@@ -54,21 +47,30 @@ def measure(
         samples' pictures. Without known classes `n` alone.
 
     Raises:
-        UserError: no picture can be used, the model has no head for classes., or no label is known and no
+        UserError: no picture can be used, the model has no head for classes, or no label is known and no
             predictions are to be written.
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-    said, seconds = predict_own(model, data, **options)
-    if predictions is not None:
-        upload(said, data, predictions)
-    known = said.known
-    if not len(known.numbers):
-        return without_labels(said, seconds, predictions)
-    result = scores(known)
-    result["majority"] = 100 * metrics.majority(known.labels)
-    blind = scores(predict_shuffled(model, data, known, **options))
-    result["shuffled"] = {name: blind[name] for name in ("top1", "interval")}
-    outcomes = of_choices(
+    return measured(
+        model,
+        data,
+        scores=scores,
+        outcomes=lambda known: _outcomes(known, data),
+        upload=upload,
+        main="top1",
+        predictions=predictions,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def upload(said: Predictions, data: LabelledPictures, path: str | Path) -> None:
+    """Write a csv of `key` and `label`, the name of the class."""
+    rows = ((data.key(i), data.labels[choice]) for i, choice in said.choices)
+    write_csv(path, [("key", "label"), *rows])
+
+
+def _outcomes(known: Predictions, data: LabelledPictures) -> Outcomes:
+    return of_choices(
         known.logits,
         known.labels,
         data.labels,
@@ -77,13 +79,6 @@ def measure(
         keys=[data.key(i) for i in known.numbers.tolist()],
         main="top1",
     )
-    return Measurement(result=result, seconds=seconds, skipped=said.skipped, outcomes=outcomes)
-
-
-def upload(said: Predictions, data: LabelledPictures, path: str | Path) -> None:
-    """Write a csv of `key` and `label`, the name of the class."""
-    rows = ((data.key(i), data.labels[choice]) for i, choice in said.choices)
-    write_csv(path, [("key", "label"), *rows])
 
 
 def scores(found: Predictions) -> dict[str, Any]:

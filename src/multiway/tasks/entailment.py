@@ -14,15 +14,8 @@ import numpy as np
 from multiway.data.sentences import Sentences
 from multiway.metrics import classification as metrics
 from multiway.systems.base import System
-from multiway.tasks.outcomes import of_choices
-from multiway.tasks.predictions import (
-    Measurement,
-    Predictions,
-    predict,
-    predict_own,
-    predict_shuffled,
-    without_labels,
-)
+from multiway.tasks.outcomes import Outcomes, of_choices
+from multiway.tasks.predictions import Measurement, Predictions, measured, predict
 from multiway.tasks.two_stage import Progress, silent
 from multiway.tasks.upload import write_table
 
@@ -58,30 +51,17 @@ def measure(
         UserError: no sample can be used, the model has no head for labels, or no label is known and no
             predictions are to be written.
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-    said, seconds = predict_own(model, data, **options)
-    if predictions is not None:
-        upload(said, data, predictions)
-    known = said.known
-    if not len(known.numbers):
-        return without_labels(said, seconds, predictions)
-    result = _scores(known, data)
-    result["majority"] = 100 * metrics.majority(known.labels)
-    blind = _scores(predict_shuffled(model, data, known, **options), data)
-    result["shuffled"] = {name: blind[name] for name in ("accuracy", "interval")}
-    numbers = known.numbers.tolist()
-    outcomes = of_choices(
-        known.logits,
-        known.labels,
-        data.labels,
-        {"accuracy": known.right},
-        numbers=known.numbers,
-        keys=[data.key(i) for i in numbers],
+    return measured(
+        model,
+        data,
+        scores=lambda found: _scores(found, data),
+        outcomes=lambda known: _outcomes(known, data),
+        upload=upload,
         main="accuracy",
-        groups=[data.picture(i) for i in numbers],
-        asked=[data.texts(i)[0] for i in numbers],
+        predictions=predictions,
+        batch_size=batch_size,
+        progress=progress,
     )
-    return Measurement(result=result, seconds=seconds, skipped=said.skipped, outcomes=outcomes)
 
 
 def upload(said: Predictions, data: Sentences, path: str | Path) -> None:
@@ -92,6 +72,21 @@ def upload(said: Predictions, data: Sentences, path: str | Path) -> None:
             {"pairID": data.meta(i).get("pairID", data.key(i)), "label": data.labels[choice]}
             for i, choice in said.choices
         ],
+    )
+
+
+def _outcomes(known: Predictions, data: Sentences) -> Outcomes:
+    numbers = known.numbers.tolist()
+    return of_choices(
+        known.logits,
+        known.labels,
+        data.labels,
+        {"accuracy": known.right},
+        numbers=known.numbers,
+        keys=[data.key(i) for i in numbers],
+        main="accuracy",
+        groups=[data.picture(i) for i in numbers],
+        asked=[data.texts(i)[0] for i in numbers],
     )
 
 

@@ -14,15 +14,8 @@ import numpy as np
 from multiway.data.two_pictures import PicturePairs
 from multiway.metrics import classification as metrics
 from multiway.systems.base import System
-from multiway.tasks.outcomes import of_choices
-from multiway.tasks.predictions import (
-    Measurement,
-    Predictions,
-    predict,
-    predict_own,
-    predict_shuffled,
-    without_labels,
-)
+from multiway.tasks.outcomes import Outcomes, of_choices
+from multiway.tasks.predictions import Measurement, Predictions, measured, predict
 from multiway.tasks.two_stage import Progress, silent
 from multiway.tasks.upload import write_csv
 
@@ -56,23 +49,34 @@ def measure(
         other pairs' pictures. Without known labels `n` alone.
 
     Raises:
-        UserError: no pair can be used, the model has no head for two pictures., or no label is known and no
+        UserError: no pair can be used, the model has no head for two pictures, or no label is known and no
             predictions are to be written.
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-    said, seconds = predict_own(model, data, **options)
-    if predictions is not None:
-        upload(said, data, predictions)
-    known = said.known
-    if not len(known.numbers):
-        return without_labels(said, seconds, predictions)
-    result = _scores(known, data)
-    result["majority"] = 100 * metrics.majority(known.labels)
-    blind = _scores(predict_shuffled(model, data, known, **options), data)
-    result["shuffled"] = {name: blind[name] for name in ("accuracy", "interval")}
+    return measured(
+        model,
+        data,
+        scores=lambda found: _scores(found, data),
+        outcomes=lambda known: _outcomes(known, data),
+        upload=upload,
+        main="accuracy",
+        predictions=predictions,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def upload(said: Predictions, data: PicturePairs, path: str | Path) -> None:
+    """Write what NLVR2's own evaluation reads: `identifier,True` or `identifier,False` a line, no header.
+
+    Pairs of other data have their key in place of NLVR2's identifier.
+    """
+    write_csv(path, [(data.meta(i).get("identifier", data.key(i)), data.labels[c]) for i, c in said.choices])
+
+
+def _outcomes(known: Predictions, data: PicturePairs) -> Outcomes:
     numbers = known.numbers.tolist()
     sentences = [data.texts(i)[0] for i in numbers]
-    outcomes = of_choices(
+    return of_choices(
         known.logits,
         known.labels,
         data.labels,
@@ -83,15 +87,6 @@ def measure(
         groups=sentences,
         asked=sentences,
     )
-    return Measurement(result=result, seconds=seconds, skipped=said.skipped, outcomes=outcomes)
-
-
-def upload(said: Predictions, data: PicturePairs, path: str | Path) -> None:
-    """Write what NLVR2's own evaluation reads: `identifier,True` or `identifier,False` a line, no header.
-
-    Pairs of other data have their key in place of NLVR2's identifier.
-    """
-    write_csv(path, [(data.meta(i).get("identifier", data.key(i)), data.labels[c]) for i, c in said.choices])
 
 
 def _scores(found: Predictions, data: PicturePairs) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,7 @@ from multiway.data.sample import BadSample
 from multiway.data.two_pictures import PairTransform, PicturePairs
 from multiway.data.unlabelled import UNKNOWN
 from multiway.errors import UserError
+from multiway.metrics.classification import majority
 from multiway.metrics.controls import other
 from multiway.systems.base import System
 from multiway.systems.pictures import transform_of
@@ -195,6 +197,41 @@ def predict_shuffled(
     return predict(
         model, data, numbers=own.numbers.tolist(), pictures=dealt, batch_size=batch_size, progress=progress
     )
+
+
+def measured(
+    model: System,
+    data: Any,
+    *,
+    scores: Callable[[Predictions], dict[str, Any]],
+    outcomes: Callable[[Predictions], Outcomes],
+    upload: Callable[[Predictions, Any, str | Path], None],
+    main: str,
+    predictions: str | Path | None,
+    batch_size: int,
+    progress: Progress,
+) -> Measurement:
+    """What the `measure` of every task with labels does: own pictures, `majority`, others' under `shuffled`.
+
+    Args:
+        scores, outcomes: of predictions whose labels are known. main: the score that has an `interval`.
+        upload: writes predictions of all samples to the file `predictions`, where that is given.
+
+    Raises:
+        UserError: no sample can be used, the model predicts no classes, or no label is known and no
+            predictions are to be written.
+    """
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    said, seconds = predict_own(model, data, **options)
+    if predictions is not None:
+        upload(said, data, predictions)
+    known = said.known
+    if not len(known.numbers):
+        return without_labels(said, seconds, predictions)
+    blind = scores(predict_shuffled(model, data, known, **options))
+    result = scores(known) | {"majority": 100 * majority(known.labels)}
+    result["shuffled"] = {name: blind[name] for name in (main, "interval")}
+    return Measurement(result=result, seconds=seconds, skipped=said.skipped, outcomes=outcomes(known))
 
 
 def without_labels(own: Predictions, seconds: float, written: object | None) -> Measurement:

@@ -28,6 +28,7 @@ from multiway.systems.beit3_config import (
 )
 from multiway.systems.patches import ImageConfig
 from multiway.weights.keymap import Entry, Layout, linear
+from multiway.weights.parts import refuse_untold
 
 LETTERS = {"image": "A", "text": "B"}
 
@@ -76,18 +77,8 @@ def written(config: NetworkConfig) -> Layout:
         UserError: as `layout`; or the heads are not 64 wide, which no tensor would tell; or pictures are not
             square.
     """
-    found, grid = layout(config), config.image.grid
-    if config.heads != _heads(config.width):
-        raise UserError(
-            f"an official file of BEiT-3 is read with {_heads(config.width)} heads at width {config.width}, "
-            f"and this model has {config.heads}: save a model folder instead"
-        )
-    if grid[0] != grid[1]:
-        raise UserError(
-            f"an official file of BEiT-3 tells of square pictures alone, and this model has {grid[0]} x "
-            f"{grid[1]} patches: save a model folder instead"
-        )
-    return found
+    refuse_untold("BEiT-3", config, heads=_heads(config.width))
+    return layout(config)
 
 
 def _heads(width: int) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -39,6 +42,19 @@ from multiway.weights import (
 )
 from multiway.weights.keymap import Layout, Report, to_ours
 
+#: What safetensors and torch's unpickler raise on damaged files, and on bytes that are no pickle.
+UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    LookupError,
+    EOFError,
+    ValueError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+)
 VOCABULARIES = ("vocab.txt", "tokenizer.json")  # of transformers; the second is what its fifth version writes
 
 
@@ -53,7 +69,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's `args`: plain values by name
             values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler raises a dozen kinds on bytes that are no pickle
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} was not opened: it is damaged or holds code beside its tensors ({reason[:80]}); convert "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from multiway.errors import UserError
 from multiway.systems.bert import BertConfig
 from multiway.systems.towers import BackboneConfig
@@ -21,6 +23,28 @@ def the_vit(config: ViTConfig | BackboneConfig) -> ViTConfig:
             "(multiway.save) instead"
         )
     return config
+
+
+def refuse_untold(name: str, config: Any, *, heads: int) -> None:
+    """Refuse to write an official file from which the sizes could not be told again.
+
+    Args:
+        heads: how many it would be read with.
+
+    Raises:
+        UserError: the model has another number of heads, or its pictures are not square.
+    """
+    down, across = config.image.grid
+    if config.heads != heads:
+        raise UserError(
+            f"an official file of this {name} is read with {heads} heads at width {config.width}, and this "
+            f"model has {config.heads}: save a model folder instead"
+        )
+    if down != across:
+        raise UserError(
+            f"an official file of {name} tells of square pictures alone, and this model has {down} x {across} "
+            "patches: save a model folder instead"
+        )
 
 
 def timm_vit(ours: str, theirs: str, image: ViTConfig | BackboneConfig) -> list[Entry]:

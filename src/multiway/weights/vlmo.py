@@ -23,7 +23,7 @@ from multiway.systems.vlmo_config import (
 )
 from multiway.text import TokenizerConfig
 from multiway.weights.keymap import Entry, Layout, linear, pairs
-from multiway.weights.parts import untied_word_head, word_embeddings
+from multiway.weights.parts import refuse_untold, untied_word_head, word_embeddings
 
 OFFICIAL_POSITIONS = 196  # texts that every published table of relative positions is made for
 OFFICIAL_HEADS = {544: 16}  # by width, where they are not 64 wide and no table tells (base plus)
@@ -66,17 +66,9 @@ def written(config: MultiwayConfig) -> Layout:
     Raises:
         UserError: nothing in the file would tell how many heads there are, or how pictures are cut.
     """
-    found, grid, heads = layout(config), config.image.grid, _heads(config.width)
-    if config.positions == "absolute" and config.heads != heads:
-        raise UserError(
-            f"an official file of absolute positions is read with {heads} heads at width {config.width}, and "
-            f"this VLMo has {config.heads}: save a model folder instead"
-        )
-    if grid[0] != grid[1]:
-        raise UserError(
-            f"an official file of VLMo tells of square pictures alone, and this one has {grid[0]} x "
-            f"{grid[1]} patches: save a model folder instead"
-        )
+    found, grid = layout(config), config.image.grid
+    heads = _heads(config.width) if config.positions == "absolute" else config.heads  # a table tells
+    refuse_untold("VLMo", config, heads=heads)
     if config.positions == "absolute" or config.relative_positions == OFFICIAL_POSITIONS:
         return found
     positions = config.relative_positions
