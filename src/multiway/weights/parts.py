@@ -42,8 +42,8 @@ def refuse_untold(name: str, config: Any, *, heads: int) -> None:
         )
     if down != across:
         raise UserError(
-            f"an official file of {name} tells of square pictures alone, and this model has {down} x {across} "
-            "patches: save a model folder instead"
+            f"an official file of {name} tells of square pictures alone, and this model has {down} x "
+            f"{across} patches: save a model folder instead"
         )
 
 
