@@ -72,7 +72,7 @@ class Batch:
         """
         if self.has_image is not None:
             raise UserError(
-                "some rows have no picture, and these losses are of pairs: leave texts alone out of "
+                "some rows have no picture, and these losses need one of each: leave texts alone out of "
                 "data.train"
             )
         return self.need("image")
@@ -101,15 +101,9 @@ class Batch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
-        return replace(
-            self, **{k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()}
-        )
-
-    def pin(self) -> Batch:
-        """The same batch in page-locked memory, for asynchronous copies to a GPU."""
-        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+        return replace(self, **{k: v.to(device) for k, v in self._tensors().items()})
 
     def split(self, parts: int) -> list[Batch]:
         """`parts` equal micro-batches for gradient accumulation, each text cut to its part's longest.

@@ -75,6 +75,17 @@ def test_all_positives_of_a_picture_count_and_are_no_negatives() -> None:
         assert (ids[found.text[12:]] != ids[found.image[12:]]).all()
 
 
+def test_a_weight_of_zero_leaves_itm_out_and_mlm_as_it_is() -> None:
+    batch = tiny.batch()
+    whole, without = (tiny.albef(tiny.albef_config(itm_weight=weight)) for weight in (1.0, 0.0))
+    both, out = (model.losses(batch, state, tiny.draws(batch)) for model, state in (whole, without))
+    assert "itm" not in out
+    torch.testing.assert_close(out["mlm"], both["mlm"])
+    torch.testing.assert_close(out["loss"], both["loss"] - both["itm"])
+    out["loss"].backward()
+    assert all(parameter.grad is None for parameter in without[0].itm_head.parameters())
+
+
 def test_a_batch_of_one_picture_has_no_negatives_and_a_finite_loss() -> None:
     model, state = tiny.albef(tiny.albef_config(positives="ids", mlm_weight=0.0))
     batch = tiny.batch(3)

@@ -101,6 +101,8 @@ def test_text_assignment_draws_companions() -> None:
     assert torch.equal(second == own, labels == 1)
     assert (first != second).all()
     assert labels.bincount().min() > 70
+    with pytest.raises(UserError, match="2 pairs at a time"):
+        companions(weights[:2, :2], g)
 
 
 def test_text_assignment_learns_from_pairs_and_passes_its_weights_on() -> None:

@@ -211,7 +211,7 @@ def test_layers_and_decay_are_the_official_ones() -> None:
 
 
 def test_more_tokens_than_positions_are_refused() -> None:
-    with pytest.raises(UserError, match=r"16 tokens, but there are positions for 10"):
+    with pytest.raises(UserError, match=r"max_length is 16, and there are positions for texts of 10 tokens"):
         tiny.config(text=TextConfig(vocab_size=70, positions=12))
     with pytest.raises(UserError, match="joint_layers"):
         tiny.config(form="paper", joint_layers=9)

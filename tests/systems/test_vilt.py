@@ -215,7 +215,7 @@ def test_a_word_is_carried_to_patches_of_its_picture() -> None:
 def test_texts_alone_are_refused() -> None:
     batch = replace(tiny_vilt.batch(), has_image=torch.tensor([True, False, True, True, True]))
     model = tiny_vilt.vilt()
-    with pytest.raises(UserError, match="learns from pairs"):
+    with pytest.raises(UserError, match="leave texts alone out"):
         model.losses(batch, model.init_state(), tiny_vilt.draws(batch))
     with pytest.raises(UserError, match="classify: it has networks for retrieval"):
         model.fine_tuning("classify")

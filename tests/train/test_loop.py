@@ -203,6 +203,10 @@ def test_validation_keeps_the_best_model(fit, fake):
     assert not torch.equal(best["encoders.proj.weight"], last["encoders.proj.weight"])
     with pytest.raises(UserError, match=r"best_metric is 'itm.r1', and the validation measures itc.ir_r1"):
         fit("typo", steps=1, best_metric="itm.r1", evaluate=lambda model: {"itc": {"ir_r1": 1.0}})
+    *_, kept = fit("typo", steps=1)  # the steps were not lost
+    assert [line["step"] for line in read_metrics(kept / "metrics.jsonl") if "loss" in line] == [1]
+    with pytest.raises(UserError, match=r"best_metric is itc.ir_r1, but nothing is validated"):
+        fit("nothing", steps=1, best_metric="itc.ir_r1")
 
 
 def test_last_checkpoints_are_kept(fit):
@@ -266,7 +270,7 @@ def test_run_json_is_written_first(fit, fake, tmp_path):
         return {"r1": 1.0}
 
     out = tmp_path / "run"
-    fit(steps=1, evaluate=evaluate)
-    assert there == [True]
+    fit(steps=2, validate_every=1, evaluate=evaluate)
+    assert there[0]
     write_run(fake.make_run(steps=9), out)  # a harmless difference
     fit(steps=1)

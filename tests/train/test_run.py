@@ -6,10 +6,12 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+import tiny_all
 
 from multiway import recipes
+from multiway.data.dataset import Source
 from multiway.errors import UserError
-from multiway.train.build import describe
+from multiway.train.build import describe, refuse_alone
 from multiway.train.log import read_metrics
 from multiway.train.run import Run, TrainConfig, check_same_run, differences, read_run, write_run
 
@@ -97,6 +99,42 @@ def test_batches_are_divided_or_refused():
     ):
         config.per_rank(5)
     assert TrainConfig(epochs=3).total_steps(7) == 21
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lr", -1.0),
+        ("min_lr", float("nan")),
+        ("clip_grad", -1.0),
+        ("warmup_steps", -1),
+        ("weight_decay", -0.1),
+        ("betas", (0.9, 1.0)),
+        ("eps", -1e-8),
+    ],
+)
+def test_numbers_that_no_optimizer_takes_are_refused(field, value):
+    with pytest.raises(UserError, match=field):
+        TrainConfig(steps=1, **{field: value})
+
+
+@pytest.mark.parametrize("name", tiny_all.MAKE)
+def test_pictures_or_texts_alone_are_refused_where_both_are_needed(name):
+    system = tiny_all.built(name)[0]
+    wanted = {"pairs"} | {"beit3": {"images", "texts"}, "simvlm": {"texts"}, "generalist": {"texts"}}.get(
+        name, set()
+    )
+    if name in ("beit", "mae", "vqkd", "vqvae"):
+        wanted |= {"images"}
+    for use in ("pairs", "images", "texts"):
+        sources = (Source(path="a"), Source(path="b", use=use))
+        if use in wanted:
+            refuse_alone(sources, system)
+        else:
+            with pytest.raises(
+                UserError, match=rf"data.train.1.use is {use}, and {type(system).__name__} learns"
+            ):
+                refuse_alone(sources, system)
 
 
 def test_description_names_what_is_frozen(fake):

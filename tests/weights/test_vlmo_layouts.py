@@ -141,14 +141,16 @@ def test_a_table_of_another_kind_is_refused_in_a_sentence() -> None:
     assert vlmo.config_of(theirs).relative_positions == tiny_vlmo.LONGEST
 
 
-@pytest.mark.parametrize("stage", ["pairs", "text"])
-def test_a_converted_file_tells_for_what_texts_its_table_is(stage: str, tmp_path: Path) -> None:
-    given = tiny_vlmo.config(stage=stage, joint_layers=2 if stage == "pairs" else 0)
+@pytest.mark.parametrize(("stage", "joint"), [("pairs", 2), ("pairs", 0), ("text", 0)])
+def test_a_converted_file_tells_for_what_texts_its_table_is(stage: str, joint: int, tmp_path: Path) -> None:
+    given = tiny_vlmo.config(stage=stage, joint_layers=joint)
     model = tiny_vlmo.vlmo(given)
     theirs = to_theirs(official_layout(model), model.state_dict())
     save_file({n: t.contiguous() for n, t in theirs.items()}, tmp_path / "vlmo.safetensors")
     again = multiway.load(tmp_path / "vlmo.safetensors")
     assert again.config.relative_positions == tiny_vlmo.LONGEST
+    assert (again.config.system, again.config.stage) == ("vlmo", stage)
+    assert again.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
 
 

@@ -71,11 +71,7 @@ def gather_ragged(x: Tensor, gradient: Gradient = "sum") -> Tensor:
 
 def mean_over_ranks(x: Tensor) -> Tensor:
     """The mean of a tensor over all ranks, without gradient: how a count becomes an all-rank normaliser."""
-    if world_size() == 1:
-        return x
-    x = x.detach().clone()
-    dist.all_reduce(x)
-    return x / world_size()
+    return sum_over_ranks(x) / world_size()
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

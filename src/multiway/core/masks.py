@@ -37,11 +37,6 @@ def semi_causal(span: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
     return causal(span.shape[1], span.device) | same[:, None]
 
 
-def block_diagonal(segment: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
-    """Tokens see the tokens of their own segment: several samples packed into one row."""
-    return (segment[:, :, None] == segment[:, None, :])[:, None]
-
-
 def combine(mask: Bool[Tensor, "..."] | None, bias: Float[Tensor, "..."] | None) -> Tensor | None:
     """One tensor for attention: the bias where the mask allows, -inf elsewhere."""
     if bias is None or mask is None:

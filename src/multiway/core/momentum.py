@@ -70,8 +70,8 @@ class FeatureQueue(nn.Module):
             return
         if ids is None:
             ids = torch.full((len(image_features),), -100, device=self.ids.device)
-        rows = [gather(x, "none")[-size:] for x in (image_features, text_features, ids)]
-        total = len(gather(ids, "none"))
+        gathered = [gather(x, "none") for x in (image_features, text_features, ids)]
+        total, rows = len(gathered[0]), [x[-size:] for x in gathered]
         first = self.pointer + (total - len(rows[0]))
         slots = (first + torch.arange(len(rows[0]), device=self.ids.device)) % size
         for ring, new in zip((self.image, self.text, self.ids), rows, strict=True):

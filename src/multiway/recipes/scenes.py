@@ -89,9 +89,7 @@ def albef_scenes() -> Run:
         positives="ids",
         mlm_probability=0.3,
     )
-    return Run(
-        name="albef_scenes", system=system, data=_scenes(), train=training(1500, 1e-3), init=Init(gain=GAIN)
-    )
+    return _from_scratch("albef_scenes", system)
 
 
 def assignment_scenes() -> Run:
@@ -119,9 +117,7 @@ def vilt_scenes() -> Run:
         longest_side=2 * SIDE,
         mlm_probability=0.3,
     )
-    return Run(
-        name="vilt_scenes", system=system, data=_scenes(), train=training(1500, 1e-3), init=Init(gain=GAIN)
-    )
+    return _from_scratch("vilt_scenes", system)
 
 
 def vlmo_scenes() -> Run:
@@ -139,9 +135,7 @@ def vlmo_scenes() -> Run:
         mlm_weight=1.0,
         **SIZES,
     )
-    return Run(
-        name="vlmo_scenes", system=system, data=_scenes(), train=training(1500, 1e-3), init=Init(gain=GAIN)
-    )
+    return _from_scratch("vlmo_scenes", system)
 
 
 def vqkd_scenes() -> Run:

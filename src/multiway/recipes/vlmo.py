@@ -58,8 +58,10 @@ def vlmo_base() -> tuple[Run, Run, Run]:
     data = DataConfig(train=(Source(path="shards"),), image_size=224, augment=augment, workers=8)
     texts = replace(data, train=(Source(path="texts.txt", use="texts"),))
     frozen_parts = frozen("text", text)
+    image = beit_base()  # pictures in -1..1 as in the stages that follow
+    seen = replace(image.system.image, mean=pairs.image.mean, std=pairs.image.std)
     return (
-        replace(beit_base(), name="image"),
+        replace(image, name="image", system=replace(image.system, image=seen)),
         Run(
             name="text",
             system=text,
@@ -79,7 +81,9 @@ def vlmo_emoji() -> tuple[Run, Run]:
     image = beit2_emoji()
     sizes = image.system.image
     pairs = VLMoConfig(
-        image=ImageConfig(image_size=sizes.image_size, patch_size=sizes.patch_size),
+        image=ImageConfig(
+            image_size=sizes.image_size, patch_size=sizes.patch_size, mean=sizes.mean, std=sizes.std
+        ),
         text=TextConfig(vocab_size=3000, positions=32, dropout=0.0),
         tokenizer=TokenizerConfig(vocab="trained", cleaning="albef", add_sep=True, max_length=32),
         width=sizes.width,

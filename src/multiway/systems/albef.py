@@ -26,7 +26,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from multiway.core.block import Context
 from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
 from multiway.systems.bert import BertConfig
+from multiway.systems.candidates import under_each_other
 from multiway.systems.encoders import Encoders
 from multiway.systems.mae_heads import tower_classifier
 from multiway.systems.masking import mask_words
@@ -145,27 +145,32 @@ class ALBEF(MomentumSystem[Encoders]):
 
         # ITM: each picture with its text, each text with a hard negative picture, each picture with a hard
         # negative text; they and the masked texts are one pass, whose last layer computes what is read alone.
-        pairs = self.pairs(sims, draws.negative_text, draws.negative_image, generator)
-        queries = self.candidates(own.text_embeds, ragged=True)[pairs.text]
-        query_mask = self.candidates(mask, "none", ragged=True)[pairs.text]
-        pictures, read = pairs.image, pooled_positions(query_mask, config.match_pooling)
+        queries, seen, read, pictures, labels = [], [], [], [], ids.new_empty(0)
+        if config.itm_weight:
+            pairs = self.pairs(sims, draws.negative_text, draws.negative_image, generator)
+            queries.append(self.candidates(own.text_embeds, ragged=True)[pairs.text])
+            seen.append(self.candidates(mask, "none", ragged=True)[pairs.text])
+            read.append(pooled_positions(seen[0], config.match_pooling))
+            pictures.append(pairs.image)
+            labels = pairs.labels
         if own.mlm_embeds is not None and mlm_labels is not None:
-            longer = queries.shape[1] - ids.shape[1]  # where another rank's texts are
-            queries = torch.cat([queries, F.pad(own.mlm_embeds, (0, 0, 0, longer))])
-            query_mask = torch.cat([query_mask, F.pad(mask, (0, longer))])
-            pictures = torch.cat([pictures, pairs.image[: len(ids)]])
-            read = torch.cat([read, F.pad(mlm_labels, (0, longer), value=-100) != -100])
-        context = encoders.context(self.candidates(own.image_embeds))
-        hidden = encoders.text.fuse(queries, query_mask, context.shared_by(pictures), read=read)
-        fused = hidden[: len(pairs.labels)]
-        itm_logits = self._match(fused, query_mask[: len(pairs.labels)])
-        losses["itm"] = matching.itm(itm_logits, pairs.labels, count=self.labelled(pairs.labels))
-        losses["loss"] = losses["loss"] + config.itm_weight * losses["itm"]
+            queries.append(own.mlm_embeds)
+            seen.append(mask)
+            read.append(mlm_labels != -100)
+            pictures.append(self.own_rows(len(ids)))
+        queries, seen, read = (under_each_other(parts) for parts in (queries, seen, read))
+        context = encoders.context(self.candidates(own.image_embeds)).shared_by(torch.cat(pictures))
+        hidden = encoders.text.fuse(queries, seen, context, read=read)
+        fused, itm_logits = hidden[: len(labels)], None
+        if config.itm_weight:
+            itm_logits = self._match(fused, seen[: len(labels)])
+            losses["itm"] = matching.itm(itm_logits, labels, count=self.labelled(labels))
+            losses["loss"] = losses["loss"] + config.itm_weight * losses["itm"]
 
         # MLM, the head on masked positions only; the momentum model reads the same with its own pictures.
         mlm_hidden = mlm_hidden_m = logits_m = None
         if mlm_labels is not None:
-            mlm_hidden = hidden[len(pairs.labels) :, : ids.shape[1]]
+            mlm_hidden = hidden[len(labels) :, : ids.shape[1]]
             masked = mlm_labels != -100
             if momentum is not None and config.alpha:
                 with torch.no_grad():
@@ -176,7 +181,7 @@ class ALBEF(MomentumSystem[Encoders]):
             losses["mlm"] = language.mlm(logits, targets, teacher_logits=logits_m, alpha=alpha, count=count)
             losses["loss"] = losses["loss"] + config.mlm_weight * losses["mlm"]
 
-        matched = (fused, itm_logits, pairs.labels)
+        matched = (fused, itm_logits, labels)
         return Figure(own, aligned.own_m, sims, losses, *matched, mlm_hidden, mlm_hidden_m)
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
+from multiway.errors import UserError
 from multiway.objectives.classification import classify
 from multiway.systems.albef_nlvr import NLVRConfig, PairEncoder, doubled
 from multiway.systems.base import System
@@ -107,7 +108,14 @@ def companions(weights: Float[Tensor, "B B"], generator: torch.Generator | None 
 
     Args:
         weights: how likely each picture is to be drawn for a text; 0 for its own.
+
+    Raises:
+        UserError: there are no two others.
     """
+    if len(weights) < 3:
+        raise UserError(
+            f"{len(weights)} pairs at a time leave no two other pictures: give micro-batches of at least 3"
+        )
     own = torch.arange(len(weights), device=weights.device)
     others = torch.multinomial(weights, 2, generator=generator)
     labels = torch.randint(3, own.shape, generator=generator, device=own.device)

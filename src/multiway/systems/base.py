@@ -31,16 +31,16 @@ class System(nn.Module):
         config: the system's own frozen dataclass, as its state and draws are its own.
         calibration: how matching becomes a probability; None: by the head's softmax.
         tokenizer: set by `multiway.create` and `multiway.load`.
-        image_size, image_mean, image_std, image_fit: how pictures are prepared.
-        image_tower: the module that turns pictures into tokens.
+        image_size, image_mean, image_std, image_fit: how pictures are prepared. image_tower: makes tokens.
         has_itm, has_itc: whether `match_pairs` can be asked, and whether there are features to compare.
         kept_shape: how pictures keep their shape; None: they are squashed to `image_size`.
-        has_image, has_text: whether the system reads pictures, and texts.
+        has_image, has_text: whether it reads pictures, and texts; alone: which it also learns from alone.
         parts: prefixes of parameter names in `vision`, `text` and `interaction` (`systems.parts`).
     """
 
     has_itm = False
     has_itc = has_image = has_text = True
+    alone: tuple[str, ...] = ()
     config: Any = None
     tokenizer: Tokenizer | None = None
     calibration: Calibration | None = None

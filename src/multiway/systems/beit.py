@@ -135,7 +135,7 @@ class BEiT(System):
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """`mim`, with aggregation `mim_cls`; and `accuracy`, the share of tokens that are guessed right."""
-        draws, image = draws or Draws(), batch.need("image")
+        draws, image = draws or Draws(), batch.pictures()
         mask = self.draw_mask(image, generator) if draws.mask is None else draws.mask
         tokens = self.visual_tokens(image, state) if draws.tokens is None else draws.tokens
         target = tokens[mask]

@@ -80,6 +80,7 @@ class Figure:
 class BEiT3(MultiwaySystem):
     """Masked data modelling on pictures, texts and pairs, in one step."""
 
+    alone = ("images", "texts")
     config: BEiT3Config
 
     def __init__(self, config: BEiT3Config, image_tower: nn.Module | None = None):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from multiway.core.gather import Gradient
 from multiway.errors import UserError
 from multiway.systems.patches import ImageConfig
-from multiway.systems.sizes import check_heads
+from multiway.systems.sizes import check_heads, check_positions
 from multiway.text import TokenizerConfig
 
 #: Rows at the start of both tables of positions that no token uses, as fairseq has them.
@@ -66,17 +66,12 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         if self.head_scale <= 0:
-            raise UserError(f"head_scale is {self.head_scale}: give a positive factor, officially 0.001")
+            raise UserError(f"system.head_scale is {self.head_scale}: give a positive factor")
         check_heads(self.heads, self.width, of="system.heads")
-        room = self.text.positions - UNUSED
-        if self.tokenizer.max_length > room:
-            raise UserError(
-                f"texts may have {self.tokenizer.max_length} tokens, but there are positions for {room}: "
-                "lower tokenizer.max_length or raise text.positions"
-            )
+        check_positions(self.text.positions - UNUSED, self.tokenizer.max_length)
         if self.form == "paper" and not 0 <= self.joint_layers <= self.depth:
             raise UserError(
-                f"joint_layers is {self.joint_layers}: give 0 to the {self.depth} layers there are"
+                f"system.joint_layers is {self.joint_layers}: give 0 to the {self.depth} layers there are"
             )
 
     def network(self) -> dict[str, Any]:
@@ -87,6 +82,11 @@ class NetworkConfig:
 def _check_share(name: str, share: float) -> None:
     if not 0 <= share <= 1:
         raise UserError(f"system.{name} is {share}: give a share from 0 to 1")
+
+
+def _check_smoothing(share: float) -> None:
+    if not 0 <= share < 1:
+        raise UserError(f"system.label_smoothing is {share}: give a share from 0 to below 1")
 
 
 def paper_giant() -> dict[str, Any]:
@@ -162,7 +162,9 @@ class CaptionerConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share("mask", self.mask)
+        for name in ("mask", "drop_worst"):
+            _check_share(name, getattr(self, name))
+        _check_smoothing(self.label_smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,3 +192,7 @@ class ClassifierConfig(NetworkConfig):
     classes: int = 1000
     labels: tuple[str, ...] = ()
     label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_smoothing(self.label_smoothing)

@@ -112,7 +112,7 @@ class FLIP(CLIP):
         """The class token and the patches that are kept."""
         if not self.config.drop:
             return super().image_tokens(batch, draws, generator)
-        tower, image = self.image_tower, batch.need("image")
+        tower, image = self.image_tower, batch.pictures()
         assert isinstance(tower, VisionTransformer)  # __init__ says so
         noise = None if draws is None else draws.noise
         if noise is None:

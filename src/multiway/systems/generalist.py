@@ -82,6 +82,7 @@ class Generalist(Asking):
         "text": ("network.embed.", "network.head.", "logit_scale"),
         "interaction": ("network.encoder", "network.decoder"),
     }
+    alone = ("texts",)
     config: GeneralistConfig
     image_tower: ImageTower
 

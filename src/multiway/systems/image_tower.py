@@ -49,7 +49,7 @@ class ImageTower(nn.Module, ABC):
         Raises:
             UserError: the batch has no pictures.
         """
-        return self.prefix(batch.need("image")) if batch.image_prefix is None else batch.image_prefix
+        return self.prefix(batch.pictures()) if batch.image_prefix is None else batch.image_prefix
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
         return self.rest(self.prefix(image))

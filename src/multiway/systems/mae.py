@@ -126,7 +126,7 @@ class MAE(System):
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """`mim`: the mean squared error of the removed patches' pixels; the decoder draws no others."""
-        image = batch.need("image")
+        image = batch.pictures()
         noise = None if draws is None else draws.noise
         if noise is None:
             noise = drawn_noise(image, self.config.image.patch_size, generator)

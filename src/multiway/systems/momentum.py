@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Context
-from multiway.core.gather import Gradient, gather, gather_ragged, mean_over_ranks, rank, world_size
+from multiway.core.gather import Gradient, mean_over_ranks, rank
 from multiway.core.momentum import ema_update
 from multiway.objectives import contrastive, matching
+from multiway.systems.candidates import Candidates
 from multiway.systems.encoders import Unimodal
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.looking import Looking
@@ -44,7 +45,7 @@ class Aligned:
     losses: dict[str, Tensor]
 
 
-class MomentumSystem(Looking, Generic[E]):
+class MomentumSystem(Looking, Candidates, Generic[E]):
     """A system with `encoders`, `temperature`, and a `MomentumConfig`."""
 
     encoders: E
@@ -198,23 +199,6 @@ class MomentumSystem(Looking, Generic[E]):
         own = torch.arange(sims.first, sims.first + len(forbidden), device=forbidden.device)
         size = len(own)
         return matching.pairs(own, negative_text.reshape(size, -1), negative_image.reshape(size, -1))
-
-    def candidates(
-        self, x: Tensor, gradient: Gradient = "sum", *, ragged: bool = False, wide: bool | None = None
-    ) -> Tensor:
-        """What this rank's rows are compared with: its own rows, or all ranks' where it is `wide`.
-
-        Args:
-            ragged: `[B, T, ...]` whose T differs between ranks. wide: None: as the system's `wide`.
-        """
-        if not (self.wide if wide is None else wide):
-            return x
-        return gather_ragged(x, gradient) if ragged else gather(x, gradient)
-
-    @property
-    def wide(self) -> bool:
-        """Whether candidates and negatives come from all ranks."""
-        return self.config.negatives == "global" and world_size() > 1
 
     def labelled(self, labels: Int[Tensor, "..."]) -> Float[Tensor, ""] | None:
         """The all-rank mean number of labels that are not -100; None where each rank's own mean is meant."""

@@ -116,6 +116,7 @@ class PrefixSystem(System):
 class SimVLM(Answering, PrefixSystem, Captioning):
     """Prefix language modelling; captions and answers by generation."""
 
+    alone = ("texts",)
     inferences = ("generate",)
     config: SimVLMConfig
 

@@ -28,7 +28,6 @@ from multiway.batch import Batch
 from multiway.core.heads import WordHead
 from multiway.core.init import init_bert
 from multiway.core.pooling import pooled_positions
-from multiway.errors import UserError
 from multiway.objectives import alignment, contrastive, language, matching
 from multiway.systems.masking import mask_words
 from multiway.systems.vilt_config import ViLTConfig
@@ -100,9 +99,7 @@ class ViLT(OneTower):
         self, batch: Batch, draws: Draws | None = None, generator: torch.Generator | None = None
     ) -> Figure:
         """One step of objectives.py, box by box; a picture becomes patches once for both passes."""
-        if batch.has_image is not None:
-            raise UserError("ViLT learns from pairs: leave texts alone out of data.train")
-        config, draws, image = self.config, draws or Draws(), batch.need("image")
+        config, draws, image = self.config, draws or Draws(), batch.pictures()
         if draws.false_image is not None:
             image = torch.cat([image, draws.false_image])
         patches, own = self.canvas(image)

@@ -19,7 +19,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +32,7 @@ from multiway.core.heads import WordHead
 from multiway.core.init import init_bert
 from multiway.core.pooling import pooled_positions
 from multiway.objectives import language, matching
+from multiway.systems.candidates import under_each_other
 from multiway.systems.masking import mask_words
 from multiway.systems.vlmo_config import VLMoConfig
 from multiway.systems.vlmo_network import class_tokens
@@ -160,7 +160,8 @@ class VLMo(Multiway):
         read = [pooled_positions(s, "cls") for s in seen]
         if mlm_labels is not None:
             read[-1] = mlm_labels != -100
-        hidden = self.fused(_padded(texts), _padded(seen), image, torch.cat(pictures), _padded(read))
+        texts, seen, read = (under_each_other(parts) for parts in (texts, seen, read))
+        hidden = self.fused(texts, seen, image, torch.cat(pictures), read)
 
         itm_logits = mlm_hidden = None
         if self.itm_head is not None:
@@ -235,9 +236,3 @@ class VLMo(Multiway):
         assert self.mlm_head is not None
         assert self.mlm_decoder is not None
         return self.mlm_head(hidden, self.mlm_decoder.weight)
-
-
-def _padded(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of several batches under each other, as long as the longest."""
-    longest = max(part.shape[1] for part in rows)
-    return torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in rows])

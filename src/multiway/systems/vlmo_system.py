@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.embed import resize_positions
-from multiway.core.gather import Gradient, gather, gather_ragged, rank, world_size
 from multiway.core.init import init_bert
 from multiway.core.pooling import pooled_positions
 from multiway.core.relative import Grid, image_rows, joint_rows, resize_table
 from multiway.errors import UserError
 from multiway.objectives import contrastive
-from multiway.systems.base import System
+from multiway.systems.candidates import Candidates
 from multiway.systems.fused import Tokens
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.resizing import fitted
@@ -43,7 +42,7 @@ class Contrast(NamedTuple):
     logits: Float[Tensor, "N N"]
 
 
-class Multiway(System):
+class Multiway(Candidates):
     """The multiway transformer and a pooler; `add_projections` makes it a dual encoder too."""
 
     config: Any
@@ -120,22 +119,6 @@ class Multiway(System):
         with torch.no_grad():
             logits = scale * images @ texts.T
         return Contrast(loss, logits[first], logits.T[first], positive[first], logits)
-
-    def candidates(self, x: Tensor, gradient: Gradient = "sum", *, ragged: bool = False) -> Tensor:
-        """What this rank's rows are compared with: all ranks' rows where the config says so, else its own."""
-        if not self.wide:
-            return x
-        return gather_ragged(x, gradient) if ragged else gather(x, gradient)
-
-    @property
-    def wide(self) -> bool:
-        """Whether candidates come from all ranks."""
-        return self.config.negatives == "global" and world_size() > 1
-
-    def own_rows(self, size: int) -> Int[Tensor, " B"]:
-        """Where this rank's rows lie among the candidates."""
-        first = rank() * size if self.wide else 0
-        return torch.arange(first, first + size, device=self.device)
 
     # --- two-stage retrieval: the dual encoder, and where there is an ITM head the fusion encoder
 

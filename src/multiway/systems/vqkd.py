@@ -193,7 +193,7 @@ class VQKD(System):
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """`reconstruction` and `commitment`; `usage` and `perplexity` of the codes, in this batch."""
-        draws, image = draws or Draws(), batch.need("image")
+        draws, image = draws or Draws(), batch.pictures()
         target = self.target(image, state) if draws.target is None else draws.target
         if self.config.centre:
             target = target - mean_over_ranks(target.mean((0, 1)))

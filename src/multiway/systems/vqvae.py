@@ -162,7 +162,7 @@ class VQVAE(System):
         self, batch: Batch, state: State, draws: None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """`reconstruction`, a mean over pixels, and `commitment`; `usage` and `perplexity` of the codes."""
-        image = batch.need("image")
+        image = batch.pictures()
         z = self.encode(image)
         if state.step < self.config.start_after:
             loss = F.mse_loss(self.decode(F.normalize(z, dim=-1)).float(), image)

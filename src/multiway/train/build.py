@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from multiway.core.heads import PlainWordHead, WordHead
 from multiway.core.init import widen
 from multiway.data.augment import train_transform
-from multiway.data.dataset import DataConfig, Dataset
+from multiway.data.dataset import DataConfig, Dataset, Source
 from multiway.data.loader import Loader
 from multiway.data.rows import Pairs, Transform
 from multiway.data.sample import BadSample
@@ -146,11 +146,28 @@ def build_loader(run: Run, system: System, ranks: Ranks) -> Loader | PrefixLoade
             max_bad_share=config.max_bad_share,
         )
 
+    refuse_alone(config.train, system)
     dataset = Dataset(config.train, min_side=config.augment.min_side(config.image_size))
     if config.cache_views:
         return PrefixLoader(loader(cached_dataset(system, dataset, config), one_view))
     size, augment = system.kept_shape or config.image_size, config.augment
     return loader(dataset, train_transform(size, augment, system.image_mean, system.image_std))
+
+
+def refuse_alone(sources: Sequence[Source], system: System) -> None:
+    """Refuse pictures or texts alone where the system learns from both together.
+
+    Raises:
+        UserError: a source gives them.
+    """
+    taken = {"pairs", *system.alone}
+    taken |= {kind for kind, reads in (("images", system.has_text), ("texts", system.has_image)) if not reads}
+    for number, source in enumerate(sources):
+        if source.use not in taken:
+            raise UserError(
+                f"data.train.{number}.use is {source.use}, and {type(system).__name__} learns from "
+                f"{' or '.join(sorted(taken))}: set it so, or leave the source out"
+            )
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from multiway import weights
 from multiway.batch import Batch
+from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.train import checkpoint, memory, optim, parallel
 from multiway.train.build import build
@@ -79,6 +80,8 @@ def train(
         TrainingFailed: losses or gradients stay non-finite.
     """
     config = run.train
+    if config.best_metric is not None and evaluate is None:
+        raise UserError(f"train.best_metric is {config.best_metric}, but nothing is validated: name data.val")
     with parallel.ranks(config.device) as ranks, parallel.stop_signals() as stop:
         config.per_rank(ranks.world)
         found = checkpoint.find(run, out, resume, ranks)
@@ -116,6 +119,12 @@ def train(
             if ranks.first:
                 save(whole, out / name)
 
+        def keep() -> None:
+            checkpoint.save(
+                out / "checkpoints", progress, system, state, optimizer, names,
+                keep=config.keep_last, write=ranks.first,
+            )  # fmt: skip
+
         batches = loader.iterate(progress.step)
         validation, stopped_by = None, None
         try:
@@ -134,6 +143,8 @@ def train(
                 if not parallel.everywhere(stop.name is None, ranks.device):
                     stopped_by = stop.name or "a signal to another rank"
                 elif evaluate is not None and (done or progress.due(config.validate_every)):
+                    if done:  # a validation that fails must not cost the run
+                        keep()
                     began = time.monotonic()
                     validation = parallel.from_first(validate(system, evaluate, config))
                     log.validation(progress.step, validation, time.monotonic() - began)
@@ -142,10 +153,7 @@ def train(
                         progress.best = better
                         write_model("best")
                 if stopped_by or done or progress.due(config.save_every):
-                    checkpoint.save(
-                        out / "checkpoints", progress, system, state, optimizer, names,
-                        keep=config.keep_last, write=ranks.first,
-                    )  # fmt: skip
+                    keep()
             if stopped_by:
                 log.say(f"{stopped_by} after step {progress.step:,}: saved in {out}; --resume auto goes on")
             else:
@@ -179,7 +187,7 @@ def _step(
         generator = parallel.generator(ranks.device, config.seed, progress.step, ranks.rank, i)
         with parallel.sync(model, last=i + 1 == len(parts)):
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                output = model(part.to(ranks.device, non_blocking=True), state, None, generator)
+                output = model(part.to(ranks.device), state, None, generator)
             (output["loss"] / len(parts)).backward()
         outputs.append({name: value.detach() for name, value in output.items()})
     parallel.average_whole(model, parameters)

@@ -91,6 +91,8 @@ def _fits(run: Run, make: Callable[[Run, Ranks], tuple[System, Any]], ranks: Ran
     """Whether the micro-batches and the update of the first step do; weights and data are built anew."""
     config, device = run.train, ranks.device
     parallel.seed_all(config.seed)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # else one size that was too large refuses all others
     system, loader = make(run, ranks)
     try:
         optim.freeze(system, config.freeze)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -136,6 +137,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"train.{name} is {value}: give a whole number of at least 1")
+        for name in ("lr", "min_lr", "warmup_lr", "warmup_steps", "weight_decay", "clip_grad"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError(f"train.{name} is {value}: give 0 or more")
+        if not all(0 <= beta < 1 for beta in self.betas) or self.eps < 0:
+            raise UserError("train.betas, train.eps: give betas from 0 to below 1, and an eps of 0 or more")
         if self.lora.rank < 0 or self.lora.alpha <= 0:
             raise UserError("train.lora: give a rank of at least 1 (0 for none), and an alpha above 0")
         if self.validate_every is not None and self.validate_every < 1:

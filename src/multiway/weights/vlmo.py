@@ -181,13 +181,13 @@ def config_of(tensors: Mapping[str, Tensor]) -> MultiwayConfig:
         return AnswerConfig(labels=tuple(f"answer {i}" for i in range(count)), **sizes)
     if "nlvr2_classifier.3.bias" in tensors:
         return ReasoningConfig(**sizes)
-    if "itc_vl_image_proj.fc.weight" in tensors:
-        weights = {"itm_weight": float("itm_score.fc.bias" in tensors)}
-        weights["mlm_weight"] = 0.25 if "mlm_score.bias" in tensors else 0.0
-        return VLMoConfig(**sizes, **weights)
-    if "itc_image_proj.fc.weight" in tensors:
+    if "itc_image_proj.fc.weight" not in tensors:
+        return VLMoConfig(stage="text", **sizes)
+    if tensors.keys().isdisjoint(("itc_vl_image_proj.fc.weight", "itm_score.fc.bias", "mlm_score.bias")):
         return RetrievalConfig(**sizes)
-    return VLMoConfig(stage="text", **sizes)
+    weights = {"itm_weight": float("itm_score.fc.bias" in tensors)}
+    weights["mlm_weight"] = 0.25 if "mlm_score.bias" in tensors else 0.0
+    return VLMoConfig(**sizes, **weights)
 
 
 def _grid(table: Tensor, index: Tensor | None) -> tuple[int, int]:
