@@ -83,5 +83,6 @@ def rescale_residual(blocks: Iterable[Block], first: int = 1) -> None:
         first: l of the first block.
     """
     for layer, block in enumerate(blocks, first):
-        for name in ("attention.out", "ffn.all.fc2"):
-            block.get_parameter(f"{name}.weight").div_((2.0 * layer) ** 0.5)
+        for name, parameter in block.named_parameters():
+            if name.endswith("weight") and (".fc2." in name or "attention.out." in name):
+                parameter.div_((2.0 * layer) ** 0.5)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from multiway.core.gather import Gradient
 from multiway.errors import UserError
+from multiway.systems.contrast import ContrastConfig
 from multiway.systems.patches import ImageConfig
 from multiway.systems.sizes import check_heads, check_positions
 from multiway.text import TokenizerConfig
@@ -125,19 +124,10 @@ class BEiT3Config(NetworkConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalConfig(NetworkConfig):
-    """ITC fine-tuning, also the intermediate one on the pre-training pairs.
-
-    Attributes:
-        positives: `pair`: only a picture's own text (official); `ids`: all rows with equal `batch.ids`.
-        negatives: candidates from all ranks, or this one's. gradient: what gathered rows carry.
-    """
+class RetrievalConfig(NetworkConfig, ContrastConfig):
+    """ITC fine-tuning, also the intermediate one on the pre-training pairs; the scale is not clamped."""
 
     system: Literal["beit3_retrieval"] = "beit3_retrieval"
-    logit_scale: float = math.log(1 / 0.07)
-    positives: Literal["pair", "ids"] = "pair"
-    negatives: Literal["local", "global"] = "global"
-    gradient: Gradient = "sum"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multiway.batch import Batch
-from multiway.core.gather import gather, rank
-from multiway.objectives import contrastive
 from multiway.objectives.classification import one_of
 from multiway.systems.answering import AnswerChoice
 from multiway.systems.beit3_config import ClassifierConfig, NLVR2Config, RetrievalConfig, VQAConfig
 from multiway.systems.beit3_system import MultiwaySystem
+from multiway.systems.contrast import contrast
 
 
 class Retrieval(MultiwaySystem):
@@ -59,23 +58,9 @@ class Retrieval(MultiwaySystem):
 
         Source: utils.py, `GatherLayer` and `ClipLoss`.
         """
-        config, wide = self.config, self.config.negatives == "global"
         image, _ = self.image_context(batch.pictures())
         text, _ = self.text_context(*batch.text())
-        images, texts = (gather(x, config.gradient) for x in (image, text)) if wide else (image, text)
-        positive = None
-        if config.positives == "ids":
-            ids = batch.need("ids")
-            positive = contrastive.positives(ids, gather(ids, "none") if wide else ids)
-        loss = contrastive.clip_loss(
-            image,
-            text,
-            self.logit_scale.exp(),
-            all_images=images,
-            all_texts=texts,
-            first=rank() * len(image) if wide else 0,
-            positive=positive,
-        )
+        loss = contrast(self.config, batch, image, text, self.logit_scale)
         return {"loss": loss, "itc": loss}
 
 

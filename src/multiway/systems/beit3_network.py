@@ -10,7 +10,7 @@ from multiway.core.block import Block, Stack
 from multiway.core.cache import Cache
 from multiway.core.embed import PatchEmbed, resize_positions
 from multiway.core.experts import Route, each, read_route, through
-from multiway.core.init import init_beit
+from multiway.core.init import init_beit, rescale_residual
 from multiway.core.ragged import Ragged
 from multiway.systems.beit3_config import UNUSED, NetworkConfig
 from multiway.systems.beit3_rows import Rows, route
@@ -71,10 +71,7 @@ class MultiwayNetwork(nn.Module):
         for table in (self.words.weight, self.image_positions, self.text_positions, self.cls_token):
             nn.init.trunc_normal_(table, std=0.02)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        for layer, block in enumerate(self.blocks, 1):
-            for name, parameter in block.named_parameters():
-                if name.endswith("weight") and (".fc2." in name or "attention.out." in name):
-                    parameter.div_((2.0 * layer) ** 0.5)
+        rescale_residual(self.blocks)
 
     # --- embeddings
 

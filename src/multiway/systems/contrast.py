@@ -1,4 +1,4 @@
-"""CLIP's contrast of this rank's pairs with the pairs of all ranks, as CoCa uses it too."""
+"""CLIP's contrast of this rank's pairs with the pairs of all ranks, CoCa's and BEiT-3's too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ContrastConfig:
     """What a system that contrasts as CLIP does has in its config.
 
     Attributes:
-        logit_scale: initial value, a logarithm; clamped to 0..ln 100.
+        logit_scale: initial value, a logarithm; CLIP and CoCa clamp it to 0..ln 100.
         positives: `pair`: only a picture's own text; `ids`: all rows with equal `batch.ids`.
         negatives: candidates from all ranks' batches, or from this rank's.
         local_loss: this rank's rows against all columns; else the whole matrix on every rank.

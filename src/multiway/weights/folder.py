@@ -63,11 +63,14 @@ def load(
     """A model from a folder of ours, a hub id, or a published checkpoint; in eval mode, with its tokenizer.
 
     Args:
-        path: a folder with config.json (ours, or a BLIP of transformers) or open_clip_config.json,
+        path: a folder with config.json (ours, or BEiT, BLIP, CLIP, ViLT or ViTMAE of transformers) or
+            open_clip_config.json,
             `owner/name` on the Hugging Face hub, or a `.pth`, `.pt` or `.safetensors` file in an official
             layout.
         image_tower: the module, when the model has a tower of the user's own.
         image_size: pixels, when a ViT tower shall take others than its own: its positions are resized.
+        text_length: tokens, when texts may be longer than its own: its positions are extended.
+        device: where the model is put.
 
     Raises:
         UserError: nothing is there, or it is not a model; the sentence says what is missing.

@@ -45,13 +45,6 @@ def is_vqkd(tensors: Mapping[str, Tensor]) -> bool:
     return "quantize.embedding.weight" in tensors and "encode_task_layer.0.weight" in tensors
 
 
-def without_teacher(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The released files hold the teacher too, which their loader deletes."""
-    return {
-        k: t for k, t in tensors.items() if not k.startswith(("teacher_model.", "scaling_layer.", "loss"))
-    }
-
-
 def config_of(tensors: Mapping[str, Tensor]) -> VQKDConfig:
     """The sizes of an official checkpoint, read off its shapes; heads are 64 wide, as in all of them."""
     codes, width = tensors["quantize.embedding.weight"].shape
