@@ -53,7 +53,7 @@ def retrieval(argv: Sequence[str]) -> None:
     def opened(model):
         if args.frames is None:
             return Dataset(source_of(args))
-        return Videos(args.source, frames=args.frames, size=frame_size(model), images=args.images)
+        return Videos(source_of(args), frames=args.frames, size=frame_size(model))
 
     def measured(model, data, progress):
         seen = model if args.frames is None else OverFrames(model, args.frames)

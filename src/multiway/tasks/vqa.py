@@ -74,8 +74,11 @@ def _with_texts(model: Writing, data: Questions) -> Callable[[Batch], Batch]:
 
 
 def _weights(asked: Asked, genome: float) -> dict[str, float]:
-    """Each answer's share of the annotators (dataset/vqa_dataset.py); one of Visual Genome weighs less."""
-    shares = {text: n / len(asked.answers) for text, n in Counter(asked.answers).items()}
+    """Each answer's share of the annotators (dataset/vqa_dataset.py); one of Visual Genome weighs less.
+
+    What an annotator left blank is no text to learn.
+    """
+    shares = {text: n / len(asked.answers) for text, n in Counter(asked.answers).items() if text.strip()}
     return dict.fromkeys(shares, genome) if asked.genome else shares
 
 
@@ -248,11 +251,6 @@ def _outcomes(said: Said, data: Questions) -> Outcomes:
         ],
         said=[answer for _, answer, _ in rows],
     )
-
-
-def _counted(asked: Asked) -> str:
-    """The answers that were given most often, and how often."""
-    return ", ".join(f"{answer} ({n})" for answer, n in Counter(asked.answers).most_common(3))
 
 
 def _kind(asked: Asked) -> str:
