@@ -62,7 +62,9 @@ def test_a_table_of_videos_is_read_as_one_of_pictures(films: Path) -> None:
     assert data.problems == {"empty_caption": 1, "no_image": 1}
     data = opened("t.csv", '\ufeffVideo,Caption,split\nclip,"[""a"", ""b""]",val\nclip.webp,c,test\n')
     assert [data.texts(i) for i in range(len(data))] == [["a", "b"], ["c"]]
-    split = opened("t.csv", "video,caption,split\nclip,a,val\nclip.webp,c,test\n", split="test", texts="first")
+    split = opened(
+        "t.csv", "video,caption,split\nclip,a,val\nclip.webp,c,test\n", split="test", texts="first"
+    )
     assert (len(split), split.texts(0), split.meta(0)["split"]) == (1, ["c"], "test")
     for content, said in (
         ('{"video": "clip", "capt', "can't be read as jsonl"),

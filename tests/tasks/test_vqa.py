@@ -117,7 +117,9 @@ def test_training_draws_no_question_without_an_answer(albef, tmp_path: Path, mon
     assert "4 samples read, 1 skipped (no_answer 1)" in capsys.readouterr().out
     Path("t.csv").write_text("image,question,answer\na.png,what?,\n")
     assert main([*given, "--out", "other"]) == 2
-    assert "No row in t.csv can be used: give rows of a picture, a question and its" in capsys.readouterr().err
+    assert (
+        "No row in t.csv can be used: give rows of a picture, a question and its" in capsys.readouterr().err
+    )
     base = ["evaluate", "vqa", "--model", "out/model", "--data", "t.csv"]
     assert main(base) == 2
     assert "--predictions FILE" in capsys.readouterr().err

@@ -179,9 +179,7 @@ def _read_rows(
     )
 
 
-def _table(
-    rows: list[dict[str, Any]], path: Path, unlabelled: bool, columns: Sequence[str]
-) -> Iterator[Row]:
+def _table(rows: list[dict[str, Any]], path: Path, unlabelled: bool, columns: Sequence[str]) -> Iterator[Row]:
     image = find_column(rows[0], columns, path)
     text = find_label(rows[0], None, TEXT_COLUMNS, path, unlabelled=unlabelled)
     return (

@@ -91,12 +91,11 @@ class Questions(NumberedPictures[LabelledSource, Pictured]):
 def _listed(root: Path, rows: Iterable[Asked], where: Path, unlabelled: bool) -> ListedPictures[Asked]:
     problems, kept = Counter[str](), list[Asked]()
     for row in rows:
-        known = any(answer.strip() for answer in row.answers)
-        if row.picture and row.question.strip() and (known or unlabelled):
+        known, asks = any(answer.strip() for answer in row.answers), row.question.strip()
+        if row.picture and asks and (known or unlabelled):
             kept.append(row if known else replace(row, answers=()))
         else:
-            lacks = "no_image" if not row.picture else "no_question" if not row.question.strip() else "no_answer"
-            problems[lacks] += 1
+            problems["no_image" if not row.picture else "no_question" if not asks else "no_answer"] += 1
     wanted = f"rows of a picture, a question and its answer, {OR_PREDICT}"
     return ListedPictures(root, kept, where, wanted, problems)
 

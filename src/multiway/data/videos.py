@@ -24,7 +24,7 @@ ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 class Videos(Dataset):
     """Random access to videos with their texts; rows of one video are one sample.
 
-    A source is a table with a video and a text a row, or a list of texts; `images` is the folder of the videos.
+    A source is a table with a video and a text (or a list of them) a row; `images` is the videos' folder.
     """
 
     def __init__(self, sources: Sequence[Source] | Source, *, frames: int, size: tuple[int, int]):

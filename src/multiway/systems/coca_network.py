@@ -181,7 +181,8 @@ def search(config: CoCaConfig, tokenizer: Tokenizer, prompt_length: int) -> Gene
     With "beams_sum_logits" it is open_clip's search of 6 in 3 groups; its groups do not differ, so that it is
     one search of 2 beams.
     """
-    least, most = (min(length, config.text.positions) for length in config.caption_length)
+    longest = config.text.positions + 1  # the last token is read by nobody
+    least, most = (min(length, longest) for length in config.caption_length)
     options: dict[str, Any] = {}
     if "beams_sum_logits" in config.compat:
         options = {"beams": 2, "beam_scores": "logits", "length_rule": "open_clip"}

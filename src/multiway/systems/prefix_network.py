@@ -204,6 +204,10 @@ class PrefixDecoding:
         self.vocab_size = network.embed.words.num_embeddings
         self._decoding: StackDecoding | None = None
 
+    def room(self, prompt_length: int) -> int:
+        """All positions: the encoder reads the prompt, and the last new token is read by nobody."""
+        return self.network.embed.positions.num_embeddings
+
     def start(
         self, input_ids: Int[Tensor, "G P"], attention_mask: Int[Tensor, "G P"] | None = None
     ) -> Float[Tensor, "G V"]:
