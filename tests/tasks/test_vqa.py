@@ -115,7 +115,7 @@ def test_training_draws_no_question_without_an_answer(albef, tmp_path: Path, mon
     assert "no_answer 1" in capsys.readouterr().err
     assert main([*given, "--data.max-bad-share", "0.5"]) == 0
     assert "4 samples read, 1 skipped (no_answer 1)" in capsys.readouterr().out
-    Path("t.csv").write_text("image,question,answer\na.png,what?,\n")
+    Path("t.csv").write_text("Question_ID,image,question,answer\n42000,a.png,what?,\n,a.png,and?,\n")
     assert main([*given, "--out", "other"]) == 2
     assert (
         "No row in t.csv can be used: give rows of a picture, a question and its" in capsys.readouterr().err
@@ -124,7 +124,10 @@ def test_training_draws_no_question_without_an_answer(albef, tmp_path: Path, mon
     assert main(base) == 2
     assert "--predictions FILE" in capsys.readouterr().err
     assert main([*base, "--predictions", "p.json"]) == 0
-    assert json.loads(Path("p.json").read_text()) == [{"question_id": 0, "answer": "red"}]
+    assert json.loads(Path("p.json").read_text()) == [
+        {"question_id": 42000, "answer": "red"},
+        {"question_id": 1, "answer": "red"},
+    ]
     assert main(["data", "inspect", "t.csv", "--task", "vqa"]) == 0
     assert "what?" in capsys.readouterr().out
 

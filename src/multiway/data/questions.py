@@ -188,14 +188,15 @@ def _table(
 ) -> Iterator[Asked]:
     """ALBEF's and BLIP's json, or any table with a picture, a question, and an answer or several."""
     image, question = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, QUESTIONS))
-    numbers = next((name for name in NUMBERS if name in rows[0]), None)
+    numbers = find_label(rows[0], None, NUMBERS, path, unlabelled=True)
     answer = find_label(rows[0], label, ANSWERS, path, unlabelled=unlabelled)
     for i, row in enumerate(rows):
+        number = None if numbers is None else row.get(numbers)
         yield Asked(
             str(row.get(image) or ""),
             str(row.get(question) or ""),
             () if answer is None else tuple(listed(row.get(answer))),
-            i if numbers is None else row.get(numbers, i),
+            i if number in (None, "") else number,
             genome=row.get("dataset") == "vg",
             meta=row,
         )

@@ -144,13 +144,18 @@ def of_split(rows: Sequence[dict[str, Any]], split: str | None, path: Path) -> l
     """
     if split is None:
         return list(rows)
-    known = {str(row["split"]) for row in rows if row.get("split") is not None}
+    known = splits_of(rows)
     if not known:
         refuse_split(split, path)
     wanted = set(split.split("+"))
     if not wanted <= known:
         raise UserError(f"{path} has no split {split}: choose from {', '.join(sorted(known))}.")
     return [row for row in rows if str(row.get("split")) in wanted]
+
+
+def splits_of(rows: Sequence[dict[str, Any]]) -> set[str]:
+    """What the column `split` says; nothing where there is none."""
+    return {str(row["split"]) for row in rows if row.get("split") is not None}
 
 
 def refuse_split(split: str | None, path: str | Path) -> None:

@@ -30,7 +30,7 @@ from multiway.systems.writing import Writing
 from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.predictions import Measurement, batches
 from multiway.tasks.two_stage import Progress, evaluating, silent
-from multiway.tasks.upload import write_json
+from multiway.tasks.upload import number, write_json
 
 
 def labels(data: Questions, network: type[System], min_count: int = 1) -> tuple[str, ...]:
@@ -212,7 +212,7 @@ def measure(
 def upload(said: Said, data: Questions, path: str | Path) -> None:
     """Write answers as the VQA challenge takes them: a list of `question_id` and `answer`."""
     rows = [
-        {"question_id": data.asked(i).number, "answer": answer}
+        {"question_id": number(data.asked(i).number), "answer": answer}
         for i, answer in zip(said.numbers, said.answers, strict=True)
     ]
     write_json(path, rows)
