@@ -10,7 +10,7 @@ from multiway.cli.arguments import Parser
 def retrieval(argv: Sequence[str]) -> None:
     """Print recalls and median ranks, by contrast alone and re-ranked by the ITM head."""
     from multiway.cli import decide
-    from multiway.cli.data import add_source, source_of
+    from multiway.cli.labelled import add_source, source_of
 
     parser = Parser(
         "multiway evaluate retrieval",
