@@ -159,7 +159,7 @@ class CoCa(Captioning):
         late = "shifted_padding_mask" in compat
         if late and length < self.config.text.positions:  # so that no text of a batch lacks that padding
             input_ids, attention_mask = F.pad(input_ids, (0, 1)), F.pad(attention_mask, (0, 1))
-        last = attention_mask.new_ones(len(attention_mask), 1)
+        last = attention_mask.new_ones(attention_mask.shape[0], 1)
         seen = attention_mask * (input_ids != 0) if "zero_is_padding" in compat else attention_mask
         seen = torch.cat([last, seen] if late else [seen, last], dim=1)
         computed = torch.cat([attention_mask, last], dim=1)

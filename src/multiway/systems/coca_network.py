@@ -85,7 +85,7 @@ class Words(nn.Module):
 
     def ended(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B S D"]:
         """The texts with [CLS] after them, at position T, after their padding."""
-        cls = (self.cls_token + self.cls_position).expand(len(input_ids), 1, -1)
+        cls = (self.cls_token + self.cls_position).expand(input_ids.shape[0], 1, -1)
         return torch.cat([self(input_ids), cls], dim=1)
 
 
