@@ -364,13 +364,15 @@ def generalist() -> str:
     for task, label in names.items():
         own, other = found["tasks"][task]["own"], found["tasks"][task]["shuffled"]
         low, high = own["interval"]
+        alone = found["tasks"][task].get("specialist")
         rows.append([label, f"{own['right']:.1f} ({low:.1f} to {high:.1f})", f"{other['right']:.1f}"])
+        rows[-1].append("not run" if alone is None else f"{alone['right']:.1f}")
     drawn = found["drawings"]
     rows.append(["drawings nearest to the real picture of their caption, R@1", f"{drawn['r1']:.1f}"])
-    rows[-1].append(f"{drawn['r1_shuffled']:.1f}")
+    rows[-1] += [f"{drawn['r1_shuffled']:.1f}", drawn.get("r1_specialist", "not run")]
     sure = found["tasks"]["caption"]["n"]
     return (
-        table(["% right", "own pictures", "other pictures"], rows)
+        table(["% right", "own pictures", "other pictures", "specialist"], rows)
         + f"\n{sure} scenes a task with 95 % intervals (Wilson), {drawn['n']} drawings. R@1 of real pictures "
         f"after the VQ-VAE is {drawn['r1_codes']:.1f}, of real pictures themselves {drawn['r1_real']:.1f}; "
         f"{drawn['shown']:.1f} % of the drawings show all that their caption says and nothing else (after "

@@ -5,6 +5,8 @@
 Trains `vqvae_scenes` and `generalist_scenes` (a run is resumed where it was interrupted), measures every task
 on scenes of worlds that training never saw, beside the same prompts with other pictures, and writes
 docs/figures/generalist.json and OUT/index.html, a page of its drawings beside real pictures and its answers.
+Then, for each task, a specialist: the same network, which learns that task alone, for as many samples of it
+as the generalist saw.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,12 @@ from typing import Any
 import torch
 from demo_page import STYLE
 from PIL import Image
-from work import FIGURES, train, write
+from work import FIGURES, train, trained, write
 
 import multiway
+from multiway import recipes
 from multiway.tasks.generalist import drawings, measure
+from multiway.tasks.pretrain import pretrain
 
 TASKS = ("caption", "question", "classify", "ground", "region")
 ABOUT = {
@@ -67,9 +72,32 @@ def main() -> None:
     }
     write(FIGURES / "generalist.json", results)
     write_page(args.out / "index.html", results, pictures[:40], examples)
+    for task in (*TASKS, "draw"):
+        alone, count = specialist(task, coder / "model", args.out / f"{task}-run", results["steps"])
+        if task == "draw":
+            drawn |= {"r1_specialist": drawings(alone, n=args.n // 2)[0]["r1"], "specialist_steps": count}
+        else:
+            found = measure(alone, task, n=args.n)["own"]
+            tasks[task]["specialist"] = found | {"steps": count}
+        write(FIGURES / "generalist.json", results)
     for task, found in tasks.items():
-        print(f"{task:<9} {found['own']['right']:5.1f}, other pictures {found['shuffled']['right']:5.1f}")
+        print(f"{task:<9} " + ", ".join(f"{n} {found[n]['right']:5.1f}" for n in found if n != "n"))
     print(", ".join(f"{name} {value}" for name, value in drawn.items()))
+
+
+def specialist(task: str, coder: Path, out: Path, steps: int) -> tuple[Any, int]:
+    """The recipe's network after one task of its mixture alone, and its steps: that task's share."""
+    run = recipes.get("generalist_scenes")()
+    (source,) = (source for source in run.data.train if source.path.startswith(f"prompts:{task}:"))
+    count = round(steps * source.weight / sum(source.weight for source in run.data.train))
+    run = replace(
+        run,
+        name=f"specialist_{task}",
+        data=replace(run.data, train=(replace(source, weight=1.0),)),
+        train=replace(run.train, steps=count, warmup_steps=count // 10),
+        init=replace(run.init, visual_tokenizer=str(coder)),
+    )
+    return multiway.load(trained(out, lambda: pretrain(run, out))[0]), count
 
 
 def write_page(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from string import ascii_lowercase
 from typing import Any
 
 import tiny
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.systems.flip import FLIP, FLIPConfig, flip_text, flip_vit
+from multiway.text import train_vocabulary
 from multiway.train.parallel import Ranks, wrap
 from multiway.train.run import TrainConfig
 
@@ -45,27 +48,33 @@ def _flip() -> FLIP:
     )
 
 
-def _drawn_pictures() -> Batch:
-    size = tiny_generalist.pictures().image_size
-    return Batch(image=torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0)) - 0.5)
+def _tiles(height: int, width: int) -> Batch:
+    """Pictures of one tile over and over, a colour each: a part tells the rest, and so do few codes."""
+    g = torch.Generator().manual_seed(0)
+    tiles = torch.rand(4, 3, 1, 1, generator=g) + 0.5 * torch.rand(4, 3, 8, 8, generator=g)
+    tiles = 2 * tiles / 1.5 - 1
+    return Batch(image=tiles.repeat(1, 1, height // 8, width // 8))
 
+
+#: A momentum model that follows in some steps, and a queue of one batch.
+FOLLOWING: dict[str, Any] = {"momentum": 0.5, "queue_size": 5}
 
 #: Name -> a fresh model, a batch for it, and random choices of a step (None: drawn from a generator).
 MAKE: dict[str, tuple[Callable[[], Any], Callable[[], Batch], Callable[[Batch], Any] | None]] = {
-    "albef": (lambda: tiny.albef()[0], tiny.batch, tiny.draws),
+    "albef": (lambda: tiny.albef(tiny.albef_config(**FOLLOWING))[0], tiny.batch, tiny.draws),
     "beit": (lambda: _taught(tiny_beit.beit(), tiny_beit.Colours()), tiny_beit.pictures, None),
     "beit3": (lambda: tiny_beit3.beit3()[0], tiny_beit3.streams, tiny_beit3.draws),
-    "blip": (lambda: tiny_blip.blip()[0], tiny.batch, None),
+    "blip": (lambda: tiny_blip.blip(tiny_blip.config(**FOLLOWING))[0], tiny.batch, tiny_blip.draws),
     "clip": (_clip, tiny.batch, None),
     "coca": (tiny_coca.coca, tiny_coca.batch, None),
     "flip": (_flip, tiny.batch, None),
     "generalist": (tiny_generalist.build, tiny_generalist.batch, None),
-    "mae": (tiny_mae.mae, tiny_mae.pictures, None),
+    "mae": (tiny_mae.mae, lambda: _tiles(*tiny_mae.SIZE), None),
     "simvlm": (tiny_simvlm.build, tiny_simvlm.pairs, None),
     "vilt": (tiny_vilt.vilt, tiny_vilt.batch, tiny_vilt.draws),
     "vlmo": (tiny_vlmo.vlmo, tiny.batch, tiny_vlmo.draws),
-    "vqkd": (lambda: _taught(tiny_beit.vqkd(), tiny_beit.Tower()), tiny_beit.pictures, None),
-    "vqvae": (tiny_generalist.vqvae, _drawn_pictures, None),
+    "vqkd": (lambda: _taught(tiny_beit.vqkd(), tiny_beit.Tower()), lambda: _tiles(*tiny_beit.SIZE), None),
+    "vqvae": (lambda: tiny_generalist.vqvae(revived=1), lambda: _tiles(32, 32), None),
 }
 
 
@@ -73,16 +82,40 @@ def built(name: str) -> tuple[Any, Any, Batch]:
     """A model, its state, a batch."""
     make, batch, _ = MAKE[name]
     torch.manual_seed(0)
-    model = make()
+    return _begun(make(), batch())
+
+
+def _begun(model: Any, batch: Batch) -> tuple[Any, Any, Batch]:
     state = model.init_state()
     model.begin(state)
-    return model, state, batch()
+    return model, state, batch
 
 
 def losses(name: str, model: Any, state: Any, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
+    """With the random choices that `MAKE` gives."""
     draws = MAKE[name][2]
     given = None if draws is None else draws(batch)
     return model.losses(batch, state, given, torch.Generator().manual_seed(seed))
+
+
+#: Systems that make no random choice.
+CERTAIN = ("clip", "coca")
+
+
+def undecided(name: str) -> tuple[Any, Any, Batch]:
+    """As `built`, every choice left to the generator: it has what masks and targets take, and no codes."""
+    model, _, batch = built(name)
+    if name in ("albef", "vilt", "vlmo"):
+        model.tokenizer = train_vocabulary([ascii_lowercase] * 2, size=tiny.VOCAB)
+    if name == "beit3":
+        model.learn_from(tiny_beit3.FakeTokenizer())
+    if name == "generalist":
+        model = tiny_generalist.build(form="semi_causal", span=0.5)
+    if name in ("vqkd", "vqvae"):
+        model.quantizer.started.zero_()
+        noise = torch.randn(batch.need("image").shape, generator=torch.Generator().manual_seed(0))
+        batch = replace(batch, image=noise)
+    return _begun(model, batch)
 
 
 def compiled(name: str) -> None:

@@ -48,6 +48,9 @@ class Plain:
     def __init__(self, decoder: Decoder, tokens: Tensor):
         self.decoder, self.tokens, self.groups, self.vocab_size = decoder, tokens, len(tokens), VOCAB
 
+    def room(self, prompt_length: int) -> int:
+        return POSITIONS - prompt_length + 1
+
     def start(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         real = (
             [len(input_ids[0])] * len(input_ids) if attention_mask is None else attention_mask.sum(1).tolist()

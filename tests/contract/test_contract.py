@@ -6,22 +6,44 @@ path: `tests/generation/test_search.py`, `tests/systems/test_{beit3_captioner,co
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import tiny
+import tiny_blip
 import torch
-from tiny_all import MAKE, built, losses
+from tiny_all import CERTAIN, MAKE, built, losses, undecided
+from tiny_encoders import ENCODERS, encoder
 
 import multiway
 from multiway.systems import SYSTEMS
 
-#: Systems whose pictures go through no module of their own.
-NO_TOWER = ("beit3", "vqvae")
+#: BLIP's labels: nine tenths for the word, a tenth for all words alike.
+SMOOTHED = torch.tensor([0.9] + [0.0] * (tiny_blip.VOCAB - 1)) + 0.1 / tiny_blip.VOCAB
+#: What a loss can't go under: ALBEF's and BLIP's texts are in the batch and once more in the queue; two of
+#: ViLT's five pairs are false, and can be 2 apart.
+FLOORS = {
+    "albef": math.log(2),
+    "blip": math.log(2) - float((SMOOTHED * SMOOTHED.log()).sum()),
+    "vilt": -0.1 * 2 / 5 * 2,  # its weight is 0.1
+}
+
+KINDS = [(name, kind) for name in MAKE for kind in ENCODERS[name]]
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Shapes are checked in the other tests: where steps or layers are many, that takes most of the time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_every_system_is_asked() -> None:
@@ -48,18 +70,36 @@ def _idle(model: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", MAKE)
+def test_its_random_choices_are_the_generators(name: str) -> None:
+    model, state, batch = undecided(name)
+    found = []
+    for seed in (0, 0, 1):
+        model.zero_grad()
+        out = model.losses(batch, state, None, torch.Generator().manual_seed(seed))
+        out["loss"].backward()
+        found.append(({n: value.detach() for n, value in out.items()}, tiny.gradients(model)))
+    for ours, theirs in zip(found[0], found[1], strict=True):
+        tiny.assert_same(ours, theirs, tolerance=0)
+    assert torch.equal(found[0][0]["loss"], found[2][0]["loss"]) == (name in CERTAIN)
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.usefixtures("unchecked")
 def test_one_batch_is_learned_by_heart(name: str) -> None:
+    """Nine tenths of what there is to lose, in 120 steps that all draw the same."""
     model, state, batch = built(name)
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=5e-3)
-    seen = []
-    for _ in range(12):
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=0.01)
+    floor, seen = FLOORS.get(name, 0.0), list[float]()
+    for _ in range(120):
         out = losses(name, model, state, batch)
+        seen.append(float(out["loss"].detach()) - floor)
+        if seen[-1] < 0.1 * seen[0]:
+            return
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()
         model.advance(state, [{n: value.detach() for n, value in out.items()}])
-        seen.append(float(out["loss"].detach()))
-    assert seen[-1] < 0.92 * seen[0]
+    pytest.fail(f"{seen[0]:.3f} above what can't be undercut, and after 120 steps still {seen[-1]:.3f}")
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -82,14 +122,26 @@ def test_half_precision_is_close(name: str) -> None:
     torch.testing.assert_close(half.float(), whole, rtol=0.03, atol=0.01)
 
 
-@pytest.mark.parametrize("name", [name for name in MAKE if name not in NO_TOWER])
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+@pytest.mark.usefixtures("unchecked")
 @torch.no_grad()
-def test_the_image_tower_is_exported(name: str) -> None:
+def test_its_encoders_are_exported(name: str, kind: str) -> None:
     model, _, batch = built(name)
-    model.eval()
-    image = batch.image[:2]
-    program = torch.export.export(model.image_tower, (image,))
-    torch.testing.assert_close(program.module()(image), model.image_tower(image))
+    encode, inputs = encoder(name, kind, model.eval(), batch)
+    program = torch.export.export(encode, inputs)
+    torch.testing.assert_close(program.module()(*inputs), encode(*inputs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+@pytest.mark.usefixtures("unchecked")
+@torch.no_grad()
+def test_its_encoders_are_exported_for_any_number_of_rows(name: str, kind: str) -> None:
+    model, _, batch = built(name)
+    encode, inputs = encoder(name, kind, model.eval(), batch)
+    sizes = (tuple({0: torch.export.Dim("rows")} for _ in inputs),)
+    program = torch.export.export(encode, tuple(x[-2:] for x in inputs), dynamic_shapes=sizes)
+    torch.testing.assert_close(program.module()(*inputs), encode(*inputs))
 
 
 @pytest.mark.compile

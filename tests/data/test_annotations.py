@@ -103,6 +103,14 @@ def test_karpathy_splits(folder):
         read_annotations(path, split="test")
 
 
+def test_texts_beside_pictures_and_no_splits_of_them(folder, tmp_path):
+    (folder / "a.txt").write_bytes("\ufeffone\u2028line\r\nanother\r\n".encode())
+    files = read_annotations(folder)
+    assert (files.names, files.texts(0)) == (["a.jpg"], ["one\u2028line", "another"])
+    with pytest.raises(UserError, match="has no splits"):
+        read_annotations(folder, split="train")
+
+
 def test_rows_that_say_nothing_are_counted(folder):
     path = folder / "x.jsonl"
     rows = [

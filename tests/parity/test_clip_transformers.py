@@ -123,21 +123,47 @@ def texts(ours: CLIP) -> dict[str, torch.Tensor]:
 
 def test_what_their_processors_say(tmp_path: Path) -> None:
     file = tmp_path / "preprocessor_config.json"
-    assert hf_pictures.read(tmp_path) == {}
+    assert hf_pictures.read(tmp_path, "clip") == {}
     # as OpenAI's own was published, and as the first ones of ViTMAE
-    for values, fit in (
-        ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336}, "crop"),
-        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 336}, "squash"),
+    # and ones that name no processor: then the model's own is meant
+    beit = {"do_center_crop": False, "crop_size": 224, "size": 224}  # microsoft/beit-base-patch16-224
+    for values, model_type, fit in (
+        ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336}, "clip", "crop"),
+        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 336}, "vit_mae", "squash"),
+        ({"do_center_crop": True, "size": 224, "crop_size": 224}, "clip", "crop"),
+        ({"size": 384}, "blip", "squash"),
+        ({"feature_extractor_type": "BeitFeatureExtractor", **beit}, "beit", "squash"),
     ):
         file.write_text(json.dumps(values))
-        assert hf_pictures.read(tmp_path) == {"fit": fit}
+        assert hf_pictures.read(tmp_path, model_type) == {"fit": fit}
     file.write_text(json.dumps({"do_center_crop": True, "size": 256, "crop_size": 224}))
     with pytest.raises(UserError, match="crops another size"):
-        hf_pictures.read(tmp_path)
+        hf_pictures.read(tmp_path, "clip")
     for damaged in ("{", "[]", '{"size": {}, "do_center_crop": true}', '{"image_mean": 0.5}'):
         file.write_text(damaged)
         with pytest.raises(UserError, match="can't be read"):
-            hf_pictures.read(tmp_path)
+            hf_pictures.read(tmp_path, "clip")
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_processor_of_both_says_how_pictures_are_made(typed: bool, tmp_path: Path) -> None:
+    """transformers 5 writes it beside the tokenizer's, in one file; some folders say no type."""
+    model, sides = theirs(), {"height": 32, "width": 32}
+    model.save_pretrained(tmp_path)
+    looks = {"size": {"shortest_edge": 32}, "crop_size": sides, "image_mean": [0.5, 0.4, 0.3]}
+    processor = transformers.CLIPImageProcessor(**looks)
+    values = {"image_processor": json.loads(processor.to_json_string()), "processor_class": "CLIPProcessor"}
+    if not typed:
+        del values["image_processor"]["image_processor_type"]
+    (tmp_path / "processor_config.json").write_text(json.dumps(values))
+    ours = multiway.load(tmp_path)
+    assert (ours.image_fit, ours.image_mean) == ("crop", (0.5, 0.4, 0.3))
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+    processor.save_pretrained(tmp_path)
+    assert multiway.load(tmp_path).config == ours.config
+    (tmp_path / "processor_config.json").write_text("[]")
+    with pytest.raises(UserError, match="processor_config.json can't be read"):
+        multiway.load(tmp_path)
 
 
 def test_sides_are_written_apart_and_crops_of_squares_alone() -> None:

@@ -160,6 +160,9 @@ def generate_without_cache(model: CoCa, context, config: GenerationConfig) -> fl
     class Whole:
         groups, vocab_size = 1, tiny.VOCAB
 
+        def room(self, prompt_length):
+            return tiny_coca.config().text.positions - prompt_length + 1
+
         def start(self, input_ids, attention_mask=None):
             self.rows = input_ids
             return self.last()[:1]

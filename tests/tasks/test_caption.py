@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
-import tiny_beit3
-import tiny_coca
 import tiny_simvlm
-import torch
 from fake_captioner import WORDS, FakeCaptioner
 from PIL import Image
 
 from multiway.data.sample import BadSample, Sample
 from multiway.errors import UserError
-from multiway.generation import GenerationConfig
-from multiway.systems.beit3_config import CaptionerConfig
 from multiway.systems.simvlm_config import VQAConfig
 from multiway.systems.simvlm_heads import AnswerModel
 from multiway.tasks import caption as task
 from multiway.tasks.caption_many import Options, caption_pictures, captioning
 from multiway.tasks.caption_scorers import load_scorer
-from multiway.text import Tokenizer, TokenizerConfig
 
 COLOURS = ("red", "green", "blue")
 
@@ -115,32 +106,6 @@ def test_a_model_without_text_is_refused(albef):
     classifier = tiny_simvlm.build(tiny_simvlm.config(VQAConfig, labels=("red",)), AnswerModel)
     with pytest.raises(UserError, match="AnswerModel does not generate text"):
         captioning(classifier)
-
-
-def coca():
-    vocabulary = Path(__file__).parents[1] / "golden/cases/vocab_tiny.txt"
-    given, count = tiny_coca.config(), len(vocabulary.read_text().splitlines())
-    model = tiny_coca.coca(replace(given, text=replace(given.text, vocab_size=count)))
-    model.tokenizer = Tokenizer.load(TokenizerConfig(vocab=str(vocabulary), add_sep=True, max_length=11))
-    return model
-
-
-@pytest.mark.parametrize(
-    "build",
-    [coca, tiny_simvlm.build, lambda: tiny_beit3.build(tiny_beit3.config(CaptionerConfig))],
-    ids=["coca", "simvlm", "beit3"],
-)
-@pytest.mark.parametrize("prompt", ["", "a red"])
-def test_captions_get_as_long_as_there_are_positions(build, prompt):
-    model = build().eval()
-    size = model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
-    image, prompt_length = torch.rand(1, 3, *size), model.prompt_ids(prompt).shape[1]
-    room, ends = model.room(prompt_length), {"eos_id": model.tokenizer.sep_id, "pad_id": 0}
-    longest = GenerationConfig(min_length=room, max_length=room, beams=2, **ends)
-    found = model.generate(image, prompt=prompt, config=longest)
-    assert len(found.sequences[0][0]) == room
-    with pytest.raises(UserError, match=f"positions for {room} after the prompt"):
-        model.generate(image, prompt=prompt, config=GenerationConfig(max_length=room + 1, beams=2, **ends))
 
 
 def test_measure_compares_with_the_texts_and_with_other_pictures_texts():

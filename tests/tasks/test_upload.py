@@ -23,6 +23,7 @@ from multiway.data.two_pictures import PicturePairs
 from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.tasks import classify, entailment, grounding, nlvr2
+from multiway.tasks.upload import name_of, number
 
 COLOURS = {"red": "entailment", "green": "neutral", "blue": "contradiction"}
 
@@ -194,3 +195,12 @@ def test_boxes_by_refcoco_s_ids(folder: Path, monkeypatch) -> None:
     plain = Referring(LabelledSource(path=path))
     grounding.measure(Looks(), plain, predictions=out)  # no proposals: the box around the heat
     assert json.loads(out.read_text()) == [{"key": plain.key(i), "bbox": box} for i in range(2)]
+
+
+def test_a_number_is_no_string_also_of_a_csv() -> None:
+    assert name_of({"image_id": " 7 ", "cocoid": 8}, ("image_id", "cocoid"), "00012") == 7
+    assert name_of({"image_id": "", "cocoid": 8}, ("image_id", "cocoid"), "00012") == 8
+    assert name_of({"image_id": 0}, ("image_id",), "key") == 0
+    assert name_of({"pairID": "1.jpg#0r1n"}, ("pairID",), "key") == "1.jpg#0r1n"
+    assert name_of({"image_id": None}, ("image_id",), "00012") == "00012"  # a key stays as it is
+    assert [number(n) for n in ("42000", 42000, "q1")] == [42000, 42000, "q1"]

@@ -12,6 +12,7 @@ from PIL import Image
 
 import multiway
 from multiway.cli.main import main
+from multiway.data.dataset import Source
 from multiway.data.sample import BadSample
 from multiway.data.videos import Videos, read_frames
 from multiway.errors import UserError
@@ -42,12 +43,37 @@ def test_frames_at_equal_distances(films: Path) -> None:
         found = [frame.getpixel((0, 0)) for frame in read_frames(films / name, 8)]
         assert found == [COLOURS[i] for i in (0, 1, 3, 4, 6, 7, 9, 10)]
     assert len(read_frames(films / "clip", 16)) == 16
-    data = Videos(films / "videos.jsonl", frames=2, size=(10, 5))
+    data = Videos(Source(path=str(films / "videos.jsonl")), frames=2, size=(10, 5))
     assert data.sample(1).texts == ["the same", "again"]
     assert data.image(0).size == (5, 20)
     assert data.image(0).getpixel((2, 15)) == COLOURS[6]
     with pytest.raises(BadSample):
         data.image(2)
+
+
+def test_a_table_of_videos_is_read_as_one_of_pictures(films: Path) -> None:
+    def opened(name: str, content: str, **options) -> Videos:
+        (films / name).write_text(content)
+        return Videos(Source(path=str(films / name), **options), frames=2, size=(4, 4))
+
+    rows = '{"video": "clip", "caption": "one\u2028line"}\n{"video": "clip.webp"}\n{"caption": "x"}\n'
+    data = opened("t.jsonl", rows)
+    assert [data.texts(i) for i in range(len(data))] == [["one\u2028line"]]
+    assert data.problems == {"empty_caption": 1, "no_image": 1}
+    data = opened("t.csv", '\ufeffVideo,Caption,split\nclip,"[""a"", ""b""]",val\nclip.webp,c,test\n')
+    assert [data.texts(i) for i in range(len(data))] == [["a", "b"], ["c"]]
+    split = opened(
+        "t.csv", "video,caption,split\nclip,a,val\nclip.webp,c,test\n", split="test", texts="first"
+    )
+    assert (len(split), split.texts(0), split.meta(0)["split"]) == (1, ["c"], "test")
+    for content, said in (
+        ('{"video": "clip", "capt', "can't be read as jsonl"),
+        ('{"video": "clip", "caption": ""}', "No picture with a caption in"),
+        ('{"film": "clip", "caption": "a"}', "has no column video or image"),
+        ('{"video": "elsewhere", "caption": "a"}', "are not under"),
+    ):
+        with pytest.raises(UserError, match=said):
+            opened("t.jsonl", content)
 
 
 def test_a_video_is_the_mean_of_its_frames_and_all_of_their_tokens() -> None:

@@ -103,6 +103,42 @@ def test_answers_become_texts_with_weights_or_shares_of_classes(albef, tmp_path:
     ]
 
 
+def test_training_draws_no_question_without_an_answer(albef, tmp_path: Path, monkeypatch, capsys) -> None:
+    multiway.save(albef, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    questions(1).image(0).save("a.png")
+    rows = "".join(f"a.png,what {i}?,{'red' if i else ''}\n" for i in range(5))
+    Path("t.csv").write_text("image,question,answer\n" + rows)
+    given = ["finetune", "vqa", "--model", "base", "--data", "t.csv", "--out", "out", "--steps", "1"]
+    given += ["--batch-size", "4"]
+    assert main(given) == 2
+    assert "no_answer 1" in capsys.readouterr().err
+    assert main([*given, "--data.max-bad-share", "0.5"]) == 0
+    assert "4 samples read, 1 skipped (no_answer 1)" in capsys.readouterr().out
+    Path("t.csv").write_text("Question_ID,image,question,answer\n42000,a.png,what?,\n,a.png,and?,\n")
+    assert main([*given, "--out", "other"]) == 2
+    assert (
+        "No row in t.csv can be used: give rows of a picture, a question and its" in capsys.readouterr().err
+    )
+    base = ["evaluate", "vqa", "--model", "out/model", "--data", "t.csv"]
+    assert main(base) == 2
+    assert "--predictions FILE" in capsys.readouterr().err
+    assert main([*base, "--predictions", "p.json"]) == 0
+    assert json.loads(Path("p.json").read_text()) == [
+        {"question_id": 42000, "answer": "red"},
+        {"question_id": 1, "answer": "red"},
+    ]
+    assert main(["data", "inspect", "t.csv", "--task", "vqa"]) == 0
+    assert "what?" in capsys.readouterr().out
+
+
+def test_what_an_annotator_left_blank_is_no_text(albef, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"")
+    (tmp_path / "q.json").write_text(json.dumps([["x?", "a", "x"]]))
+    asked = vqa.Asked("x.png", "?", ("cat", "", "cat", " "), 0)
+    assert vqa._weights(asked, 0.5) == {"cat": 0.5}
+
+
 def test_the_commands(albef, tmp_path: Path, monkeypatch, capsys) -> None:
     multiway.save(albef, tmp_path / "base")
     monkeypatch.chdir(tmp_path)

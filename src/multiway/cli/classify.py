@@ -71,9 +71,11 @@ def classify(argv: Sequence[str]) -> None:
 
 
 def _names(given: str) -> list[str]:
+    from multiway.data.tables import read_lines
+
     path = Path(given)
     if path.is_file():
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return read_lines(path, "class")
     return [name.strip() for name in given.split(",") if name.strip()]
 
 

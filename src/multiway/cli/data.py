@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from multiway.cli.arguments import Command, Parser, dispatch
+from multiway.cli.labelled import add_source, source_of
 
 COMMANDS = {
     "inspect": Command("multiway.cli.inspect:inspect", "counts, problems, near-duplicates, a contact sheet"),
@@ -17,32 +17,6 @@ COMMANDS = {
 def data(argv: Sequence[str]) -> None:
     """Look at data."""
     dispatch("multiway data", "Look at data before training on it, pack it, drop samples.", COMMANDS, argv)
-
-
-def add_source(parser: Parser, flag: str) -> None:
-    """The arguments that name one source of pairs; `source_of` reads them."""
-    about = (
-        "shards (a tar, a folder, a glob, {000..009}.tar), a folder of pictures with csv or jsonl, "
-        "COCO or Karpathy json, emoji, or scenes:N"
-    )
-    if flag.startswith("-"):
-        parser.add_argument(flag, dest="source", required=True, help=about)
-    else:
-        parser.add_argument(flag, help=about)
-    parser.add_argument("--images", help="folder of the pictures that an annotation file names")
-    parser.add_argument(
-        "--split", help="of a Karpathy json, or of emoji: train, combination, style, all; in German: style:de"
-    )
-    parser.add_argument(
-        "--texts", choices=("first", "all"), default="all", help="the first text of a picture, or all"
-    )
-
-
-def source_of(args: argparse.Namespace):
-    """The `Source` that the arguments of `add_source` name."""
-    from multiway.data.dataset import Source
-
-    return Source(path=args.source, images=args.images, split=args.split, texts=args.texts)
 
 
 def pack(argv: Sequence[str]) -> None:

@@ -31,8 +31,8 @@ def evaluate(argv: Sequence[str]) -> None:
 def caption(argv: Sequence[str]) -> None:
     """Print BLEU, ROUGE-L, CIDEr-D and exact match, beside those of captions dealt to other pictures."""
     from multiway.cli import decide
-    from multiway.cli.data import add_source, source_of
     from multiway.cli.generation import add_generation, options_of
+    from multiway.cli.labelled import add_source, source_of
 
     parser = Parser(
         "multiway evaluate caption",

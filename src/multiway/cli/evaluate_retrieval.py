@@ -10,7 +10,7 @@ from multiway.cli.arguments import Parser
 def retrieval(argv: Sequence[str]) -> None:
     """Print recalls and median ranks, by contrast alone and re-ranked by the ITM head."""
     from multiway.cli import decide
-    from multiway.cli.data import add_source, source_of
+    from multiway.cli.labelled import add_source, source_of
 
     parser = Parser(
         "multiway evaluate retrieval",
@@ -53,7 +53,7 @@ def retrieval(argv: Sequence[str]) -> None:
     def opened(model):
         if args.frames is None:
             return Dataset(source_of(args))
-        return Videos(args.source, frames=args.frames, size=frame_size(model), images=args.images)
+        return Videos(source_of(args), frames=args.frames, size=frame_size(model))
 
     def measured(model, data, progress):
         seen = model if args.frames is None else OverFrames(model, args.frames)

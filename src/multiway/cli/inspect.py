@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from multiway.cli.arguments import Parser
-from multiway.cli.data import add_source, source_of
+from multiway.cli.labelled import add_source, source_of
 
 
 def inspect(argv: Sequence[str]) -> None:

@@ -1,8 +1,9 @@
-"""The arguments that name data of a task, and what each task takes."""
+"""The arguments that name data, and what each task takes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from multiway.cli.arguments import Parser
 from multiway.errors import UserError
@@ -22,12 +23,33 @@ CAPTIONS = (
     "shards (a tar, a folder, a glob, {000..009}.tar), a folder of pictures with csv or jsonl, a table of "
     "pictures and captions, COCO or Karpathy json, emoji, or scenes:N (drawn)"
 )
-SPLITS = "of a Karpathy json (train+restval, val, test), a table with a column split, or emoji"
+SPLITS = (
+    "of a Karpathy json (train+restval, val, test), a table with a column split, or emoji (train, "
+    "combination, style, all; in German: style:de)"
+)
 DATA = {"nlvr2": PAIRS, "classify": CLASSES, "vqa": QUESTIONS, "entailment": SENTENCES}
 
 
+def add_source(parser: Parser, flag: str) -> None:
+    """The arguments that name one source of pairs; `source_of` reads them."""
+    named: dict[str, Any] = {"dest": "source", "required": True} if flag.startswith("-") else {}
+    parser.add_argument(flag, help=CAPTIONS, **named)
+    parser.add_argument("--images", help="folder of the pictures that an annotation file names")
+    parser.add_argument("--split", help=SPLITS)
+    parser.add_argument(
+        "--texts", choices=("first", "all"), default="all", help="the first text of a picture, or all"
+    )
+
+
+def source_of(args):
+    """The `Source` that the arguments of `add_source` name."""
+    from multiway.data.dataset import Source
+
+    return Source(path=args.source, images=args.images, split=args.split, texts=args.texts)
+
+
 def add_labelled(parser: Parser, flag: str, about: str, *, required: bool = True) -> None:
-    """The arguments that name labelled data; `labelled_of` reads them."""
+    """The arguments that name labelled data; `sources_of` reads them."""
     parser.add_argument(
         flag, action="append", required=required, metavar="SOURCE", help=f"{about}; may be given again"
     )

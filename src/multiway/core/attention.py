@@ -249,7 +249,7 @@ class CrossAttention(nn.Module):
         An `x` of one row is the same queries for every row of the context, projected once.
         """
         query = self.query(x) if ragged is None else ragged.pad(self.query(x))
-        query = _heads(query, self.heads).expand(len(context.key), -1, -1, -1)
+        query = _heads(query, self.heads).expand(context.key.shape[0], -1, -1, -1)
         dropout = self.dropout if self.training else 0.0
         y = attend(query, context, mask=mask, dropout=dropout, maps=maps)
         y = y.transpose(1, 2).flatten(2)

@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from multiway.core.ragged import countable
+
 
 def resize_positions(
     table: Float[Tensor, "1 P D"],
@@ -78,7 +80,7 @@ def padded_positions(
     sizes: Int[Tensor, "B 2"],
     canvas: tuple[int, int],
     *,
-    old_grid: tuple[int, int] | None = None,
+    old_grid: tuple[int, int],
 ) -> Float[Tensor, "B N D"]:
     """Positions of pictures of different sizes in the corner of one canvas of patches; zeros around them.
 
@@ -87,16 +89,34 @@ def padded_positions(
     Args:
         sizes: patches (down, across) of each picture.
     """
-    if sizes.is_meta:  # their values are not known there
-        distinct, which = torch.tensor([canvas], device="cpu"), sizes[:, 0] * 0
-    else:
-        distinct, which = sizes.unique(dim=0, return_inverse=True)
+    if not countable(sizes):
+        return _looked_up(table, sizes, canvas, old_grid)
+    distinct, which = sizes.unique(dim=0, return_inverse=True)
     tables = []
     for height, width in distinct.tolist():
         rows = resize_positions(table, (height, width), old_grid=old_grid, corners=True)[0, 1:]
         rows = rows.unflatten(0, (height, width))
         tables.append(F.pad(rows, (0, 0, 0, canvas[1] - width, 0, canvas[0] - height)).flatten(0, 1))
     return torch.stack(tables)[which]
+
+
+def _looked_up(
+    table: Float[Tensor, "1 P D"],
+    sizes: Int[Tensor, "B 2"],
+    canvas: tuple[int, int],
+    old_grid: tuple[int, int],
+) -> Float[Tensor, "B N D"]:
+    """As `padded_positions`, whatever the sizes are: every place of a canvas looks itself up in the table."""
+    rows = table[:, 1:].unflatten(1, old_grid).permute(0, 3, 1, 2).expand(sizes.shape[0], -1, -1, -1)
+    height, width = sizes[:, 0, None, None], sizes[:, 1, None, None]
+    down, across = (torch.arange(side, device=sizes.device) for side in canvas)
+    down = down[:, None]
+    inside = (down < height) & (across < width)
+    # The table's corners are at -1 and 1.
+    at = [2 * place / (size - 1).clamp(min=1) - 1 for place, size in ((across, width), (down, height))]
+    at = torch.stack([place.expand(inside.shape) for place in at], dim=-1).to(table.dtype)
+    found = F.grid_sample(rows, at, align_corners=True).permute(0, 2, 3, 1)
+    return found.where(inside[..., None], 0).flatten(1, 2)
 
 
 class PatchEmbed(nn.Module):

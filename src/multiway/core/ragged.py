@@ -18,6 +18,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+def countable(mask: Int[Tensor, "..."] | Bool[Tensor, "..."]) -> bool:
+    """Whether it can be asked which tokens are real: not where sizes alone are known.
+
+    That is on the meta device, and in what `torch.export` traces: there padding goes through the layers.
+    """
+    return not (mask.is_meta or torch.compiler.is_exporting())
+
+
 @dataclass(frozen=True)
 class Ragged:
     """Where packed tokens lie in a padded `[B, T]` batch.

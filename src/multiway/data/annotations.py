@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from multiway.data.images import EXTENSIONS, read_file
 from multiway.data.licences import opts_out
@@ -20,6 +20,7 @@ from multiway.data.tables import (
     check_rows,
     find_column,
     find_table,
+    listed,
     of_split,
     picture_folder,
     read_table,
@@ -29,7 +30,7 @@ from multiway.data.unlabelled import OR_PREDICT, find_label
 from multiway.errors import UserError
 
 #: A picture file, its texts, and what else its row says.
-Row = tuple[str, list[str], dict[str, Any]]
+Row = tuple[str, list[Any], dict[str, Any]]
 
 
 class Files:
@@ -39,7 +40,15 @@ class Files:
         problems: rows that could not be used, by reason: `empty_caption`, `no_image`, `no_text`, `bad_row`.
     """
 
-    def __init__(self, root: str | Path, rows: Iterable[Row], *, where: str, unlabelled: bool = False):
+    def __init__(
+        self,
+        root: str | Path,
+        rows: Iterable[Row],
+        *,
+        where: str,
+        unlabelled: bool = False,
+        read: Callable[[Path], bytes | Image.Image] = read_file,
+    ):
         """Gather rows of (picture file, texts, other columns); rows of the same picture become one sample
         with several texts and the first row's columns, or those of the first row that opts out.
 
@@ -47,11 +56,12 @@ class Files:
             root: the folder that relative file names start from.
             where: the annotation file's or folder's name, for messages.
             unlabelled: pictures without a caption are samples too.
+            read: what a picture's file holds.
 
         Raises:
             UserError: no row is left, or not one of the first hundred pictures exists.
         """
-        self.root = Path(root)
+        self.root, self._read = Path(root), read
         self.problems: Counter[str] = Counter()
         texts: dict[str, list[str]] = {}
         about: dict[str, dict[str, Any]] = {}
@@ -59,8 +69,7 @@ class Files:
             if not name:
                 self.problems["no_image"] += 1
                 continue
-            kept = [text for caption in captions if caption is not None and (text := str(caption).strip())]
-            texts.setdefault(name, []).extend(kept)
+            texts.setdefault(name, []).extend(listed(captions))
             if columns and (name not in about or (opts_out(columns) and not opts_out(about[name]))):
                 about[name] = columns
         used = {name: captions for name, captions in texts.items() if captions or unlabelled}
@@ -89,9 +98,9 @@ class Files:
         """The captions of picture `i`."""
         return self._texts[i]
 
-    def image(self, i: int) -> bytes:
-        """The picture file."""
-        return read_file(self._path(i))
+    def image(self, i: int) -> bytes | Image.Image:
+        """The picture file, or what `read` makes of it."""
+        return self._read(self._path(i))
 
     def meta(self, i: int) -> dict[str, Any]:
         """The path of the file, and the other columns of its first row."""
@@ -104,6 +113,8 @@ def read_annotations(
     images: str | Path | None = None,
     split: str | None = None,
     unlabelled: bool = False,
+    columns: Sequence[str] = IMAGE_COLUMNS,
+    read: Callable[[Path], bytes | Image.Image] = read_file,
 ) -> Files:
     """The pairs that a file or folder names.
 
@@ -119,6 +130,7 @@ def read_annotations(
         split: Karpathy's `train`, `restval`, `val` or `test`; several joined by "+" (`train+restval`); of
             any table with a column `split` likewise.
         unlabelled: pictures without a caption are samples too, as NoCaps' test split has them.
+        columns: what the column of pictures may be called. read: what a picture's file holds.
 
     Raises:
         UserError: missing, unknown layout, no such column or split.
@@ -127,12 +139,15 @@ def read_annotations(
     if path.is_dir():
         table = find_table(path)
         if table is None:
-            return Files(images or path, _pictures_with_texts(path), where=str(path), unlabelled=unlabelled)
-        return read_annotations(table, images=images or path, split=split, unlabelled=unlabelled)
+            refuse_split(split, path)
+            pairs = _pictures_with_texts(path)
+            return Files(images or path, pairs, where=str(path), unlabelled=unlabelled, read=read)
+        path, images = table, images or path
     if not path.exists():
         raise UserError(f"There is no file or folder {path}: check the path.")
     root = picture_folder(path, None if images is None else str(images))
-    return Files(root, _read_rows(path, root, split, unlabelled), where=str(path), unlabelled=unlabelled)
+    rows = _read_rows(path, root, split, unlabelled, columns)
+    return Files(root, rows, where=str(path), unlabelled=unlabelled, read=read)
 
 
 def _pictures_with_texts(folder: Path) -> Iterator[Row]:
@@ -146,7 +161,9 @@ def _pictures_with_texts(folder: Path) -> Iterator[Row]:
             yield str(file.relative_to(folder)), texts, {}
 
 
-def _read_rows(path: Path, root: Path, split: str | None, unlabelled: bool) -> Iterator[Row]:
+def _read_rows(
+    path: Path, root: Path, split: str | None, unlabelled: bool, columns: Sequence[str]
+) -> Iterator[Row]:
     read = read_table(path)
     if isinstance(read, dict) and isinstance(read.get("images"), list):
         pictures = check_rows(read["images"], path)
@@ -156,19 +173,19 @@ def _read_rows(path: Path, root: Path, split: str | None, unlabelled: bool) -> I
             return _coco({"annotations": [], **read})
         return _karpathy(of_split(pictures, split, path), root)
     if isinstance(read, list):
-        return _table(of_split(check_rows(read, path), split, path), path, unlabelled)
+        return _table(of_split(check_rows(read, path), split, path), path, unlabelled, columns)
     raise UserError(
         f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO or Karpathy json."
     )
 
 
-def _table(rows: list[dict[str, Any]], path: Path, unlabelled: bool) -> Iterator[Row]:
-    image = find_column(rows[0], IMAGE_COLUMNS, path)
+def _table(rows: list[dict[str, Any]], path: Path, unlabelled: bool, columns: Sequence[str]) -> Iterator[Row]:
+    image = find_column(rows[0], columns, path)
     text = find_label(rows[0], None, TEXT_COLUMNS, path, unlabelled=unlabelled)
     return (
         (
             str(row.get(image) or "").strip(),
-            [] if text is None else _as_texts(row.get(text)),
+            [] if text is None else listed(row.get(text)),
             _others(row, image, text or ""),
         )
         for row in rows
@@ -177,15 +194,6 @@ def _table(rows: list[dict[str, Any]], path: Path, unlabelled: bool) -> Iterator
 
 def _others(row: dict[str, Any], *used: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in used}
-
-
-def _as_texts(value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, str) and value.startswith("["):  # a list inside a csv, as Flickr30k's on the hub
-        with suppress(ValueError):  # or a text that begins so
-            value = json.loads(value)
-    return [str(one) for one in value if one is not None] if isinstance(value, list) else [str(value)]
 
 
 def _coco(read: dict[str, Any]) -> Iterator[Row]:

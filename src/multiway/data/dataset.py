@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -107,7 +106,11 @@ class Dataset(Numbered[Source, Store]):
             UserError: a source is missing, of unknown layout, or empty.
         """
         self.min_side, self.unlabelled = min_side, unlabelled
-        super().__init__(sources, partial(_open, unlabelled=unlabelled))
+        super().__init__(sources, self.open_source)
+
+    def open_source(self, source: Source) -> Store:
+        """One source by itself."""
+        return _open(source, unlabelled=self.unlabelled)
 
     def texts(self, i: int) -> list[str]:
         """The texts of sample `i`, without decoding its picture; none where pictures alone are used, or,

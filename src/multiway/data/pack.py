@@ -19,6 +19,7 @@ from multiway.data.images import decode, extension
 from multiway.data.licences import NAMES, OPT_OUTS, opts_out, stated
 from multiway.data.sample import BadSample
 from multiway.data.shards import write_shards
+from multiway.data.tables import lines_of
 from multiway.errors import UserError
 
 SOURCES = ("source", "url", "original_url", "flickr_url", "coco_url")
@@ -72,7 +73,7 @@ def pack(
             counts["without_licence"] += terms is None
             counts["written"] += 1
             told = {name: _plain(v) for name, v in meta.items() if name.lower() not in (*OPT_OUTS, "path")}
-            lines = [" ".join(text.splitlines()) for text in texts]  # a line of the .txt is a text of its own
+            lines = [" ".join(lines_of(text)) for text in texts]  # a line of the .txt is a text of its own
             about = {
                 **told,
                 "key": dataset.key(i),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from multiway.data.numbered import NumberedPictures, Pictured
 from multiway.data.scene_questions import ask
 from multiway.data.tables import (
     IMAGE_COLUMNS,
+    TABLES,
     check_rows,
     find_column,
+    listed,
     of_split,
     picture_folder,
+    read_lines,
     read_table,
     reading,
     refuse_split,
 )
+from multiway.data.unlabelled import OR_PREDICT, find_label
 from multiway.errors import UserError
 
 QUESTIONS, ANSWERS = ("question", "text"), ("answer", "answers", "label")
@@ -56,13 +61,23 @@ class Questions(NumberedPictures[LabelledSource, Pictured]):
 
     labels: tuple[str, ...] = ()
 
-    def __init__(self, sources: Sequence[LabelledSource] | LabelledSource, *, min_side: int | None = None):
+    def __init__(
+        self,
+        sources: Sequence[LabelledSource] | LabelledSource,
+        *,
+        min_side: int | None = None,
+        unlabelled: bool = False,
+    ):
         """Open the sources and read all questions.
 
+        Args:
+            min_side: as in `Dataset`.
+            unlabelled: questions whose answers are not known are samples too.
+
         Raises:
-            UserError: a source is missing or of unknown layout.
+            UserError: a source is missing or of unknown layout, or has no question with an answer.
         """
-        super().__init__(sources, _open, min_side=min_side)
+        super().__init__(sources, partial(_open, unlabelled=unlabelled), min_side=min_side)
 
     def asked(self, i: int) -> Asked:
         """Question `i` with all that is known of it."""
@@ -73,14 +88,16 @@ class Questions(NumberedPictures[LabelledSource, Pictured]):
         return [self.asked(i).question]
 
 
-def _listed(root: Path, rows: Iterable[Asked], where: Path) -> ListedPictures[Asked]:
+def _listed(root: Path, rows: Iterable[Asked], where: Path, unlabelled: bool) -> ListedPictures[Asked]:
     problems, kept = Counter[str](), list[Asked]()
     for row in rows:
-        if row.picture and row.question.strip():
-            kept.append(row)
+        known, asks = any(answer.strip() for answer in row.answers), row.question.strip()
+        if row.picture and asks and (known or unlabelled):
+            kept.append(row if known else replace(row, answers=()))
         else:
-            problems["no_question" if row.picture else "no_image"] += 1
-    return ListedPictures(root, kept, where, "rows of a picture, a question and its answer", problems)
+            problems["no_image" if not row.picture else "no_question" if not asks else "no_answer"] += 1
+    wanted = f"rows of a picture, a question and its answer, {OR_PREDICT}"
+    return ListedPictures(root, kept, where, wanted, problems)
 
 
 class Drawn:
@@ -103,7 +120,7 @@ class Drawn:
         return self.world.image(i)
 
 
-def _open(source: LabelledSource) -> Pictured:
+def _open(source: LabelledSource, *, unlabelled: bool) -> Pictured:
     path = Path(source.path)
     if source.path.startswith("scenes:"):
         refuse_split(source.split, path)
@@ -114,18 +131,20 @@ def _open(source: LabelledSource) -> Pictured:
         path = path / "questions.json"
     rows = read_table(path)
     if isinstance(rows, dict) and "questions" in rows:
-        return _vqa_v2(rows, path, source)
+        return _vqa_v2(rows, path, source, unlabelled)
     if isinstance(rows, list) and rows and isinstance(rows[0], list):
         refuse_split(source.split, path)
-        return _easy_vqa(rows, path, source)
+        return _easy_vqa(rows, path, source, unlabelled)
     rows = of_split(check_rows(rows, path), source.split, path)
     root = picture_folder(path, source.images)
     if "qas" in rows[0]:
-        return _listed(root, _visual_genome(rows, root), path)
-    return _listed(root, _table(rows, path, source.label), path)
+        return _listed(root, _visual_genome(rows, root), path, unlabelled)
+    return _listed(root, _table(rows, path, source.label, unlabelled), path, unlabelled)
 
 
-def _vqa_v2(found: Mapping[str, Any], path: Path, source: LabelledSource) -> ListedPictures[Asked]:
+def _vqa_v2(
+    found: Mapping[str, Any], path: Path, source: LabelledSource, unlabelled: bool
+) -> ListedPictures[Asked]:
     """The file of questions; that of answers lies beside it, except for the test splits."""
     root, part = picture_folder(path, source.images), str(found.get("data_subtype", ""))
     beside = path.with_name(path.name.replace("OpenEnded_", "").replace("questions", "annotations"))
@@ -142,14 +161,16 @@ def _vqa_v2(found: Mapping[str, Any], path: Path, source: LabelledSource) -> Lis
     folder = _folder(root, (".", part), name(rows[0]))
     numbered = ((row, row["question_id"]) for row in rows)
     asked = (Asked(name(row), str(row["question"]), answers.get(i, ()), i) for row, i in numbered)
-    return _listed(root / folder, asked, path)
+    return _listed(root / folder, asked, path, unlabelled)
 
 
-def _easy_vqa(rows: Sequence[Sequence[Any]], path: Path, source: LabelledSource) -> ListedPictures[Asked]:
+def _easy_vqa(
+    rows: Sequence[Sequence[Any]], path: Path, source: LabelledSource, unlabelled: bool
+) -> ListedPictures[Asked]:
     """The package easy-vqa: [question, answer, number of the picture]."""
     root = picture_folder(path, source.images or str(path.parent / "images"))
     asked = (Asked(f"{row[2]}.png", str(row[0]), (str(row[1]),), i) for i, row in enumerate(rows))
-    return _listed(root, asked, path)
+    return _listed(root, asked, path, unlabelled)
 
 
 def _visual_genome(rows: Sequence[Mapping[str, Any]], root: Path) -> Iterator[Asked]:
@@ -162,36 +183,23 @@ def _visual_genome(rows: Sequence[Mapping[str, Any]], root: Path) -> Iterator[As
             yield Asked(picture, str(asked["question"]), answers, asked["qa_id"], genome=True)
 
 
-def _table(rows: Sequence[dict[str, Any]], path: Path, label: str | None) -> Iterator[Asked]:
+def _table(
+    rows: Sequence[dict[str, Any]], path: Path, label: str | None, unlabelled: bool
+) -> Iterator[Asked]:
     """ALBEF's and BLIP's json, or any table with a picture, a question, and an answer or several."""
     image, question = (find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, QUESTIONS))
-    numbers = next((name for name in NUMBERS if name in rows[0]), None)
-    known = any(name in rows[0] for name in ANSWERS) or label is not None
-    answer = find_column(rows[0], (label,) if label else ANSWERS, path) if known else None
+    numbers = find_label(rows[0], None, NUMBERS, path, unlabelled=True)
+    answer = find_label(rows[0], label, ANSWERS, path, unlabelled=unlabelled)
     for i, row in enumerate(rows):
+        number = None if numbers is None else row.get(numbers)
         yield Asked(
             str(row.get(image) or ""),
             str(row.get(question) or ""),
-            () if answer is None else _answers(row.get(answer)),
-            i if numbers is None else row.get(numbers, i),
+            () if answer is None else tuple(listed(row.get(answer))),
+            i if number in (None, "") else number,
             genome=row.get("dataset") == "vg",
             meta=row,
         )
-
-
-def _answers(value: Any) -> tuple[str, ...]:
-    """One answer, or a list; in a csv a list is written as JSON."""
-    if isinstance(value, str) and value.startswith("["):
-        value = _parsed(value)
-    values = value if isinstance(value, list) else [value]
-    return tuple(str(v).strip() for v in values if v is not None and str(v).strip())
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _folder(root: Path, folders: Sequence[str], name: str) -> str:
@@ -209,17 +217,21 @@ def count_answers(data: Questions, spell: Callable[[str], str]) -> Counter[str]:
 
 
 def read_answers(path: str | Path) -> tuple[str, ...]:
-    """A list of answers: one a line, a json list, or a json object whose keys they are (ans2label).
+    """A list of answers: one a line, a json list, a json object whose keys they are (ans2label), or the
+    column `answer` of a table (BEiT-3's answer2label.txt too, an object a line).
 
     Raises:
-        UserError: there is no such file, or no answer in it.
+        UserError: there is no such file, it is damaged, or no answer is in it.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        found = json.loads(text) if Path(path).suffix.lower() == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read as a list of answers: {error}") from None
-    answers = tuple(dict.fromkeys(str(answer).strip() for answer in found if str(answer).strip()))
+    path = Path(path)
+    found = read_table(path) if path.suffix.lower() in TABLES else read_lines(path, "answer")
+    with reading(path):
+        if path.suffix.lower() not in TABLES and all(line.startswith("{") for line in found):
+            found = [json.loads(line) for line in found]
+        if isinstance(found, list) and found and isinstance(found[0], dict):
+            column = find_column(found[0], ANSWERS, path)
+            found = [row[column] for row in found]
+        answers = tuple(dict.fromkeys(listed(list(found))))
     if not answers:
         raise UserError(f"{path} lists no answers: write one a line, or a json list")
     return answers

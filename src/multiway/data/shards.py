@@ -19,6 +19,7 @@ import fsspec
 import numpy as np
 
 from multiway.data.sample import BadSample
+from multiway.data.tables import lines_of
 from multiway.data.tar_index import PARTS, TarIndex, build_index, load_index
 from multiway.errors import UserError
 
@@ -196,7 +197,7 @@ def split_lines(content: bytes) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadSample("bad_text", "not UTF-8") from error
-    return [line for line in (line.strip() for line in text.replace("\0", " ").splitlines()) if line]
+    return [line.strip() for line in lines_of(text.replace("\0", " "))]
 
 
 def write_shards(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from multiway.data import emoji
 from multiway.data.dataset import Source
-from multiway.data.tables import TABLES, find_table, read_table
+from multiway.data.tables import TABLES, find_table, read_table, splits_of
 from multiway.errors import UserError
 
 
@@ -18,8 +18,8 @@ def against(source: Source, name: str) -> Source:
     Raises:
         UserError: it holds the same samples as `source`, or the file of splits is missing or damaged.
     """
-    if has_split(source.path, name):
-        if overlap(source.path, source.split, name):
+    if _has_split(source.path, name):
+        if _overlap(source.path, source.split, name):
             own = "the whole of it" if source.split is None else f"the split {source.split}"
             raise UserError(
                 f"--against {name} is compared with {own} of {source.path}, which holds the same samples: "
@@ -37,12 +37,9 @@ def against(source: Source, name: str) -> Source:
     return replace(source, path=name, split=None)
 
 
-def has_split(path: str, name: str) -> bool:
+def _has_split(path: str, name: str) -> bool:
     """Whether the source at `path` has the split `name`: of emoji's protocol (`style`, `style:de`), or, of a
     json, csv or other table, what its rows say under `split`; several are joined by "+".
-
-    Raises:
-        UserError: the file is missing or damaged.
     """
     if path == "emoji":
         return name.partition(":")[0] in (*emoji.SPLITS, "transfer")
@@ -51,20 +48,19 @@ def has_split(path: str, name: str) -> bool:
         return False
     rows = read_table(table)
     rows = rows.get("images") if isinstance(rows, dict) else rows
-    if not isinstance(rows, list):
-        return False
-    known = {str(row["split"]) for row in rows if isinstance(row, dict) and "split" in row}
-    return bool(known) and set(name.split("+")) <= known
+    listed = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return set(name.split("+")) <= splits_of(listed)
 
 
-def overlap(path: str, first: str | None, second: str | None) -> bool:
+def _overlap(path: str, first: str | None, second: str | None) -> bool:
     """Whether two splits of a source hold the same samples, in part or whole; None is the source whole.
 
     The same drawings of emoji under names of another language are the same samples.
     """
     if path == "emoji":
-        names = {"all" if name is None else name.partition(":")[0] for name in (first, second)}
-        return len(names) == 1 or "all" in names
+        one, other = (emoji.open_split(name or "all") for name in (first, second))
+        keys = {one.key(i) for i in range(len(one))}
+        return any(other.key(i) in keys for i in range(len(other)))
     return first is None or second is None or bool(set(first.split("+")) & set(second.split("+")))
 
 

@@ -41,7 +41,7 @@ class Lines:
         with self.path.open("rb") as file:
             file.seek(int(self._begins[i]))
             try:
-                return [file.readline().decode("utf-8").strip()]
+                return [file.readline().decode("utf-8-sig").strip()]
             except UnicodeDecodeError as error:
                 raise BadSample("bad_text", str(error)) from error
 

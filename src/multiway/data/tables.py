@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,11 +43,11 @@ def read_table(path: Path) -> Any:
                 return _tabbed(list(file)) if delimiter == "\t" else list(csv.DictReader(file))
         text = path.read_text(encoding="utf-8-sig")
         if kind == ".token":
-            pairs = (line.split("\t", 1) for line in _lines(text))
+            pairs = (line.split("\t", 1) for line in lines_of(text))
             return [{"image": name.rpartition("#")[0], "caption": caption} for name, caption in pairs]
         if kind == ".json" and not _is_lines(text):
             return json.loads(text)
-        return [json.loads(line) for line in _lines(text)]
+        return [json.loads(line) for line in lines_of(text)]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} can't be read as {kind.lstrip('.')}: {error}.") from error
 
@@ -63,9 +64,38 @@ def _tabbed(lines: list[str]) -> list[dict[str, Any]]:
     return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def _lines(text: str) -> list[str]:
-    """Lines that say something; a caption may hold U+2028 or U+0085, where `str.splitlines` ends a line."""
-    return [line for line in text.split("\n") if line.strip()]
+def lines_of(text: str) -> list[str]:
+    """The lines that say something; a caption may hold U+2028 or U+0085, where `str.splitlines` ends one."""
+    return [line for line in re.split(r"[\r\n]", text) if line.strip()]
+
+
+def read_lines(path: Path, one: str) -> list[str]:
+    """The lines of a text file that say something, stripped.
+
+    Args:
+        one: what a line is, for the sentence where there is none.
+
+    Raises:
+        UserError: it can't be read, or no line says anything.
+    """
+    try:
+        found = [line.strip() for line in lines_of(path.read_text(encoding="utf-8-sig"))]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read ({error}): give a UTF-8 file with one {one} a line") from None
+    if not found:
+        raise UserError(f"{path} holds no {one}: write one a line")
+    return found
+
+
+def listed(value: Any) -> list[str]:
+    """The texts of a cell, stripped, without the blank ones: of one text, of a list, or of a list that a csv
+    holds as JSON (Flickr30k's on the hub).
+    """
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(ValueError):  # or a text that begins so
+            value = json.loads(value)
+    values = value if isinstance(value, list) else [value]
+    return [text for one in values if one is not None and (text := str(one).strip())]
 
 
 def _is_lines(text: str) -> bool:
@@ -114,13 +144,18 @@ def of_split(rows: Sequence[dict[str, Any]], split: str | None, path: Path) -> l
     """
     if split is None:
         return list(rows)
-    known = {str(row["split"]) for row in rows if row.get("split") is not None}
+    known = splits_of(rows)
     if not known:
         refuse_split(split, path)
     wanted = set(split.split("+"))
     if not wanted <= known:
         raise UserError(f"{path} has no split {split}: choose from {', '.join(sorted(known))}.")
     return [row for row in rows if str(row.get("split")) in wanted]
+
+
+def splits_of(rows: Sequence[dict[str, Any]]) -> set[str]:
+    """What the column `split` says; nothing where there is none."""
+    return {str(row["split"]) for row in rows if row.get("split") is not None}
 
 
 def refuse_split(split: str | None, path: str | Path) -> None:

@@ -6,86 +6,52 @@ No decoder of film formats is used: `ffmpeg -i clip.mp4 clip/%06d.jpg` makes a f
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
+from multiway.data.annotations import Files, read_annotations
+from multiway.data.dataset import Dataset, Source
 from multiway.data.images import EXTENSIONS, decode, read_file
-from multiway.data.sample import BadSample, Sample
-from multiway.data.tables import check_rows, find_column, picture_folder, read_table
-from multiway.errors import UserError
+from multiway.data.sample import BadSample
+from multiway.data.tables import IMAGE_COLUMNS
 
-VIDEOS, TEXTS = ("video", "image", "file_name", "path"), ("caption", "captions", "text", "sentence")
+COLUMNS = ("video", *IMAGE_COLUMNS)
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 
 
-class Videos:
+class Videos(Dataset):
     """Random access to videos with their texts; rows of one video are one sample.
 
-    Args:
-        path: a table with a video and a text a row, or a list of texts. images: folder of the videos.
-        frames: taken from each, at equal distances from its first on (BLIP, eval_retrieval_video.py).
-        size: height and width of a frame; a picture is `frames` of them, one below the other.
-
-    Attributes:
-        problems: rows that could not be used, by reason.
-
-    Raises:
-        UserError: the table is missing, has no such columns, or its videos are not there.
+    A source is a table with a video and a text (or a list of them) a row; `images` is the videos' folder.
     """
 
-    def __init__(self, path: str | Path, *, frames: int, size: tuple[int, int], images: str | None = None):
-        path = Path(path)
-        self.frames, self.size = frames, size
-        self.root, rows = picture_folder(path, images), check_rows(read_table(path), path)
-        video, text = (find_column(rows[0], names, path) for names in (VIDEOS, TEXTS))
-        self._rows: dict[str, list[str]] = {}
-        self._meta: dict[str, dict[str, Any]] = {}
-        self.problems: Counter[str] = Counter()
-        for row in rows:
-            said = row[text] if isinstance(row[text], list) else [row[text]]
-            texts = [str(t).strip() for t in said if t is not None and str(t).strip()]
-            if row.get(video) and texts:
-                self._rows.setdefault(str(row[video]), []).extend(texts)
-                self._meta.setdefault(str(row[video]), row)
-            else:
-                self.problems["no_text" if row.get(video) else "no_video"] += 1
-        self.names = list(self._rows)
-        if not any((self.root / name).exists() for name in self.names[:100]):
-            raise UserError(
-                f"The videos of {path} are not under {self.root}: name their folder with `images`."
-            )
+    def __init__(self, sources: Sequence[Source] | Source, *, frames: int, size: tuple[int, int]):
+        """Read the tables.
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def image(self, i: int) -> Image.Image:
-        """The frames of video `i`, one below the other.
+        Args:
+            frames: taken from each, at equal distances from its first on (BLIP, eval_retrieval_video.py).
+            size: height and width of a frame; a picture is `frames` of them, one below the other.
 
         Raises:
-            BadSample: it can't be read or decoded.
+            UserError: a table is missing or damaged, has no such columns, or its videos are not there.
         """
+        self.frames, self.size = frames, size
+        super().__init__(sources)
+
+    def open_source(self, source: Source) -> Files:
+        """The videos of one table."""
+        return read_annotations(
+            source.path, images=source.images, split=source.split, columns=COLUMNS, read=self._strip
+        )
+
+    def _strip(self, path: Path) -> Image.Image:
         height, width = self.size
         strip = Image.new("RGB", (width, self.frames * height))
-        for number, frame in enumerate(read_frames(self.root / self.names[i], self.frames)):
+        for number, frame in enumerate(read_frames(path, self.frames)):
             strip.paste(frame.resize((width, height), Image.Resampling.BICUBIC), (0, number * height))
         return strip
-
-    def meta(self, i: int) -> dict[str, Any]:
-        """The first row of video `i`."""
-        return self._meta[self.names[i]]
-
-    def sample(self, i: int) -> Sample:
-        """Video `i` with its texts.
-
-        Raises:
-            BadSample: it can't be read or decoded.
-        """
-        name = self.names[i]
-        return Sample(key=name, image=self.image(i), texts=self._rows[name], source=str(self.root))
 
 
 def read_frames(path: Path, count: int) -> list[Image.Image]:

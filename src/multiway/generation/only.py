@@ -19,6 +19,10 @@ class Only:
         self.decoding, self.forbidden = decoding, ~allowed
         self.groups, self.vocab_size = decoding.groups, decoding.vocab_size
 
+    def room(self, prompt_length: int) -> int:
+        """See `generation.Decoding`."""
+        return self.decoding.room(prompt_length)
+
     def start(
         self, input_ids: Int[Tensor, "G P"], attention_mask: Int[Tensor, "G P"] | None = None
     ) -> Float[Tensor, "G V"]:

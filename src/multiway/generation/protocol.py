@@ -23,6 +23,10 @@ class Decoding(Protocol):
     groups: int
     vocab_size: int
 
+    def room(self, prompt_length: int) -> int:
+        """The most new tokens that there are positions for after a prompt of so many tokens."""
+        ...
+
     def start(
         self, input_ids: Int[Tensor, "G P"], attention_mask: Int[Tensor, "G P"] | None = None
     ) -> Float[Tensor, "G V"]:

@@ -36,7 +36,8 @@ def generate(
         draws: tokens that a recorded run drew, `[steps, groups * samples]`: read instead of drawing.
 
     Raises:
-        UserError: numbers of groups differ, a token id is not in the vocabulary, or nothing is allowed.
+        UserError: numbers of groups differ, a token id is not in the vocabulary, texts may get longer than
+            there are positions, or nothing is allowed.
     """
     config = config or GenerationConfig()
     if not len(input_ids) == decoding.groups == len(keys or input_ids):
@@ -55,6 +56,12 @@ def generate(
         )
     real = [len(row) for row in input_ids] if attention_mask is None else attention_mask.sum(-1).tolist()
     prompts = [row[:length] for row, length in zip(input_ids.tolist(), real, strict=True)]
+    room = decoding.room(max(map(len, prompts)))
+    if config.max_length > room:
+        raise UserError(
+            f"texts may get {config.max_length} new tokens (max_length), and this model has positions for "
+            f"{max(room, 0)} after the prompt: lower it"
+        )
     logits = decoding.start(input_ids, attention_mask)
     if config.method == "beam":
         return Generated.of(beam_search(decoding, logits, prompts, config))

@@ -89,11 +89,13 @@ class Asking(System):
         Raises:
             UserError: numbers of pictures and prompts differ, or the model has no tokenizer.
         """
+        cut = config is None
         config = config or GenerationConfig(method="greedy", max_length=30)
         if answers is not None:
             trie = Trie([self.words.encode(answer)[1:-1] for answer in answers])
             config = replace(config, trie=trie, max_length=max(config.max_length, trie.depth + 1))
-        return self.words.decode(self._written(images, questions, config, slice(self.words.vocab_size)))
+        words = slice(self.words.vocab_size)
+        return self.words.decode(self._written(images, questions, config, words, cut=cut))
 
     @torch.inference_mode()
     def locate(self, images: Pictures, questions: str | Sequence[str]) -> list[Box]:
@@ -133,13 +135,16 @@ class Asking(System):
         config: GenerationConfig,
         allowed: slice,
         keys: Sequence[str] | None = None,
+        *,
+        cut: bool = False,
     ) -> list[list[int]]:
-        """The best sequence of each prompt, of allowed tokens alone."""
+        """The best sequence of each prompt, of allowed tokens alone; if `cut`, it ends where positions do."""
         image, ids, mask = self._asked(images, prompts)
         may = torch.zeros(self.network.embed.words.num_embeddings, dtype=torch.bool, device=self.device)
         may[allowed] = True
         decoding = Only(self.decoding(image, len(ids)), may)
-        config = replace(config, eos_id=self.sep_id, pad_id=self.words.pad_id)
+        longest = min(config.max_length, decoding.room(ids.shape[1])) if cut else config.max_length
+        config = replace(config, max_length=longest, eos_id=self.sep_id, pad_id=self.words.pad_id)
         return [group[0] for group in generate(decoding, ids, mask, config, keys=keys).sequences]
 
     def _asked(

@@ -115,14 +115,11 @@ class Captioner(MultiwaySystem, Captioning):
             raise UserError("captions are written with a tokenizer that has a mask token: take another one")
         return MaskDecoding(self.network, self.mlm_head, image, mask_id=tokenizer.mask_id)
 
-    def room(self, prompt_length: int) -> int:
-        """The mask stands behind the last word that is read, and two positions are unused."""
-        return self.config.text.positions - UNUSED - prompt_length
-
     def generation_config(self, prompt_length: int) -> GenerationConfig:
         """The official captioner's: beam 3, length penalty 0.6, its rule of length."""
         assert self.tokenizer is not None  # prompt_ids asked for it
-        least, most = self.config.caption_length
+        longest = self.config.text.positions - UNUSED
+        least, most = (min(length, longest) for length in self.config.caption_length)
         return GenerationConfig(
             min_length=max(least - prompt_length, 0),
             max_length=max(most - prompt_length, 1),

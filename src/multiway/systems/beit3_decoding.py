@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from multiway.systems.beit3_config import UNUSED
 from multiway.systems.beit3_network import MultiwayNetwork
 
 
@@ -44,6 +45,10 @@ class MaskDecoding:
         self._pictures = self.cache.length
         self._visible: Bool[Tensor, "G K S"] | None = None
         self._length: Int[Tensor, " G"] | None = None
+
+    def room(self, prompt_length: int) -> int:
+        """The mask stands behind the last word that is read, and two positions are unused."""
+        return len(self.network.text_positions) - UNUSED - prompt_length
 
     def start(
         self, input_ids: Int[Tensor, "G P"], attention_mask: Int[Tensor, "G P"] | None = None

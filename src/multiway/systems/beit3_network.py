@@ -10,8 +10,13 @@ from multiway.core.block import Block, Stack
 from multiway.core.cache import Cache
 from multiway.core.embed import PatchEmbed, resize_positions
 from multiway.core.experts import Route, each, read_route, through
+<<<<<<< HEAD
 from multiway.core.init import init_beit, rescale_residual
 from multiway.core.ragged import Ragged
+=======
+from multiway.core.init import init_beit
+from multiway.core.ragged import Ragged, countable
+>>>>>>> main
 from multiway.systems.beit3_config import UNUSED, NetworkConfig
 from multiway.systems.beit3_rows import Rows, route
 
@@ -84,7 +89,7 @@ class MultiwayNetwork(nn.Module):
             x = self.mask_token.to(x.dtype).where(patch_mask[..., None], x)
         grid = (image.shape[-2] // size, image.shape[-1] // size)
         positions = self.resized(self.image_positions, grid, self.config.image.grid)[UNUSED:]
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + positions
+        return torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + positions
 
     @staticmethod
     def resized(
@@ -128,14 +133,22 @@ class MultiwayNetwork(nn.Module):
         if attention_mask is None or input_ids is None:
             some = image if image is not None else input_ids
             assert some is not None
-            attention_mask = some.new_zeros(len(some), 0, dtype=torch.long)
+            attention_mask = some.new_zeros(some.shape[0], 0, dtype=torch.long)
         real = attention_mask.bool()
         if has_image is None or image is None:
-            has_image = torch.full((len(real),), image is not None, device=real.device)
-        pictures = None if image is None else self._pictures(image, has_image, patch_mask)
+            has_image = torch.full((real.shape[0],), image is not None, device=real.device)
+            pictures = None if image is None else self.embed_image(image, patch_mask)
+        else:
+            pictures = self._pictures(image, has_image, patch_mask)
         rows = Rows(has_image, real, 0 if pictures is None else pictures.shape[1])
-        if read is None and (real.is_meta or bool(real.all() and has_image.all() == has_image.any())):
-            return self._whole(pictures, input_ids, rows, causal=causal)
+        if not countable(real):
+            wanted = rows.tokens if read is None else rows.tokens & read
+            return self._whole(pictures, input_ids, rows, rows.mask(causal=causal)).where(
+                wanted[..., None], 0
+            )
+        if read is None and bool(real.all() and has_image.all() == has_image.any()):
+            first = Rows(has_image[:1], real[:1], rows.prefix)
+            return self._whole(pictures, input_ids, rows, first.mask(causal=True) if causal else None)
         return self._packed(pictures, input_ids, rows, causal=causal, read=read)
 
     def _pictures(
@@ -151,9 +164,9 @@ class MultiwayNetwork(nn.Module):
         return route(lengths, joint=layer >= self.joint_from)
 
     def _whole(
-        self, pictures: Tensor | None, input_ids: Tensor | None, rows: Rows, *, causal: bool
+        self, pictures: Tensor | None, input_ids: Tensor | None, rows: Rows, mask: Tensor | None
     ) -> Float[Tensor, "B S D"]:
-        """All rows alike and without padding: nothing needs to be packed."""
+        """All rows alike: nothing needs to be packed where there is no padding, or where it goes along."""
         parts = [] if pictures is None else [pictures]
         texts = input_ids is not None and input_ids.shape[1] > 0
         if texts:
@@ -161,8 +174,6 @@ class MultiwayNetwork(nn.Module):
         x, count = torch.cat(parts, dim=1), 0 if not texts else parts[-1].shape[1]
         pair = pictures is not None and texts
         lengths = [0, rows.prefix, count, 0] if pair else [rows.prefix, 0, 0, count]
-        first = Rows(rows.image[:1], rows.real[:1], rows.prefix)
-        mask = first.mask(causal=True) if causal else None
         return self._last(self.blocks(x, route=lambda i: self.route(lengths, i), mask=mask), lengths)
 
     def _packed(

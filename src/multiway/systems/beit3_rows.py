@@ -37,13 +37,17 @@ class Rows:
         """Which rows have a text."""
         return self.real.any(1)
 
+    @property
+    def tokens(self) -> Bool[Tensor, "B S"]:
+        """Which places of `[class token, patches, text]` hold a token."""
+        return torch.cat([self.image[:, None].expand(-1, self.prefix), self.real], dim=1)
+
     def mask(self, *, causal: bool) -> Bool[Tensor, "B 1 Q S"]:
         """Every token sees its row (Q is 1).
 
         With `causal` pictures see no text, and words see the picture and the words before them (Q is S).
         """
-        pictures = self.image[:, None].expand(-1, self.prefix)
-        mask = torch.cat([pictures, self.real], dim=1)[:, None, None, :]
+        mask = self.tokens[:, None, None, :]
         if not causal:
             return mask
         seen = masks.causal(self.prefix + self.real.shape[1], mask.device)

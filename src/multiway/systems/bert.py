@@ -13,7 +13,7 @@ from multiway.core.block import Block, Context, Stack
 from multiway.core.embed import WordEmbed
 from multiway.core.experts import Route
 from multiway.core.init import init_bert
-from multiway.core.ragged import Ragged
+from multiway.core.ragged import Ragged, countable
 from multiway.systems.sizes import check_heads
 
 
@@ -120,8 +120,9 @@ def unpadded(
             or with `causal` those before.
     """
     mask = _mask(attention_mask, causal) if mask is None else mask
-    if attention_mask.is_meta:  # sizes alone are counted there: which tokens are real is not known
-        return stack(x, mask=mask, context=context, route=route)
+    if not countable(attention_mask):
+        wanted = attention_mask.bool() if read is None else attention_mask.bool() & read
+        return stack(x, mask=mask, context=context, route=route).where(wanted[..., None], 0)
     ragged = Ragged.of(attention_mask)
     if read is not None:
         reading = ragged.reading(read)

@@ -121,7 +121,8 @@ class Captioning(SpecialTokens):
     def generation_config(self, prompt_length: int) -> GenerationConfig:
         """The official captioner's: beam 3, `config.caption_length`, its rule of length."""
         assert self.tokenizer is not None  # prompt_ids asked for it
-        least, most = self.config.caption_length
+        longest = self.config.text.positions + 1  # the last token is read by nobody
+        least, most = (min(length, longest) for length in self.config.caption_length)
         return GenerationConfig(
             min_length=max(least - prompt_length, 0),
             max_length=max(most - prompt_length, 1),
@@ -129,10 +130,6 @@ class Captioning(SpecialTokens):
             eos_id=self.tokenizer.sep_id,
             pad_id=self.tokenizer.pad_id,
         )
-
-    def room(self, prompt_length: int) -> int:
-        """The most tokens that can follow a prompt; the last one is read by nobody, so it has no position."""
-        return self.config.text.positions - prompt_length + 1
 
     @torch.inference_mode()
     def generate(
@@ -155,13 +152,7 @@ class Captioning(SpecialTokens):
                 longer than there are positions.
         """
         ids = self.prompt_ids(prompt)
-        config, room = config or self.generation_config(ids.shape[1]), self.room(ids.shape[1])
-        if config.max_length > room:
-            raise UserError(
-                f"captions may get {config.max_length} new tokens (max_length), and this model has positions "
-                f"for {room} after the prompt: lower it"
-            )
-        image = self.prepare(images)
+        config, image = config or self.generation_config(ids.shape[1]), self.prepare(images)
         mask = torch.ones_like(ids)
         return generate(
             self.decoding(image),

@@ -187,7 +187,7 @@ class CLIP(System):
         """Normalised features of a text's last token, which has seen all of it; FLIP's: of its first."""
         if self.config.text.reads == "first":
             return F.normalize(self.text_proj(hidden[:, 0]), dim=-1)
-        last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
+        last = hidden[torch.arange(hidden.shape[0], device=hidden.device), attention_mask.sum(1) - 1]
         return F.normalize(self.text_proj(last), dim=-1)
 
     def image_tokens(

@@ -40,6 +40,7 @@ from multiway.objectives import language
 from multiway.systems.bert import unpadded
 from multiway.systems.captioning import Captioning
 from multiway.systems.coca_config import CoCaConfig
+from multiway.systems.coca_decoding import PaddedDecoding
 from multiway.systems.coca_heads import network_config
 from multiway.systems.coca_network import (
     Pooled,
@@ -158,7 +159,7 @@ class CoCa(Captioning):
         late = "shifted_padding_mask" in compat
         if late and length < self.config.text.positions:  # so that no text of a batch lacks that padding
             input_ids, attention_mask = F.pad(input_ids, (0, 1)), F.pad(attention_mask, (0, 1))
-        last = attention_mask.new_ones(len(attention_mask), 1)
+        last = attention_mask.new_ones(attention_mask.shape[0], 1)
         seen = attention_mask * (input_ids != 0) if "zero_is_padding" in compat else attention_mask
         seen = torch.cat([last, seen] if late else [seen, last], dim=1)
         computed = torch.cat([attention_mask, last], dim=1)
@@ -229,16 +230,15 @@ class CoCa(Captioning):
     def decoding(self, image: Float[Tensor, "G 3 H W"] | Context) -> Decoding:
         """Both halves in a row, one cache over both; [CLS] is not needed to write."""
         context = image if isinstance(image, Context) else self.caption_context(image)
-        below = len(self.text)
-        return StackDecoding(
-            self.words,
-            Stack([*self.text, *self.multimodal]),
-            self.logits,
-            context=Context((None,) * below + context.layers, context.mask),
-            route=lambda layer: self.route if layer < below else "all",
-            padded_layers=below if "zero_is_padding" in self.config.compat else 0,
-            late="shifted_padding_mask" in self.config.compat,
-        )
+        below, compat = len(self.text), self.config.compat
+        parts = self.words, Stack([*self.text, *self.multimodal]), self.logits
+        options: dict[str, Any] = {
+            "context": Context((None,) * below + context.layers, context.mask),
+            "route": lambda layer: self.route if layer < below else "all",
+        }
+        if "zero_is_padding" in compat:
+            return PaddedDecoding(*parts, layers=below, late="shifted_padding_mask" in compat, **options)
+        return StackDecoding(*parts, **options)
 
     def generation_config(self, prompt_length: int) -> GenerationConfig:
         """See `coca_network.search`."""

@@ -85,7 +85,7 @@ class Words(nn.Module):
 
     def ended(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B S D"]:
         """The texts with [CLS] after them, at position T, after their padding."""
-        cls = (self.cls_token + self.cls_position).expand(len(input_ids), 1, -1)
+        cls = (self.cls_token + self.cls_position).expand(input_ids.shape[0], 1, -1)
         return torch.cat([self(input_ids), cls], dim=1)
 
 
@@ -181,7 +181,8 @@ def search(config: CoCaConfig, tokenizer: Tokenizer, prompt_length: int) -> Gene
     With "beams_sum_logits" it is open_clip's search of 6 in 3 groups; its groups do not differ, so that it is
     one search of 2 beams.
     """
-    least, most = (min(length, config.text.positions) for length in config.caption_length)
+    longest = config.text.positions + 1  # the last token is read by nobody
+    least, most = (min(length, longest) for length in config.caption_length)
     options: dict[str, Any] = {}
     if "beams_sum_logits" in config.compat:
         options = {"beams": 2, "beam_scores": "logits", "length_rule": "open_clip"}

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from multiway.core import masks
 from multiway.core.block import Context, Stack
@@ -42,8 +42,6 @@ class StackDecoding:
         groups: G; by default the context's rows.
         route: the expert of each layer.
         bidirectional: the prompt's tokens see each other (a span of MetaLM), else each those before it.
-        padded_layers: the first layers, to which token 0 is padding: its key is not seen (open_clip's CoCa).
-        late: there the key after it is not seen instead.
     """
 
     def __init__(
@@ -56,8 +54,6 @@ class StackDecoding:
         groups: int | None = None,
         route: Route | Callable[[int], Route] = "all",
         bidirectional: bool = False,
-        padded_layers: int = 0,
-        late: bool = False,
     ):
         self.embed, self.stack, self.head, self.route = embed, stack, head, route
         self.context = None if context is None else _side_by_side(context)
@@ -69,22 +65,18 @@ class StackDecoding:
         self.bidirectional, self._cache = bidirectional, Cache(len(stack))
         self._mask: Float[Tensor, "G K S"] | None = None  # 0 where a beam sees a cached token, else -inf
         self._position: int | Int[Tensor, " G"] = 0
-        self.padded_layers, self.late = padded_layers, late
-        self._zeros: Float[Tensor, "G S"] | None = None  # -inf where padded layers don't see a cached token
-        self._last: Int[Tensor, "G K"] | None = None  # the tokens that `late` looks at
+
+    def room(self, prompt_length: int) -> int:
+        """See `generation.Decoding`; the last new token is read by nobody, so it has no position."""
+        positions = self.embed.positions
+        count = positions.num_embeddings if isinstance(positions, nn.Embedding) else len(positions)
+        return count - prompt_length + 1
 
     def start(
         self, input_ids: Int[Tensor, "G P"], attention_mask: Int[Tensor, "G P"] | None = None
     ) -> Float[Tensor, "G V"]:
         """See `generation.Decoding`."""
-        seen: dict[str, Any] = {"causal": True}
-        if self.bidirectional:
-            seen = {"mask": None if attention_mask is None else masks.padding(attention_mask)}
-        if self.padded_layers:
-            before = torch.cat([torch.ones_like(input_ids[:, :1]), input_ids[:, :-1]], dim=1)
-            self._zeros = _hiding(before if self.late else input_ids)
-            causal = masks.causal(input_ids.shape[1], input_ids.device)
-            seen = {"mask": self._by_layer(causal & (self._zeros == 0)[:, None, None], causal)}
+        seen = self._prompt_mask(input_ids, attention_mask)
         hidden = self.stack(
             self.embed(input_ids), context=self.context, cache=self._cache, route=self.route, **seen
         )
@@ -95,27 +87,19 @@ class StackDecoding:
             self._mask.masked_fill_(attention_mask[:, None] == 0, float("-inf"))
             self._position = attention_mask.sum(-1)
             last = hidden[torch.arange(len(hidden), device=hidden.device), self._position - 1]
-        ends = input_ids.shape[1] if attention_mask is None else attention_mask.sum(-1, keepdim=True)
-        self._last = input_ids.gather(1, torch.zeros_like(input_ids[:, :1]) + ends - 1)
         return self.head(last)
 
     def step(self, tokens: Int[Tensor, "G K"], rows: Int[Tensor, "G K"]) -> Float[Tensor, "G K V"]:
         """See `generation.Decoding`."""
-        if self._mask is None or self._last is None:
+        if self._mask is None:
             raise ValueError("step comes after start")
         groups, beams = tokens.shape
-        before, self._last = self._last.flatten()[rows], tokens
         past = self._mask.flatten(0, 1).index_select(0, rows.flatten()).view(groups, beams, -1)
         if groups < self.groups:
             self._keep(rows[:, 0] // self._mask.shape[1])
         own = past.new_full((beams, beams), float("-inf")).fill_diagonal_(0)
         self._mask = torch.cat([past, own.expand(groups, -1, -1)], dim=-1)
-        alike = beams == 1 and isinstance(self._position, int)  # then every row sees all that is cached
-        above = None if alike else self._mask[:, None]
-        mask: Tensor | list[Tensor | None] | None = above
-        if self._zeros is not None:
-            self._zeros = torch.cat([self._zeros, _hiding(before if self.late else tokens)], dim=1)
-            mask = self._by_layer((self._mask + self._zeros[:, None])[:, None], above)
+        mask = self._beam_mask(tokens, rows)
         position = self._position
         start = position if isinstance(position, int) else position.repeat_interleave(beams)
         x = self.embed(tokens.reshape(-1, 1), start=start).view(groups, beams, -1)
@@ -123,24 +107,28 @@ class StackDecoding:
         self._position = position + 1
         return self.head(hidden)
 
+    def _prompt_mask(
+        self, input_ids: Int[Tensor, "G P"], attention_mask: Int[Tensor, "G P"] | None
+    ) -> dict[str, Any]:
+        """What a prompt's tokens see of each other, as `Stack` takes it."""
+        if not self.bidirectional:
+            return {"causal": True}
+        return {"mask": None if attention_mask is None else masks.padding(attention_mask)}
+
+    def _beam_mask(self, tokens: Int[Tensor, "G K"], rows: Int[Tensor, "G K"]) -> Any:
+        """What new tokens see of the cached ones and of each other, as `Stack` takes it."""
+        assert self._mask is not None  # start came before
+        alike = tokens.shape[1] == 1 and isinstance(self._position, int)
+        return None if alike else self._mask[:, None]  # alike: every row sees all that is cached
+
     def _keep(self, groups: Int[Tensor, " H"]) -> None:
         """Only these groups go on."""
         self.groups = len(groups)
         self._cache.select(groups)
-        self._zeros = None if self._zeros is None else self._zeros[groups]
         if self.context is not None:
             self.context = self.context.select(groups)
         if not isinstance(self._position, int):
             self._position = self._position[groups]
-
-    def _by_layer(self, padded: Tensor, mask: Tensor | None) -> list[Tensor | None]:
-        """The mask of padded layers, and of those above."""
-        return [padded] * self.padded_layers + [mask] * (len(self.stack) - self.padded_layers)
-
-
-def _hiding(tokens: Int[Tensor, "G N"]) -> Float[Tensor, "G N"]:
-    """-inf at token 0, else 0."""
-    return torch.zeros_like(tokens, dtype=torch.float).masked_fill_(tokens == 0, float("-inf"))
 
 
 def _side_by_side(context: Context) -> Context:

@@ -25,6 +25,7 @@ from multiway.core.block import Block, Context, Stack
 from multiway.core.embed import WordEmbed
 from multiway.core.heads import WordHead
 from multiway.core.init import init_bert
+from multiway.core.ragged import countable
 from multiway.core.relative import LayerMasks
 from multiway.errors import UserError
 from multiway.systems.bert import unpadded
@@ -152,7 +153,7 @@ class PrefixNetwork(nn.Module):
             patches: tokens of pictures; rows without one (`has_image`) are not looked at.
             bias: what relative positions of patches add to the scores of each layer.
         """
-        if not attention_mask.is_meta:  # what follows the longest prefix is not read here
+        if countable(attention_mask):  # what follows the longest prefix is not read here
             longest = max(int(attention_mask.sum(1).max()), 1)
             input_ids, attention_mask = input_ids[:, :longest], attention_mask[:, :longest]
         x, real = self.embed(input_ids), attention_mask
@@ -203,6 +204,10 @@ class PrefixDecoding:
         self.network, self.encode, self.groups = network, encode, groups
         self.vocab_size = network.embed.words.num_embeddings
         self._decoding: StackDecoding | None = None
+
+    def room(self, prompt_length: int) -> int:
+        """All positions: the encoder reads the prompt, and the last new token is read by nobody."""
+        return self.network.embed.positions.num_embeddings
 
     def start(
         self, input_ids: Int[Tensor, "G P"], attention_mask: Int[Tensor, "G P"] | None = None

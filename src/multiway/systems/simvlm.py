@@ -187,10 +187,6 @@ class SimVLM(Answering, PrefixSystem, Captioning):
             raise UserError("this model has no tokenizer: build it with multiway.create or multiway.load")
         return self.tokenizer.cls_id
 
-    def room(self, prompt_length: int) -> int:
-        """All positions: the encoder reads the prompt, and the last new token is read by nobody."""
-        return self.config.text.positions
-
     def generation_config(self, prompt_length: int) -> GenerationConfig:
         """Beam 3; new tokens are counted, the prompt's are not."""
         assert self.tokenizer is not None  # prompt_ids asked for it
@@ -210,7 +206,8 @@ class SimVLM(Answering, PrefixSystem, Captioning):
         assert self.tokenizer is not None  # questions are tokens already
         mask, n = attention_mask * (input_ids != self.tokenizer.sep_id), asking.n
         ends = {"eos_id": self.tokenizer.sep_id, "pad_id": self.tokenizer.pad_id}
-        config = asking.config or GenerationConfig(max_length=10, beams=max(3, n), n_best=n, **ends)
+        longest = min(10, self.config.text.positions)
+        config = asking.config or GenerationConfig(max_length=longest, beams=max(3, n), n_best=n, **ends)
         if (answers := asking.answers) is not None:
             texts = answers.texts if isinstance(answers, Candidates) else answers
             trie = Trie([self.tokenizer.encode(answer)[1:-1] for answer in texts])

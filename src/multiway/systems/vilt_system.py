@@ -111,7 +111,7 @@ class OneTower(System):
         if chosen is not None:
             patches, own = patches.take_along_dim(chosen[..., None], dim=1), own.gather(1, chosen)
         assert tower.positions is not None
-        first = (tower.cls_token + tower.positions[:, :1]).expand(len(patches), -1, -1)
+        first = (tower.cls_token + tower.positions[:, :1]).expand(patches.shape[0], -1, -1)
         x = self.dropout(torch.cat([first, patches], dim=1)) + self.types.weight[kind]
         return Tokens(x, mask=torch.cat([torch.ones_like(own[:, :1]), own], dim=1))
 
@@ -150,7 +150,7 @@ class OneTower(System):
     ) -> Float[Tensor, "P D"]:
         """The vectors of texts and pictures that are read together."""
         first = pooled_positions(attention_mask, "cls")
-        rest = first.new_zeros(len(first), pictures.tokens.shape[1])
+        rest = first.new_zeros(first.shape[0], pictures.tokens.shape[1])
         return self.pooled(
             self.pair(input_ids, attention_mask, pictures, read=torch.cat([first, rest], dim=1))
         )

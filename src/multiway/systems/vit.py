@@ -187,7 +187,7 @@ class VisionTransformer(ImageTower):
             positions = resize_positions(self.positions, grid, old_grid=self.config.grid)
             cls_token = cls_token + positions[:, :1] if self.config.class_position else cls_token
             patches = patches + (positions[:, 1:] if kept is None else positions[0, 1:][kept])
-        return self.norm_pre(torch.cat([cls_token.expand(len(image), -1, -1), patches], dim=1))
+        return self.norm_pre(torch.cat([cls_token.expand(image.shape[0], -1, -1), patches], dim=1))
 
     def biases(self) -> Sequence[Float[Tensor, "1 H T T"]] | None:
         """What relative positions add to the scores of each layer."""

@@ -25,7 +25,7 @@ from multiway.core.block import Block, Stack
 from multiway.core.embed import PatchEmbed
 from multiway.core.experts import Route
 from multiway.core.init import init_bert, init_vit
-from multiway.core.ragged import Ragged, Reading
+from multiway.core.ragged import Ragged, Reading, countable
 from multiway.core.relative import (
     LayerMasks,
     RelativeBias,
@@ -100,7 +100,7 @@ class MultiwayTransformer(ImageTower):
                 f"a picture of {grid} patches, and positions are for {self.config.image.grid}: load the "
                 "model with its image_size"
             )
-        x = torch.cat([self.cls_token.expand(len(image), -1, -1), self.patches(image)], dim=1)
+        x = torch.cat([self.cls_token.expand(image.shape[0], -1, -1), self.patches(image)], dim=1)
         if self.positions is not None:
             x = x + self.positions
         return x + self.types.weight[kind]
@@ -122,8 +122,9 @@ class MultiwayTransformer(ImageTower):
             longest = self.config.relative_positions
             return text_index(length, positions=longest, first=image_rows(grid) + 2, device=x.device)
 
-        ragged = None if _whole(attention_mask) else Ragged.of(attention_mask)
-        return self._alone(x, "text", self._bias(attention_mask, index), top, ragged, read)
+        bias, known = self._bias(attention_mask, index), countable(attention_mask)
+        ragged = Ragged.of(attention_mask) if known and not _whole(attention_mask) else None
+        return self._alone(x, "text", bias, top, ragged, read)
 
     def image(
         self,
@@ -136,7 +137,7 @@ class MultiwayTransformer(ImageTower):
 
         Args:
             top: for each that is wanted, the expert of the layers on top; the layers below are shared.
-            read: the tokens whose hidden states are wanted, None: all; zeros come out elsewhere.
+            read: the tokens whose hidden states are wanted, None: all; elsewhere what comes out is not read.
         """
         bias = self._bias(None, lambda: image_index(self.config.image.grid, x.device))
         return self._alone(x, "image", bias, top, None, read)
@@ -158,7 +159,7 @@ class MultiwayTransformer(ImageTower):
         longest = self.config.relative_positions
         seen = F.pad(attention_mask, (0, patches), value=1)
         bias = self._bias(seen, lambda: joint_index(length, grid, positions=longest, device=text.device))
-        if seen.is_meta or (read is None and _whole(attention_mask)):
+        if not countable(seen) or (read is None and _whole(attention_mask)):
             routes = [("text", length), ("image", patches)], "joint"
             return self.norm(self._layers(torch.cat([text, image], 1), routes, bias, 0, self.config.depth))
         # All words, then all patches: two segments.
@@ -188,7 +189,7 @@ class MultiwayTransformer(ImageTower):
         x = x if ragged is None else ragged.pack(x)
         x = self._layers(x, (expert, expert), bias, 0, shared, ragged)
         for route in ((expert, one) for one in top):
-            if read is None or x.is_meta:
+            if read is None or not countable(read):
                 y = self.norm(self._layers(x, route, bias, shared, depth, ragged))
                 out.append(y if ragged is None else ragged.pad(y))
                 continue
@@ -232,8 +233,8 @@ class MultiwayTransformer(ImageTower):
 
 
 def _whole(attention_mask: Int[Tensor, "B T"]) -> bool:
-    """Whether there is no padding; on the meta device, where sizes alone are counted, there is none."""
-    return attention_mask.is_meta or bool(attention_mask.all())
+    """Whether it is known that there is no padding."""
+    return countable(attention_mask) and bool(attention_mask.all())
 
 
 def class_tokens(x: Float[Tensor, "B N D"]) -> Bool[Tensor, "B N"]:

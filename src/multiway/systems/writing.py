@@ -180,15 +180,16 @@ class Writing(Answering):
     ) -> list[list[Reply]]:
         assert self.tokenizer is not None  # questions are tokens already
         start = torch.full((len(question), 1), self.start_id, device=question.device)
+        decoding = self.decoding(question, mask)
         config = asking.config or GenerationConfig(
-            max_length=9,
+            max_length=min(9, decoding.room(1)),
             beams=max(3, asking.n),
             n_best=asking.n,
             length_rule="official",
             eos_id=self.tokenizer.sep_id,
             pad_id=self.tokenizer.pad_id,
         )
-        found = generate(self.decoding(question, mask), start, torch.ones_like(start), config)
+        found = generate(decoding, start, torch.ones_like(start), config)
         return written(self.tokenizer, found)
 
 

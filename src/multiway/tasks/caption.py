@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from multiway.data.sample import Sample
 from multiway.errors import UserError
 from multiway.metrics import captions as metrics
 from multiway.metrics.controls import other
@@ -27,7 +26,7 @@ from multiway.tasks.caption_scorers import Scorer, score
 from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.retrieval import Samples
 from multiway.tasks.two_stage import Progress, silent
-from multiway.tasks.upload import write_json
+from multiway.tasks.upload import name_of, write_json
 
 #: Where a picture's id is said: in COCO's captions, and by Karpathy.
 IDS = ("image_id", "cocoid")
@@ -104,7 +103,7 @@ def measure(
     def load(number: int) -> Image.Image:
         sample = samples.sample(number)
         references[number] = sample.texts[:1] if texts == "first" else sample.texts
-        names[number], ids[number] = sample.key, image_id(sample)
+        names[number], ids[number] = sample.key, name_of(sample.meta, IDS, sample.key)
         return sample.image
 
     found: list[Captioned] = []
@@ -156,16 +155,6 @@ def measure(
         skipped=dict(skipped),
         outcomes=outcomes,
     )
-
-
-def image_id(sample: Sample) -> int | str:
-    """What a benchmark calls a picture: COCO's id, where the data says it (NoCaps' and Karpathy's do), else
-    its key.
-    """
-    found = next((sample.meta[name] for name in IDS if name in sample.meta), None)
-    if found is None:
-        return sample.key
-    return int(found) if str(found).isdecimal() else str(found)  # a csv's is a string
 
 
 def upload(captions: Mapping[int | str, str], path: str | Path) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, expand
+from multiway.data.tables import read_lines
 from multiway.data.tar_index import forget_index, split_name
 from multiway.errors import UserError
 from multiway.search.index import Index
@@ -38,13 +39,7 @@ def read_keys(path: Path) -> set[str]:
     Raises:
         UserError: it can't be read, or holds none.
     """
-    try:
-        keys = {line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read as a list of keys ({error}): give a text file") from None
-    if not keys:
-        raise UserError(f"{path} holds no key: write one a line")
-    return keys
+    return set(read_lines(path, "key"))
 
 
 def drop(keys: AbstractSet[str], places: Sequence[str], *, keys_of: KeysOf = "either") -> dict[str, Any]:

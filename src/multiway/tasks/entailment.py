@@ -17,7 +17,7 @@ from multiway.systems.base import System
 from multiway.tasks.outcomes import Outcomes, of_choices
 from multiway.tasks.predictions import Measurement, Predictions, measured, predict
 from multiway.tasks.two_stage import Progress, silent
-from multiway.tasks.upload import write_table
+from multiway.tasks.upload import name_of, write_table
 
 
 def evaluate(model: System, data: Sentences, *, batch_size: int = 32) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def upload(said: Predictions, data: Sentences, path: str | Path) -> None:
     write_table(
         path,
         [
-            {"pairID": data.meta(i).get("pairID", data.key(i)), "label": data.labels[choice]}
+            {"pairID": name_of(data.meta(i), ("pairID",), data.key(i)), "label": data.labels[choice]}
             for i, choice in said.choices
         ],
     )

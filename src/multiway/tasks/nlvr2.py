@@ -17,7 +17,7 @@ from multiway.systems.base import System
 from multiway.tasks.outcomes import Outcomes, of_choices
 from multiway.tasks.predictions import Measurement, Predictions, measured, predict
 from multiway.tasks.two_stage import Progress, silent
-from multiway.tasks.upload import write_csv
+from multiway.tasks.upload import name_of, write_csv
 
 
 def evaluate(model: System, data: PicturePairs, *, batch_size: int = 32) -> dict[str, Any]:
@@ -70,7 +70,8 @@ def upload(said: Predictions, data: PicturePairs, path: str | Path) -> None:
 
     Pairs of other data have their key in place of NLVR2's identifier.
     """
-    write_csv(path, [(data.meta(i).get("identifier", data.key(i)), data.labels[c]) for i, c in said.choices])
+    rows = [(name_of(data.meta(i), ("identifier",), data.key(i)), data.labels[c]) for i, c in said.choices]
+    write_csv(path, rows)
 
 
 def _outcomes(known: Predictions, data: PicturePairs) -> Outcomes:

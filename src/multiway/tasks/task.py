@@ -65,8 +65,7 @@ def _open_classes(
 def _open_questions(
     sources: Sources, labels: tuple[str, ...], min_side: int | None, *, unlabelled: bool = False
 ) -> Questions:
-    # a question without an answer is a sample anyway
-    return Questions(sources, min_side=min_side)
+    return Questions(sources, min_side=min_side, unlabelled=unlabelled)
 
 
 def _open_captions(sources: Sequence[Any], labels: tuple[str, ...], min_side: int | None) -> Dataset:

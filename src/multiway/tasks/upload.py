@@ -15,6 +15,18 @@ from typing import Any
 from multiway.data import files
 
 
+def name_of(about: Mapping[str, Any], columns: Sequence[str], key: str) -> int | str:
+    """What a benchmark calls a sample: the first of these columns that says something, else its key."""
+    said = (str(about[column]).strip() for column in columns if about.get(column) is not None)
+    found = next(filter(None, said), None)
+    return key if found is None else number(found)
+
+
+def number(name: int | str) -> int | str:
+    """An id as servers take it: one that is a number is no string, as a csv has it."""
+    return int(name) if isinstance(name, str) and name.isdecimal() else name
+
+
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
     """A line a row."""
     text = io.StringIO()

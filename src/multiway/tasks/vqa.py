@@ -30,7 +30,7 @@ from multiway.systems.writing import Writing
 from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.predictions import Measurement, batches
 from multiway.tasks.two_stage import Progress, evaluating, silent
-from multiway.tasks.upload import write_json
+from multiway.tasks.upload import number, write_json
 
 
 def labels(data: Questions, network: type[System], min_count: int = 1) -> tuple[str, ...]:
@@ -74,8 +74,11 @@ def _with_texts(model: Writing, data: Questions) -> Callable[[Batch], Batch]:
 
 
 def _weights(asked: Asked, genome: float) -> dict[str, float]:
-    """Each answer's share of the annotators (dataset/vqa_dataset.py); one of Visual Genome weighs less."""
-    shares = {text: n / len(asked.answers) for text, n in Counter(asked.answers).items()}
+    """Each answer's share of the annotators (dataset/vqa_dataset.py); one of Visual Genome weighs less.
+
+    What an annotator left blank is no text to learn.
+    """
+    shares = {text: n / len(asked.answers) for text, n in Counter(asked.answers).items() if text.strip()}
     return dict.fromkeys(shares, genome) if asked.genome else shares
 
 
@@ -209,7 +212,7 @@ def measure(
 def upload(said: Said, data: Questions, path: str | Path) -> None:
     """Write answers as the VQA challenge takes them: a list of `question_id` and `answer`."""
     rows = [
-        {"question_id": data.asked(i).number, "answer": answer}
+        {"question_id": number(data.asked(i).number), "answer": answer}
         for i, answer in zip(said.numbers, said.answers, strict=True)
     ]
     write_json(path, rows)
@@ -248,11 +251,6 @@ def _outcomes(said: Said, data: Questions) -> Outcomes:
         ],
         said=[answer for _, answer, _ in rows],
     )
-
-
-def _counted(asked: Asked) -> str:
-    """The answers that were given most often, and how often."""
-    return ", ".join(f"{answer} ({n})" for answer, n in Counter(asked.answers).most_common(3))
 
 
 def _kind(asked: Asked) -> str:

@@ -1,4 +1,4 @@
-"""How pictures are prepared for a model: transformers' preprocessor_config.json, in and out."""
+"""How pictures are prepared for a model, as files of transformers' folders say: in and out."""
 
 from __future__ import annotations
 
@@ -13,35 +13,45 @@ from multiway.systems.base import System
 CONFIG = "preprocessor_config.json"
 
 
-def read(folder: Path) -> dict[str, Any]:
+#: Where a processor of texts and pictures keeps the same (transformers 5), under `image_processor`.
+PROCESSOR = "processor_config.json"
+
+
+def read(folder: Path, model_type: str) -> dict[str, Any]:
     """`mean`, `std` and `fit` of our config, as far as a folder's file says; nothing where it has none.
 
     Resizing is bicubic here, whatever `resample` says.
 
+    Args:
+        model_type: what transformers calls the model, whose processor counts where the file names none.
+
     Raises:
-        UserError: the file is damaged, or a picture is cropped to another size than it is resized to.
+        UserError: a file is damaged, or a picture is cropped to another size than it is resized to.
     """
-    path = folder / CONFIG
-    if not path.is_file():
-        return {}
+    path = folder / PROCESSOR
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text()).get("image_processor") if path.is_file() else None
+        if values is None:
+            path = folder / CONFIG
+            if not path.is_file():
+                return {}
+            values = json.loads(path.read_text())
+        kind = values.get("image_processor_type") or values.get("feature_extractor_type") or model_type
+        found: dict[str, Any] = {"fit": _fit(values, path, clip=kind.lower().startswith("clip"))}
         if not values.get("do_normalize", True):
-            return {"mean": (0.0,) * 3, "std": (1.0,) * 3, "fit": _fit(values, path)}
+            return found | {"mean": (0.0,) * 3, "std": (1.0,) * 3}
         looks = {"mean": values.get("image_mean"), "std": values.get("image_std")}
-        return {name: tuple(v) for name, v in looks.items() if v is not None} | {"fit": _fit(values, path)}
+        return found | {name: tuple(value) for name, value in looks.items() if value is not None}
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"{path} can't be read ({error}): take another copy") from None
 
 
-def _fit(values: Mapping[str, Any], path: Path) -> str:
+def _fit(values: Mapping[str, Any], path: Path, *, clip: bool) -> str:
     """Our `fit`: a size of one number is the shorter side's for CLIP's processor, both sides' for others."""
-    kind = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
-    is_clip = kind.startswith("CLIP")
-    if not values.get("do_center_crop", is_clip):
+    if not values.get("do_center_crop", clip):
         return "squash"
     size, crop = values.get("size", 224), values.get("crop_size", 224)
-    size = size if isinstance(size, dict) else {"shortest_edge" if is_clip else "height": size, "width": size}
+    size = size if isinstance(size, dict) else {"shortest_edge" if clip else "height": size, "width": size}
     crop = crop if isinstance(crop, dict) else {"height": crop, "width": crop}
     shorter = size.get("shortest_edge")
     if (shorter or size["height"], shorter or size["width"]) != (crop["height"], crop["width"]):

@@ -194,7 +194,7 @@ def load_transformers(folder: Path, weights: Path | None = None) -> System:
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise UserError(f"{folder} has neither model.safetensors nor pytorch_model.bin: add one of them")
-    looks = hf_pictures.read(folder)
+    looks = hf_pictures.read(folder, values.get("model_type", ""))
     if values.get("model_type") == "beit":
         return hf_beit.from_transformers(read_tensors(found), values, **looks)
     if values.get("model_type") == "vit_mae":
