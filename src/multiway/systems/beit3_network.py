@@ -10,13 +10,8 @@ from multiway.core.block import Block, Stack
 from multiway.core.cache import Cache
 from multiway.core.embed import PatchEmbed, resize_positions
 from multiway.core.experts import Route, each, read_route, through
-<<<<<<< HEAD
 from multiway.core.init import init_beit, rescale_residual
-from multiway.core.ragged import Ragged
-=======
-from multiway.core.init import init_beit
 from multiway.core.ragged import Ragged, countable
->>>>>>> main
 from multiway.systems.beit3_config import UNUSED, NetworkConfig
 from multiway.systems.beit3_rows import Rows, route
 
