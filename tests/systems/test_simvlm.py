@@ -145,6 +145,26 @@ def test_captions_by_prompt_and_answers_by_generation() -> None:
         model.answer(image, "what runs ?")
 
 
+@torch.no_grad()
+def test_answers_are_learned_as_suffixes_of_their_questions() -> None:
+    model = tiny_simvlm.build().eval()
+    batch, answers = tiny_simvlm.pairs(3), ("red", "the green dog", "blue")
+    ids, mask = (x[:, None] for x in model.answer_ids(answers))
+    weights = torch.tensor([[0.25, 0.0], [0.5, 0.0], [1.0, 0.25]])
+    twice = torch.cat([ids, ids], dim=1), torch.cat([mask, mask], dim=1) * (weights > 0)[..., None]
+    given = replace(batch, answer_ids=twice[0], answer_mask=twice[1], answer_weights=weights)
+    found = model.losses(given, None)
+    total = count = 0.0
+    for row, share in ((0, 0.25), (1, 0.5), (2, 1.25)):
+        length = int(batch.attention_mask[row].sum())
+        answer = torch.tensor(model.tokenizer.encode(answers[row]))
+        said = logprobs(model, batch.image[row], batch.input_ids[row, : length - 1], answer[:-1])
+        total -= share * float(said.gather(1, answer[1:, None]).sum())
+        count += share * (len(answer) - 1)
+    assert float(found["loss"]) == pytest.approx(total / count, rel=1e-5)
+    assert found["vqa"] is found["loss"]
+
+
 def test_saved_and_loaded_it_says_the_same(tmp_path) -> None:
     model, image = tiny_simvlm.build().eval(), torch.rand(2, 3, *tiny_simvlm.SIZE)
     again = multiway.load(multiway.save(model, tmp_path / "model"))

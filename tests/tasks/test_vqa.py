@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_simvlm
 import torch
 
 import multiway
@@ -218,3 +219,26 @@ def test_blip_answers_and_learns() -> None:
     assert vqa.say(model, data, asking=Asking(inference="generate")).numbers == list(range(12))
     replies = model.replies([data.image(0)], ["what?"], Asking(n=2))[0]
     assert sum(reply.probability for reply in replies) == pytest.approx(1)
+
+
+def test_simvlm_learns_to_choose_an_answer_or_to_write_it(tmp_path: Path, monkeypatch, capsys) -> None:
+    multiway.save(tiny_simvlm.build(), tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    questions(1).image(0).save("a.png")
+    asked = "a.png,what colour is it ?,red\na.png,is it a dog ?,a dog\n"
+    Path("q.csv").write_text(f"image,question,answer\n{2 * asked}")
+    learn = ["finetune", "vqa", "--model", "base", "--data", "q.csv", "--steps", "2", "--batch-size", "4"]
+    for way, system in (("classify", "simvlm_vqa"), ("generate", "simvlm")):
+        assert main([*learn, "--val", "q.csv", "--out", way, "--inference", way]) == 0
+        assert multiway.load(f"{way}/best").config.system == system
+        capsys.readouterr()
+        told = ["--model", f"{way}/best", "--inference", way, "--json"]
+        assert main(["evaluate", "vqa", "--data", "q.csv", *told]) == 0
+        assert json.loads(capsys.readouterr().out)["n"] == 4
+        assert main(["answer", "a.png", "is it red ?", *told]) == 0
+        assert len(json.loads(capsys.readouterr().out)["answers"]) == 1
+    assert main([*learn, "--out", "other", "--inference", "rank"]) == 2
+    assert "SimVLM does not learn to answer by rank: choose classify or generate" in capsys.readouterr().err
+    Path("two.txt").write_text("yes\nno\n")
+    assert main([*learn, "--out", "other", "--inference", "generate", "--answers", "two.txt"]) == 2
+    assert "leave the list of answers out" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from multiway.cli.arguments import Command, Parser, dispatch
+from multiway.cli.evaluate_vqa import INFERENCES
 from multiway.cli.labelled import (
     ANSWERS,
     CAPTIONS,
@@ -57,6 +58,7 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
     if task == "vqa":
         parser.add_argument("--answers", help=f"{ANSWERS}; without it, those of the data")
         parser.add_argument("--min-count", type=int, default=1, help="leave out answers given less often")
+        parser.add_argument("--inference", choices=INFERENCES, help="how it shall answer")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument(
         "--resume", choices=("auto", "never"), default="auto", help="go on from OUT's last checkpoint"
@@ -77,7 +79,9 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
         else TaskData(train=sources_of(args, args.data), val=sources_of(args, args.val))
     )
     options: dict[str, Any] = (
-        {"labels": answers_of(args), "min_count": args.min_count} if task == "vqa" else {}
+        {"labels": answers_of(args), "min_count": args.min_count, "inference": args.inference}
+        if task == "vqa"
+        else {}
     )
     run = tasks.plan(task, args.model, data, **options)
     if any(flag.split("=")[0] in ("--steps", "--train.steps") for flag in flags):

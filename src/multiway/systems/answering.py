@@ -93,6 +93,10 @@ class Answering(System, ABC):
             UserError: the model can't answer so.
         """
 
+    def answer_ids(self, answers: Sequence[str]) -> tuple[Int[Tensor, "A T"], Int[Tensor, "A T"]]:
+        """Token ids of answers to write, a start token before and an end token behind, and their mask."""
+        return self.tokenize(answers)
+
     @torch.inference_mode()
     def replies(
         self,

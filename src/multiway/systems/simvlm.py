@@ -125,6 +125,9 @@ class SimVLM(Answering, PrefixSystem, Captioning):
     def losses(
         self, batch: Batch, state: Any, draws: Draws | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
+        """`lm` of the suffixes; of a batch with `answer_ids`, `vqa` of the answers alone."""
+        if batch.answer_ids is not None:
+            return self.answer_losses(batch)
         return self.figure(batch, draws, generator).losses
 
     def figure(
@@ -160,8 +163,28 @@ class SimVLM(Answering, PrefixSystem, Captioning):
             return length // 2
         return drawn if batch.has_image is None else torch.where(batch.has_image, drawn, length // 2)
 
+    def answer_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The same loss where the prefix is a question, and the suffix an answer to it (section 4.4).
+
+        The mean over all tokens of answers, each weighted by its answer's share of the annotators.
+        """
+        (ids, mask), (answers, real, owner, weights) = batch.text(), batch.answers()
+        context = self.network.context(*self.encode(batch, ids, self.question(ids, mask)))
+        parted = part(answers, real, torch.zeros_like(owner))
+        context = context.shared_by(owner)
+        hidden = self.network.decode(parted.input_ids, parted.attention_mask, context)
+        known = parted.labels != -100
+        each = language.each(
+            self.network.logits(hidden[known]), parted.labels[known], smoothing=self.config.label_smoothing
+        )
+        shares = weights[:, None].expand(known.shape)[known]
+        loss = (shares * each).sum() / mean_over_ranks(shares.sum()).clamp_min(1e-6)
+        return {"loss": loss, "vqa": loss}
+
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
-        """Captions are learned as prefixes are, and bare: no prompt begins them. `vqa` is a classifier."""
+        """Captions are learned as prefixes are, and bare: no prompt begins them. `vqa` is a classifier;
+        to answer by generation, it goes on as it is.
+        """
         own = self.config
         if task == "caption":
             return replace(own, prompt="")
@@ -194,6 +217,11 @@ class SimVLM(Answering, PrefixSystem, Captioning):
         ends = {"eos_id": self.tokenizer.sep_id, "pad_id": self.tokenizer.pad_id}
         return GenerationConfig(min_length=least, max_length=most, **ends)
 
+    def question(self, input_ids: Int[Tensor, "G S"], attention_mask: Int[Tensor, "G S"]) -> Tensor:
+        """The mask of questions without [SEP]: the text goes on."""
+        assert self.tokenizer is not None  # questions are tokens already
+        return attention_mask * (input_ids != self.tokenizer.sep_id)
+
     def reply(
         self,
         image: Float[Tensor, "G 3 H W"],
@@ -204,7 +232,7 @@ class SimVLM(Answering, PrefixSystem, Captioning):
         """Answers by generation (section 4.4), one of a list if it is given: each question is a prefix."""
         self.way(asking.inference, "generate")
         assert self.tokenizer is not None  # questions are tokens already
-        mask, n = attention_mask * (input_ids != self.tokenizer.sep_id), asking.n
+        mask, n = self.question(input_ids, attention_mask), asking.n
         ends = {"eos_id": self.tokenizer.sep_id, "pad_id": self.tokenizer.pad_id}
         longest = min(10, self.config.text.positions)
         config = asking.config or GenerationConfig(max_length=longest, beams=max(3, n), n_best=n, **ends)

@@ -84,10 +84,6 @@ class Writing(Answering):
             return super().fine_tuning(task, labels)
         return replace(self.config, labels=labels or self.config.labels)
 
-    def answer_ids(self, answers: Sequence[str]) -> tuple[Int[Tensor, "A T"], Int[Tensor, "A T"]]:
-        """Token ids of answers, a start token before and an end token behind, and their mask."""
-        return self.tokenize(answers)
-
     def candidates(self, answers: Sequence[str]) -> Candidates:
         """A list of answers, prepared once for many questions."""
         ids, mask = self.answer_ids(answers)

@@ -18,7 +18,9 @@ from multiway.data.questions import Questions
 from multiway.data.two_pictures import PairTransform, PicturePairs
 from multiway.errors import UserError
 from multiway.systems import NETWORKS
+from multiway.systems.answering import Inference
 from multiway.systems.base import System
+from multiway.tasks import vqa
 from multiway.tasks.pretrain import length, note_validation
 from multiway.tasks.task import TASKS, labels_of, task_of
 from multiway.train.build import build_loader as pairs_loader
@@ -49,6 +51,7 @@ def plan(
     checked: System | None = None,
     labels: tuple[str, ...] | None = None,
     min_count: int = 1,
+    inference: Inference | None = None,
 ) -> Run:
     """The run that fine-tunes a model for a task; classes are those of the training data.
 
@@ -58,6 +61,7 @@ def plan(
             them; else a `TaskData`.
         labels: the classes, or the answers to choose from; None: those of the training data.
         min_count: answers that were given less often are not among them.
+        inference: how a model for `vqa` shall answer; None: as its network for the task does.
 
     Raises:
         UserError: the model or the data can't be read, or the model has no network for the task.
@@ -67,10 +71,15 @@ def plan(
         raise UserError(
             f"{name} learns from a {'DataConfig' if task.pairs else 'TaskData'}: give one as data"
         )
+    listed = labels is not None
     if labels is None:
         network = NETWORKS[base.fine_tuning(name, ()).system].network()
         labels = task.labels(task.open(data.train, (), None), network, min_count)
     config = base.fine_tuning(name, labels)
+    if inference is not None:
+        config = vqa.network_of(base, config, inference)
+        if listed and not hasattr(config, "labels"):
+            raise UserError(f"a {config.system} writes whatever it learned: leave the list of answers out")
     if isinstance(data, DataConfig):
         data = replace(data, image_size=config.image.image_size)
     if data.val and train.best_metric is None:

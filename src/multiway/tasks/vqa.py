@@ -22,8 +22,9 @@ from multiway.errors import UserError
 from multiway.metrics import vqa as metrics
 from multiway.metrics.classification import bootstrap
 from multiway.metrics.controls import other
+from multiway.systems import NETWORKS
 from multiway.systems.answer_tree import Candidates
-from multiway.systems.answering import BY_ITSELF, AnswerChoice, Answering, Asking
+from multiway.systems.answering import BY_ITSELF, AnswerChoice, Answering, Asking, Inference
 from multiway.systems.base import System
 from multiway.systems.generalist import Generalist
 from multiway.systems.writing import Writing
@@ -54,13 +55,32 @@ def labels(data: Questions, network: type[System], min_count: int = 1) -> tuple[
     return tuple(found)
 
 
+def network_of(base: System, config: Any, inference: Inference | None) -> Any:
+    """The config of a network that answers as it shall: `config`, or that of the model as it is.
+
+    Args:
+        base: what is fine-tuned. config: of its network for the task. inference: None: as that network does.
+
+    Raises:
+        UserError: neither answers so.
+    """
+    ways = NETWORKS[config.system].network().inferences
+    own = base.inferences if isinstance(base, Answering) else ()
+    if inference is None or inference in ways:
+        return config
+    if inference in own:
+        return base.config
+    known = " or ".join(dict.fromkeys((*ways, *own)))
+    raise UserError(f"{type(base).__name__} does not learn to answer by {inference}: choose {known}")
+
+
 def complete(model: System, data: Questions) -> Callable[[Batch], Batch]:
     """What adds answers to a batch of questions: weighted texts, or a share for each class."""
     model = answering(model)
-    return _with_texts(model, data) if isinstance(model, Writing) else _with_targets(model, data)
+    return _with_texts(model, data) if "generate" in model.inferences else _with_targets(model, data)
 
 
-def _with_texts(model: Writing, data: Questions) -> Callable[[Batch], Batch]:
+def _with_texts(model: Answering, data: Questions) -> Callable[[Batch], Batch]:
     def add(batch: Batch) -> Batch:
         rows = [_weights(data.asked(i), model.genome_weight) for i in batch.need("ids").tolist()]
         most = max(1, *map(len, rows))
