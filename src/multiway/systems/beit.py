@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,12 +31,10 @@ from multiway.batch import Batch
 from multiway.core.gather import mean_over_ranks
 from multiway.core.init import init_beit, rescale_residual
 from multiway.data.patch_masks import block_masks
-from multiway.errors import UserError
 from multiway.objectives import masked_image
-from multiway.systems.base import System
 from multiway.systems.beit_aggregation import Aggregation
 from multiway.systems.beit_config import BEiTConfig, ClassifierConfig
-from multiway.systems.teacher import VisualTokenizer, pixels, tokenizer_of
+from multiway.systems.visual_tokens import PredictsTokens, State
 from multiway.systems.vit import VisionTransformer
 
 
@@ -52,14 +50,6 @@ class Draws:
     tokens: Int[Tensor, "B N"] | None = None
 
 
-class State(nn.Module):
-    """The visual tokenizer, which is no part of the model."""
-
-    def __init__(self, tokenizer: nn.Module | None):
-        super().__init__()
-        self.tokenizer = tokenizer
-
-
 class Hidden(NamedTuple):
     """Normalised hidden states: of the last layer, and of the aggregation's last where there is one."""
 
@@ -67,7 +57,7 @@ class Hidden(NamedTuple):
     aggregated: Float[Tensor, "B T D"] | None
 
 
-class BEiT(System):
+class BEiT(PredictsTokens):
     """A ViT that reads pictures with holes, and a head that says which visual tokens are in them.
 
     Args:
@@ -102,19 +92,6 @@ class BEiT(System):
                 codes=None if config.shared_head else config.codes,
             )
         self.image_size, self.image_mean, self.image_std = image.image_size, image.mean, image.std
-        self._tokenizer: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no submodule: it is not saved
-
-    def learn_from(self, model: nn.Module) -> None:
-        """Take a visual tokenizer.
-
-        Raises:
-            UserError: it is none, or has other tokens than the head, or not one for each patch.
-        """
-        grid = self.config.image.grid
-        self._tokenizer = (tokenizer_of(model, self.config.codes, self.image_size, grid),)
-
-    def init_state(self, *, steps_per_epoch: int = 1) -> State:
-        return State(self._tokenizer[0] if self._tokenizer else None)
 
     def hidden(self, image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, "B N"] | None = None) -> Hidden:
         """Hidden states of pictures, the masked patches replaced before the first layer."""
@@ -161,21 +138,6 @@ class BEiT(System):
         seed = int(torch.randint(2**62, (), generator=generator, device=device))
         masks = block_masks(self.config.mask, self.config.image.grid, len(image), np.random.default_rng(seed))
         return torch.from_numpy(masks).to(image.device)
-
-    @torch.no_grad()
-    def visual_tokens(self, image: Float[Tensor, "B 3 H W"], state: State) -> Int[Tensor, "B N"]:
-        """What the tokenizer sees in the same pictures, whole.
-
-        Raises:
-            UserError: there is no tokenizer.
-        """
-        tokenizer = state.tokenizer
-        if tokenizer is None:
-            raise UserError(
-                "masked image modelling needs visual tokens: give --init.visual-tokenizer the folder of a "
-                "VQ-KD or dVAE, or call learn_from"
-            )
-        return cast(VisualTokenizer, tokenizer).visual_tokens(pixels(image, self.image_mean, self.image_std))
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
         if task != "classify":

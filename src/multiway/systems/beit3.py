@@ -18,7 +18,6 @@ Pre-training was never published: what is masked and how much is the paper's; th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,12 +26,11 @@ from torch import Tensor, nn
 from multiway.batch import Batch
 from multiway.core.gather import mean_over_ranks
 from multiway.core.heads import PlainWordHead
-from multiway.errors import UserError
 from multiway.objectives import language, masked_image
 from multiway.systems.beit3_config import BEiT3Config
 from multiway.systems.beit3_masks import Kinds, masked_patches, masked_words
 from multiway.systems.beit3_system import MultiwaySystem
-from multiway.systems.teacher import pixels, tokenizer_of
+from multiway.systems.visual_tokens import PredictsTokens, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +48,6 @@ class Draws:
     labels: Int[Tensor, "B T"] | None = None
 
 
-class State(nn.Module):
-    """Nothing moves; the tokenizer of pictures is kept here, frozen.
-
-    Attributes:
-        tokenizer: turns pictures into codes; None where they are handed in.
-    """
-
-    def __init__(self, tokenizer: nn.Module | None):
-        super().__init__()
-        self.tokenizer = tokenizer
-
-
 @dataclass(frozen=True)
 class Figure:
     """Every box of one step; `mim_logits` are of the M masked patches in order, `mlm_logits` of masked words.
@@ -77,7 +63,7 @@ class Figure:
     losses: dict[str, Tensor]
 
 
-class BEiT3(MultiwaySystem):
+class BEiT3(PredictsTokens, MultiwaySystem):
     """Masked data modelling on pictures, texts and pairs, in one step."""
 
     alone = ("images", "texts")
@@ -89,19 +75,6 @@ class BEiT3(MultiwaySystem):
         self.mim_head = nn.Linear(config.width, config.codes)
         self.network.start_small()
         self.begin_heads(self.mlm_head, self.mim_head)
-        self._tokenizer: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no submodule: it is not saved
-
-    def learn_from(self, model: nn.Module) -> None:
-        """Take a tokenizer of pictures, whose codes are predicted.
-
-        Raises:
-            UserError: it is none, or has other codes than the head, or not one for each patch.
-        """
-        config = self.config
-        self._tokenizer = (tokenizer_of(model, config.codes, self.image_size, config.image.grid),)
-
-    def init_state(self, *, steps_per_epoch: int = 1) -> State:
-        return State(self._tokenizer[0] if self._tokenizer else None)
 
     # --- the figure
 
@@ -186,11 +159,5 @@ class BEiT3(MultiwaySystem):
         Raises:
             UserError: there is no tokenizer.
         """
-        tokenizer: Any = state.tokenizer
-        if tokenizer is None:
-            raise UserError(
-                "masked data modelling needs the visual tokens of pictures: give --init.visual-tokenizer the "
-                "folder of a VQ-KD or dVAE, or call learn_from"
-            )
-        found = tokenizer.visual_tokens(pixels(image[has_image], self.image_mean, self.image_std))
+        found = self.visual_tokens(image[has_image], state)
         return found.new_zeros(len(image), found.shape[1]).masked_scatter(has_image[:, None], found)

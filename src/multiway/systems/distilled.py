@@ -22,6 +22,7 @@ from multiway.systems.base import System
 from multiway.systems.bert import BertConfig, TextStack
 from multiway.systems.encoders import seen
 from multiway.systems.image_tower import ImageTower
+from multiway.systems.momentum_state import Ramp
 from multiway.systems.towers import BackboneConfig, build_image_tower
 from multiway.systems.vit import ViTConfig
 from multiway.text import TokenizerConfig
@@ -83,22 +84,14 @@ class Reader(nn.Module):
 ReaderT = TypeVar("ReaderT", bound=Reader)
 
 
-class DistillState(nn.Module, Generic[ReaderT]):
+class DistillState(Ramp, Generic[ReaderT]):
     """What moves once a step of a fine-tuning: the teacher, and the steps that ramp its weight up."""
 
     network: ReaderT | None
-    step: Tensor
 
     def __init__(self, network: ReaderT | None, alpha_end: float, ramp_steps: int):
-        super().__init__()
+        super().__init__(alpha_end, ramp_steps)
         self.network = None if network is None else momentum_copy(network)
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.alpha_end, self.ramp_steps = alpha_end, max(ramp_steps, 1)
-
-    @property
-    def alpha(self) -> Tensor:
-        """The teacher's weight at this step."""
-        return self.alpha_end * (self.step.cpu().double() / self.ramp_steps).clamp(max=1)
 
 
 class Distilled(System, Generic[ReaderT]):

@@ -52,27 +52,38 @@ class MomentumConfig:
     hard_negatives: int = 1
 
 
-class MomentumState(nn.Module, Generic[E]):
-    """What moves once a step: the momentum model, the queue, and how many steps were taken.
+class Ramp(nn.Module):
+    """How many steps were taken, and what weight a moving average's soft targets have by then.
 
     Args:
-        encoders: the modules that the momentum model copies, or None to train without one.
         ramp_steps: steps over which `alpha` grows linearly from 0 to `alpha_end`.
     """
 
-    encoders: E | None
     step: Tensor
 
-    def __init__(
-        self, encoders: E | None, queue_size: int, embed_dim: int, alpha_end: float, ramp_steps: int
-    ):
+    def __init__(self, alpha_end: float, ramp_steps: int):
         super().__init__()
-        self.encoders = None if encoders is None else momentum_copy(encoders)
-        self.queue = FeatureQueue(0 if encoders is None else queue_size, embed_dim)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.alpha_end, self.ramp_steps = alpha_end, max(ramp_steps, 1)
 
     @property
     def alpha(self) -> Tensor:
-        """Weight of the momentum model's soft targets at this step."""
+        """The weight at this step, 0-d double."""
         return self.alpha_end * (self.step.cpu().double() / self.ramp_steps).clamp(max=1)
+
+
+class MomentumState(Ramp, Generic[E]):
+    """What moves once a step: the momentum model, the queue, and how many steps were taken.
+
+    Args:
+        encoders: the modules that the momentum model copies, or None to train without one.
+    """
+
+    encoders: E | None
+
+    def __init__(
+        self, encoders: E | None, queue_size: int, embed_dim: int, alpha_end: float, ramp_steps: int
+    ):
+        super().__init__(alpha_end, ramp_steps)
+        self.encoders = None if encoders is None else momentum_copy(encoders)
+        self.queue = FeatureQueue(0 if encoders is None else queue_size, embed_dim)
