@@ -1,4 +1,4 @@
-"""Predicting the visual tokens of patches, as BEiT and BEiT-3 do: whose they are, and where those are kept."""
+"""Predicting the visual tokens of patches, as BEiT and BEiT-3 do: whose they are, and where they are kept."""
 
 from __future__ import annotations
 
