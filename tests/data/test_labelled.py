@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import tarfile
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from multiway.data import emoji
 from multiway.data.labelled import LabelledPictures, LabelledSource
 from multiway.data.sample import BadSample
 from multiway.data.shards import write_shards
+from multiway.data.two_pictures import PicturePairs
 from multiway.errors import UserError
 
 COLOURS = {"a": (255, 0, 0), "b": (0, 0, 255)}
@@ -122,3 +124,21 @@ def test_what_is_missing_is_said(tmp_path, folder):
     data = opened(folder / "tree")
     with pytest.raises(BadSample):
         data.image(0)
+
+
+def test_a_damaged_sample_of_a_tar_is_counted(tmp_path):
+    files = {"a.txt": b"fine", "b.json": b"{", "c.txt": b"caf\xe9", "d.txt": b" "}
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, content in files.items():
+            for file, held in ((f"{name[0]}.png", png((9, 9, 9))), (name, content), (f"{name[0]}.cls", b"1")):
+                info = tarfile.TarInfo(file)
+                info.size = len(held)
+                tar.addfile(info, io.BytesIO(held))
+    data = opened(tmp_path / "x.tar")
+    assert (len(data), data.problems) == (3, {"bad_json": 1})
+    pairs = PicturePairs(LabelledSource(path=str(tmp_path / "x.tar")))
+    assert pairs.texts(0) == ["fine"]
+    assert pairs.problems["bad_json"] + pairs.problems["no_text"] == 1
+    for i, reason in ((1, "bad_text"), (2, "empty_caption")):
+        with pytest.raises(BadSample, match=reason):
+            pairs.texts(i)

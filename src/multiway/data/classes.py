@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from multiway.data import emoji
 from multiway.data.images import EXTENSIONS, read_file
+from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, expand
 from multiway.data.tables import (
     IMAGE_COLUMNS,
@@ -174,7 +175,11 @@ def _by_tar(source: _Described, *, unlabelled: bool) -> Listed:
     shards, problems = Shards(expand(source.path), texts=False), Counter()
     rows, labels, about = [], [], []
     for i in range(len(shards)):
-        meta = shards.meta(i)
+        try:
+            meta = shards.meta(i)
+        except BadSample as bad:
+            problems[bad.reason] += 1
+            continue
         value = meta.get(source.label or next((n for n in ("cls", *LABEL_COLUMNS) if n in meta), "cls"))
         name = "" if value is None else str(value).strip()
         if not (name or unlabelled):

@@ -24,6 +24,7 @@ from multiway.data.collate import stacked
 from multiway.data.images import decode, read_file
 from multiway.data.labelled import LabelledSource
 from multiway.data.numbered import Keyed, Numbered
+from multiway.data.sample import BadSample
 from multiway.data.scene_text import make_picture_pair
 from multiway.data.shards import Shards, expand
 from multiway.data.tables import (
@@ -86,7 +87,11 @@ class PicturePairs(Numbered[LabelledSource, Store]):
         return store.label(inside)
 
     def texts(self, i: int) -> list[str]:
-        """The sentence of pair `i`."""
+        """The sentence of pair `i`.
+
+        Raises:
+            BadSample: it has none that can be read.
+        """
         _, store, inside = self._place(i)
         return [store.sentence(inside)]
 
@@ -160,7 +165,11 @@ class Strips:
         self.problems = Counter(shards.problems)
         self.rows, self.labels = [], []
         for i in range(len(shards)):
-            label = truth(shards.meta(i).get("cls"))
+            try:
+                label = truth(shards.meta(i).get("cls"))
+            except BadSample as bad:
+                self.problems[bad.reason] += 1
+                continue
             if label is None and not unlabelled:
                 self.problems["no_label"] += 1
                 continue
@@ -179,7 +188,10 @@ class Strips:
         return self.shards.key(self.rows[i])
 
     def sentence(self, i: int) -> str:
-        return self.shards.texts(self.rows[i])[0]
+        texts = self.shards.texts(self.rows[i])
+        if not texts:
+            raise BadSample("empty_caption")
+        return texts[0]
 
     def label(self, i: int) -> int:
         return self.labels[i]
