@@ -182,6 +182,19 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out/best/model.safetensors").is_file()
 
 
+def test_labelled_data_and_what_is_held_back_of_it(tmp_path, monkeypatch):
+    saved("blip", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32)).save("a.png")
+    rows = "".join(f"a.png,{'red' if i else 'blue'},{'val' if i < 2 else 'train'}\n" for i in range(6))
+    (tmp_path / "t.csv").write_text("picture,kind,split\n" + rows + "a.png,blue,train\n")
+    of = ["--data", "t.csv", "--split", "train", "--val", "t.csv", "--val-split", "val", "--label", "kind"]
+    argv = ["finetune", "classify", "--model", "base", *of, "--out", "out", "--steps", "1"]
+    assert main([*argv, "--batch-size", "4"]) == 0
+    data = json.loads((tmp_path / "out/run.json").read_text())["run"]["data"]
+    assert [[source["split"] for source in data[part]] for part in ("train", "val")] == [["train"], ["val"]]
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -189,6 +202,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         (["retrieval", "--data", "scenes:8"], "MAE has no network for the task retrieval"),
         (["caption", "--data", "emoji", "--val", "emoji", "--split", "train"], "name a --split and a --val"),
         (["caption", "--data", "emoji", "--val", "emoji", "--split", "all", "--val-split", "all"], "another"),
+        (["classify", "--data", "emoji", "--val", "emoji", "--split", "train"], "name a --split and a --val"),
+        (["vqa", "--data", "x", "--val", "x", "--split", "train+val", "--val-split", "val"], "another"),
     ],
 )
 def test_wrong_input_is_answered_with_a_sentence(tmp_path, monkeypatch, capsys, argv, said):

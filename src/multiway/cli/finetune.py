@@ -15,12 +15,9 @@ from multiway.cli.labelled import (
     ANSWERS,
     CAPTIONS,
     DATA,
-    add_labelled,
-    add_labels,
-    add_pairs,
+    add_learning,
     answers_of,
-    pairs_of,
-    sources_of,
+    learning_of,
 )
 
 COMMANDS = {
@@ -52,9 +49,7 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
     said = (COMMANDS[task].summary, *(() if pairs else (CLASSES,)), ABOUT)
     parser = Parser(f"multiway finetune {task}", " ".join(said))
     parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
-    add_labelled(parser, "--data", CAPTIONS if pairs else DATA[task])
-    add_labelled(parser, "--val", "held-back data, by which the best model is kept", required=False)
-    (add_pairs if pairs else add_labels)(parser)
+    add_learning(parser, CAPTIONS if pairs else DATA[task], pairs=pairs)
     if task == "vqa":
         parser.add_argument("--answers", help=f"{ANSWERS}; without it, those of the data")
         parser.add_argument("--min-count", type=int, default=1, help="leave out answers given less often")
@@ -69,15 +64,10 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
     args, flags = parser.parse_known_args(argv)
 
     from multiway.cli.overrides import override
-    from multiway.data.labelled import TaskData
     from multiway.tasks import finetune as tasks
     from multiway.train.run import Run
 
-    data: Any = (
-        pairs_of(args)
-        if pairs
-        else TaskData(train=sources_of(args, args.data), val=sources_of(args, args.val))
-    )
+    data: Any = learning_of(args, pairs=pairs)
     options: dict[str, Any] = (
         {"labels": answers_of(args), "min_count": args.min_count, "inference": args.inference}
         if task == "vqa"

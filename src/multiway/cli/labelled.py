@@ -59,47 +59,54 @@ def add_labels(parser: Parser) -> None:
     """What is said of all the sources alike."""
     parser.add_argument("--images", help="folder of the pictures that an annotation file names")
     parser.add_argument("--label", help="the column of the class; of emoji: group or subgroup")
-    parser.add_argument(
-        "--split", help="of emoji: train, combination, style or all; of a table, as its column `split` says"
-    )
+    parser.add_argument("--split", help=SPLITS)
 
 
-def add_pairs(parser: Parser) -> None:
-    """What is said of sources of captions; `pairs_of` reads it."""
+def add_learning(parser: Parser, about: str, *, pairs: bool) -> None:
+    """The data that a model learns from, and is validated on; `learning_of` reads them.
+
+    Args:
+        about: what the data are. pairs: they are captions, and have no labels.
+    """
+    add_labelled(parser, "--data", about)
+    add_labelled(parser, "--val", "held-back data, by which the best model is kept", required=False)
     parser.add_argument("--images", help="folder of the pictures that an annotation file names")
+    if not pairs:
+        parser.add_argument("--label", help="the column of the class; of emoji: group or subgroup")
     parser.add_argument("--split", help=f"of --data: {SPLITS}")
     parser.add_argument("--val-split", help=f"of --val: {SPLITS}")
 
 
-def pairs_of(args):
-    """The `DataConfig` that the arguments name.
+def learning_of(args, *, pairs: bool):
+    """The `DataConfig` of pairs, else the `TaskData`, that the arguments name.
 
     Raises:
         UserError: the data by which the best model is kept would be learned from.
     """
     from multiway.data.dataset import DataConfig, Source
+    from multiway.data.labelled import LabelledSource, TaskData
     from multiway.tasks.finetune import AUGMENT
 
     for path in args.val or ():
         if path in args.data and None in (args.split, args.val_split):
             raise UserError(f"--val {path} is also --data: name a --split and a --val-split of it")
-        if path in args.data and args.split == args.val_split:
-            raise UserError(f"--val {path} is the same split as --data: name another --val-split")
+        if path in args.data and set(args.split.split("+")) & set(args.val_split.split("+")):
+            raise UserError(f"--val {path} has samples of --data: name another --val-split")
+    kind, more = (Source, {}) if pairs else (LabelledSource, {"label": args.label})
 
     def sources(paths, split):
-        return tuple(Source(path=path, images=args.images, split=split) for path in paths or ())
+        return tuple(kind(path=path, images=args.images, split=split, **more) for path in paths or ())
 
-    return DataConfig(
-        train=sources(args.data, args.split), val=sources(args.val, args.val_split), augment=AUGMENT
-    )
+    named = {"train": sources(args.data, args.split), "val": sources(args.val, args.val_split)}
+    return DataConfig(**named, augment=AUGMENT) if pairs else TaskData(**named)
 
 
-def sources_of(args, paths: Sequence[str] | None) -> tuple:
-    """The sources that the arguments name."""
+def sources_of(args, paths: Sequence[str]) -> tuple:
+    """The sources that the arguments of `add_labels` name."""
     from multiway.data.labelled import LabelledSource
 
     options = {"images": args.images, "label": args.label, "split": args.split}
-    return tuple(LabelledSource(path=path, **options) for path in paths or ())
+    return tuple(LabelledSource(path=path, **options) for path in paths)
 
 
 def answers_of(args) -> tuple[str, ...] | None:

@@ -13,7 +13,7 @@ from typing import Any
 from multiway.errors import UserError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".token")
-IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "image_path", "path", "img")
+IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "image_path", "path", "img", "picture")
 TEXT_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "title", "raw", "comment")
 
 
