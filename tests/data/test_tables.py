@@ -52,3 +52,24 @@ def test_rows_of_a_split() -> None:
         of_split(rows, "dev", Path("x"))
     with pytest.raises(UserError, match="x has no splits"):
         of_split(rows[2:3], "train", Path("x"))
+
+
+def test_cells_that_the_header_does_not_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("image,text\na.jpg,one,,\nb.jpg\n")
+    assert read_table(path) == [{"image": "a.jpg", "text": "one"}, {"image": "b.jpg", "text": None}]
+    path.write_text("image,text\na.jpg,one\nb.jpg,a red, round ball\n")
+    with pytest.raises(UserError, match="row 2 has 3 cells and the header 2: put a text .* into quotes"):
+        read_table(path)
+    (tmp_path / "x.tsv").write_text("image\ttext\na.jpg\tone\ttwo\n")
+    with pytest.raises(UserError, match="row 1 has 3 cells"):
+        read_table(tmp_path / "x.tsv")
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes("\ufeffimage;text\r\na.jpg;one, two\r\n".encode())
+    assert read_table(path) == [{"image": "a.jpg", "text": "one, two"}]
+    path.write_bytes("image,text\na.jpg,café\n".encode("latin-1"))
+    with pytest.raises(UserError, match="is no UTF-8 .*: save it as UTF-8"):
+        read_table(path)

@@ -87,6 +87,11 @@ def test_differences_that_matter(fake, tmp_path):
     check_same_run(replace(run, train=replace(run.train, steps=99, save_every=1, keep_last=1)), tmp_path)
     with pytest.raises(UserError, match=r"another train\.batch_size, train\.seed: resume"):
         check_same_run(replace(run, train=replace(run.train, seed=1, batch_size=8)), tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text())
+    content["run"]["system"]["system"] = "mae"
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="holds a run of another system, mae: choose another output folder"):
+        check_same_run(run, tmp_path)
     assert differences(asdict(run), asdict(replace(run, data=fake.FakeData(workers=3)))) == []
     assert differences({"system": {"a": 1}}, {"system": {"b": 1}}) == ["system.a", "system.b"]
 

@@ -38,9 +38,11 @@ def read_table(path: Path) -> Any:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 head = file.readline()
                 file.seek(0)
-                delimiter = "\t" if kind == ".tsv" or ("\t" in head and "," not in head) else ","
+                others = () if "," in head else ("\t", ";")
+                delimiter = "\t" if kind == ".tsv" else next((mark for mark in others if mark in head), ",")
                 csv.field_size_limit(2**24)
-                return _tabbed(list(file)) if delimiter == "\t" else list(csv.DictReader(file))
+                reader = csv.DictReader(file, delimiter=delimiter)
+                return _whole(_tabbed(list(file)) if delimiter == "\t" else list(reader), path)
         text = path.read_text(encoding="utf-8-sig")
         if kind == ".token":
             pairs = (line.split("\t", 1) for line in lines_of(text))
@@ -48,8 +50,26 @@ def read_table(path: Path) -> Any:
         if kind == ".json" and not _is_lines(text):
             return json.loads(text)
         return [json.loads(line) for line in lines_of(text)]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 ({error}): save it as UTF-8.") from error
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} can't be read as {kind.lstrip('.')}: {error}.") from error
+
+
+def _whole(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Rows none of which has more cells than the header; empty ones at the end do no harm.
+
+    Raises:
+        UserError: one has: most often a text with a comma that is in no quotes.
+    """
+    for number, row in enumerate(rows, 1):
+        more = row.pop(None, None)  # pyrefly: ignore  # where DictReader puts them
+        if more and any(cell.strip() for cell in more):
+            raise UserError(
+                f"{path}, row {number} has {len(row) + len(more)} cells and the header {len(row)}: put a "
+                "text that holds the delimiter into quotes."
+            )
+    return rows
 
 
 def _tabbed(lines: list[str]) -> list[dict[str, Any]]:

@@ -299,8 +299,12 @@ def check_same_run(run: Run, folder: Path) -> None:
     Raises:
         UserError: `folder/run.json` differs in something that matters; the sentence names the keys.
     """
+    own, kept = asdict(run), read_json(folder / "run.json").get("run")
+    other = kept["system"].get("system") if kept else None
+    if other is not None and other != own["system"].get("system"):
+        raise UserError(f"{folder} holds a run of another system, {other}: choose another output folder")
     saved = read_run(folder, type(run.system), type(run.data))  # fields newer than it have their defaults
-    changed = differences(asdict(saved), asdict(run))
+    changed = differences(asdict(saved), own)
     if changed:
         raise UserError(
             f"{folder} holds a run with another {', '.join(changed)}: resume it with its own settings "
