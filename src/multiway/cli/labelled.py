@@ -94,10 +94,10 @@ def learning_of(args, *, pairs: bool):
             raise UserError(f"--val {path} has samples of --data: name another --val-split")
     kind, more = (Source, {}) if pairs else (LabelledSource, {"label": args.label})
 
-    def sources(paths, split):
+    def sources(paths, split) -> Any:
         return tuple(kind(path=path, images=args.images, split=split, **more) for path in paths or ())
 
-    named = {"train": sources(args.data, args.split), "val": sources(args.val, args.val_split)}
+    named: dict[str, Any] = {"train": sources(args.data, args.split), "val": sources(args.val, args.val_split)}
     return DataConfig(**named, augment=AUGMENT) if pairs else TaskData(**named)
 
 
