@@ -97,7 +97,10 @@ def learning_of(args, *, pairs: bool):
     def sources(paths, split) -> Any:
         return tuple(kind(path=path, images=args.images, split=split, **more) for path in paths or ())
 
-    named: dict[str, Any] = {"train": sources(args.data, args.split), "val": sources(args.val, args.val_split)}
+    named: dict[str, Any] = {
+        "train": sources(args.data, args.split),
+        "val": sources(args.val, args.val_split),
+    }
     return DataConfig(**named, augment=AUGMENT) if pairs else TaskData(**named)
 
 
