@@ -30,6 +30,10 @@ def test_evaluation_squashes_or_crops_as_torchvision(photo):
     torch.testing.assert_close(eval_transform((32, 48), MEAN, STD)(photo), to_tensor(squash, MEAN, STD))
     middle = v2.Compose([v2.Resize(40, v2.InterpolationMode.BICUBIC), v2.CenterCrop(40)])(photo)
     torch.testing.assert_close(eval_transform(40, MEAN, STD, fit="crop")(photo), to_tensor(middle, MEAN, STD))
+    for size, fit in ((48, "crop"), ((48, 48), "squash")):  # cut from the middle of what is larger
+        middle = v2.Compose([v2.Resize(size, v2.InterpolationMode.BICUBIC), v2.CenterCrop(42)])(photo)
+        ours = eval_transform(42, MEAN, STD, fit=fit, crop_share=0.875)(photo)
+        torch.testing.assert_close(ours, to_tensor(middle, MEAN, STD))
 
 
 def test_the_same_generator_gives_the_same_picture(photo):

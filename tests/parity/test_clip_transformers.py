@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import multiway
 from multiway.batch import Batch
+from multiway.data.augment import eval_transform
 from multiway.errors import UserError
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.text import Tokenizer
@@ -137,8 +138,12 @@ def test_what_their_processors_say(tmp_path: Path) -> None:
         file.write_text(json.dumps(values))
         assert hf_pictures.read(tmp_path, model_type) == {"fit": fit}
     file.write_text(json.dumps({"do_center_crop": True, "size": 256, "crop_size": 224}))
-    with pytest.raises(UserError, match="crops another size"):
-        hf_pictures.read(tmp_path, "clip")
+    for model_type, fit in (("clip", "crop"), ("beit", "squash")):  # BEiT's as transformers 4 made it
+        assert hf_pictures.read(tmp_path, model_type) == {"fit": fit, "crop_share": 0.875}
+    for crop in ({"height": 224, "width": 200}, 288):
+        file.write_text(json.dumps({"do_center_crop": True, "size": 256, "crop_size": crop}))
+        with pytest.raises(UserError, match="crops another shape"):
+            hf_pictures.read(tmp_path, "clip")
     for damaged in ("{", "[]", '{"size": {}, "do_center_crop": true}', '{"image_mean": 0.5}'):
         file.write_text(damaged)
         with pytest.raises(UserError, match="can't be read"):
@@ -164,6 +169,49 @@ def test_a_processor_of_both_says_how_pictures_are_made(typed: bool, tmp_path: P
     (tmp_path / "processor_config.json").write_text("[]")
     with pytest.raises(UserError, match="processor_config.json can't be read"):
         multiway.load(tmp_path)
+
+
+@pytest.mark.parametrize("size", [{"shortest_edge": 40}, {"height": 40, "width": 40}], ids=["crop", "squash"])
+@pytest.mark.parametrize("shape", [(50, 41), (33, 90), (64, 64), (40, 40), (32, 32)])
+def test_crops_of_a_larger_size(size: dict[str, int], shape: tuple[int, int], tmp_path: Path) -> None:
+    theirs().save_pretrained(tmp_path / "hf")
+    processor = transformers.CLIPImageProcessor(size=size, crop_size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path / "hf")
+    levels = np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)
+    picture = Image.fromarray(levels).resize(shape, Image.Resampling.BICUBIC)
+    ours = multiway.load(tmp_path / "hf")
+    assert (ours.image_size, ours.crop_share) == (32, 0.8)
+    level = 1 / 255 / min(ours.image_std)
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(ours.prepare(picture), pixels, rtol=0, atol=1.01 * level)
+    folder = convert(tmp_path / "hf", tmp_path / "back", to="transformers")
+    again = transformers.AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")
+    assert torch.equal(again["pixel_values"], pixels)
+    assert multiway.load(folder).config == ours.config
+
+
+SIDES = {"height": 32, "width": 32}
+PROCESSORS = {
+    "beit": transformers.BeitImageProcessor(size=SIDES),
+    "beit, cropping": transformers.BeitImageProcessor(
+        size={"height": 36, "width": 36}, crop_size=SIDES, do_center_crop=True
+    ),
+    "blip": transformers.BlipImageProcessor(size=SIDES),
+    "vit_mae": transformers.ViTImageProcessor(size=SIDES, resample=3),
+    "clip, 4": transformers.CLIPImageProcessor(size=40, crop_size=32),
+}
+
+
+@pytest.mark.parametrize("name", list(PROCESSORS))
+@pytest.mark.parametrize("shape", [(50, 41), (90, 33)])
+def test_pictures_are_as_each_processor_makes_them(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    PROCESSORS[name].save_pretrained(tmp_path)
+    looks = hf_pictures.read(tmp_path, name.partition(",")[0])
+    levels = np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)
+    picture = Image.fromarray(levels).resize(shape, Image.Resampling.BICUBIC)
+    pixels = PROCESSORS[name](picture, return_tensors="pt")["pixel_values"][0]
+    ours = eval_transform(32, **looks)(picture)
+    torch.testing.assert_close(ours, pixels, rtol=0, atol=1.01 / 255 / min(looks["std"]))
 
 
 def test_sides_are_written_apart_and_crops_of_squares_alone() -> None:

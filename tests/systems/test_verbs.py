@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from multiway.errors import UserError
+from multiway.search.index import fingerprint
 from multiway.systems.albef import ALBEF
 from multiway.systems.pictures import transform_of
 from multiway.text import Tokenizer
@@ -49,6 +50,10 @@ def test_pictures_come_as_paths_images_or_tensors(model: ALBEF, pictures, tmp_pa
 def test_pictures_are_fitted_as_the_config_says(model: ALBEF, pictures) -> None:
     crops = tiny.albef(tiny.albef_config(image=tiny.vit(fit="crop")))[0]
     assert (model.image_fit, crops.image_fit) == ("squash", "crop")
+    within = tiny.albef(tiny.albef_config(image=tiny.vit(fit="crop", crop_share=0.5)))[0]
+    assert len({fingerprint(prepares) for prepares in (model, crops, within)}) == 3  # an index is of one
+    with pytest.raises(UserError, match="crop_share is 0: give a share"):
+        tiny.vit(crop_share=0)
     middle = pictures[0].resize((48, 32), Image.Resampling.BICUBIC).crop((8, 0, 40, 32))
     assert torch.equal(crops.prepare(pictures[0]), transform_of(model)(middle)[None])
     assert not torch.equal(crops.prepare(pictures), model.prepare(pictures))

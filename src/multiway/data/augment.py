@@ -144,18 +144,19 @@ class EvalTransform:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: Fit = "squash"
+    crop_share: float = 1.0
 
     def __call__(
         self, image: Image.Image, caption: str = "", generator: np.random.Generator | None = None
     ) -> Float[Tensor, "3 H W"]:
         height, width = _height_width(self.image_size, image)
-        if self.fit == "crop":
-            size = _covering(image.size, (width, height))
-            image = image.resize(size, Image.Resampling.BICUBIC) if size != image.size else image
+        whole = (round(width / self.crop_share), round(height / self.crop_share))
+        size = _covering(image.size, whole) if self.fit == "crop" else whole
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        if size != (width, height):
             left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
             image = image.crop((left, top, left + width, top + height))
-        elif image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
         return to_tensor(image, self.mean, self.std)
 
 
@@ -179,6 +180,7 @@ def eval_transform(
     mean: tuple[float, ...] = CLIP_MEAN,
     std: tuple[float, ...] = CLIP_STD,
     fit: Fit = "squash",
+    crop_share: float = 1.0,
 ) -> EvalTransform:
     """A callable (RGB picture) -> `[3, H, W]` float32: resized (bicubic) and normalised, nothing random.
 
@@ -186,8 +188,10 @@ def eval_transform(
         image_size: pixels, one number or (height, width); or the shape that pictures keep.
         fit: `squash` to the size whatever the shape (ALBEF), or resize the shorter side and `crop` the
             middle (CLIP).
+        crop_share: what is kept, in the middle, of each side that is resized to: with 0.875, pictures of 224
+            are cut from 256 (MAE, util/datasets.py).
     """
-    return EvalTransform(image_size, tuple(mean), tuple(std), fit)
+    return EvalTransform(image_size, tuple(mean), tuple(std), fit, crop_share)
 
 
 def says_side(caption: str) -> bool:

@@ -198,8 +198,9 @@ def fingerprint(model: System) -> str:
     digest = hashlib.sha256()
     config = getattr(model.tokenizer, "config", None)
     digest.update(repr((model.image_size, model.image_mean, model.image_std, config)).encode())
-    if model.image_fit != "squash":  # indexes from before there was another fit stay valid
-        digest.update(model.image_fit.encode())
+    fit = model.image_fit if model.crop_share == 1 else f"{model.image_fit} {model.crop_share}"
+    if fit != "squash":  # indexes from before there was another fit stay valid
+        digest.update(fit.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -20,9 +20,8 @@ Picture = str | Path | Image.Image | Tensor
 
 def transform_of(model: Any) -> EvalTransform:
     """What evaluation and inference do to a picture for a system."""
-    return eval_transform(
-        model.kept_shape or model.image_size, model.image_mean, model.image_std, model.image_fit
-    )
+    size = model.kept_shape or model.image_size
+    return eval_transform(size, model.image_mean, model.image_std, model.image_fit, model.crop_share)
 
 
 def prepared(images: Picture | Sequence[Picture], transform: EvalTransform) -> Float[Tensor, "B 3 H W"]:

@@ -15,6 +15,7 @@ from multiway.core.embed import PatchEmbed, resize_positions, sincos_positions
 from multiway.core.init import init_vit
 from multiway.core.relative import RelativeBias, image_index, image_rows
 from multiway.data.augment import Fit
+from multiway.errors import UserError
 from multiway.systems.image_tower import FrozenBlocks, ImageTower
 from multiway.systems.sizes import check_heads, check_patches, check_quarters
 
@@ -45,7 +46,7 @@ class ViTConfig:
             the mean of all its normalised tokens (FLIP); or none: who reads the tokens pools them, and they
             come without a last LayerNorm (CoCa).
         mean, std: of the pictures' channels.
-        fit: of pictures of another shape, in evaluation and inference: `data.augment.eval_transform`.
+        fit, crop_share: of pictures in evaluation and inference: `data.augment.eval_transform`.
     """
 
     name: Literal["vit"] = "vit"
@@ -73,10 +74,13 @@ class ViTConfig:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     fit: Fit = "squash"
+    crop_share: float = 1.0
 
     def __post_init__(self) -> None:
         check_heads(self.heads, self.width, of="system.image.heads")
         check_patches(self.image_size, self.patch_size)
+        if not 0 < self.crop_share <= 1:
+            raise UserError(f"system.image.crop_share is {self.crop_share}: give a share above 0, at most 1")
         if self.sincos:
             check_quarters(self.width, of="system.image.width")
 

@@ -18,7 +18,8 @@ PROCESSOR = "processor_config.json"
 
 
 def read(folder: Path, model_type: str) -> dict[str, Any]:
-    """`mean`, `std` and `fit` of our config, as far as a folder's file says; nothing where it has none.
+    """`mean`, `std`, `fit` and `crop_share` of our config, as far as a folder's file says; nothing where it
+    has none.
 
     Resizing is bicubic here, whatever `resample` says.
 
@@ -26,7 +27,7 @@ def read(folder: Path, model_type: str) -> dict[str, Any]:
         model_type: what transformers calls the model, whose processor counts where the file names none.
 
     Raises:
-        UserError: a file is damaged, or a picture is cropped to another size than it is resized to.
+        UserError: a file is damaged, or a picture is cropped to another shape than it is resized to.
     """
     path = folder / PROCESSOR
     try:
@@ -37,7 +38,7 @@ def read(folder: Path, model_type: str) -> dict[str, Any]:
                 return {}
             values = json.loads(path.read_text())
         kind = values.get("image_processor_type") or values.get("feature_extractor_type") or model_type
-        found: dict[str, Any] = {"fit": _fit(values, path, clip=kind.lower().startswith("clip"))}
+        found = _fit(values, path, clip=kind.lower().startswith("clip"))
         if not values.get("do_normalize", True):
             return found | {"mean": (0.0,) * 3, "std": (1.0,) * 3}
         looks = {"mean": values.get("image_mean"), "std": values.get("image_std")}
@@ -46,20 +47,21 @@ def read(folder: Path, model_type: str) -> dict[str, Any]:
         raise UserError(f"{path} can't be read ({error}): take another copy") from None
 
 
-def _fit(values: Mapping[str, Any], path: Path, *, clip: bool) -> str:
-    """Our `fit`: a size of one number is the shorter side's for CLIP's processor, both sides' for others."""
+def _fit(values: Mapping[str, Any], path: Path, *, clip: bool) -> dict[str, Any]:
+    """A size of one number is the shorter side's for CLIP's processor, both sides' for others."""
     if not values.get("do_center_crop", clip):
-        return "squash"
+        return {"fit": "squash"}
     size, crop = values.get("size", 224), values.get("crop_size", 224)
     size = size if isinstance(size, dict) else {"shortest_edge" if clip else "height": size, "width": size}
     crop = crop if isinstance(crop, dict) else {"height": crop, "width": crop}
     shorter = size.get("shortest_edge")
-    if (shorter or size["height"], shorter or size["width"]) != (crop["height"], crop["width"]):
+    share, across = (crop[side] / (shorter or size[side]) for side in ("height", "width"))
+    if share != across or not 0 < share <= 1:
         raise UserError(
-            f"{path} crops another size ({crop}) than it resizes to ({size}), which is not known here: make "
-            "both equal, or remove the file"
+            f"{path} crops another shape ({crop}) than it resizes to ({size}), which is not known here: make "
+            "both of one shape, or remove the file"
         )
-    return "crop" if shorter else "squash"
+    return {"fit": "crop" if shorter else "squash"} | ({} if share == 1 else {"crop_share": share})
 
 
 def values_of(model: System, processor: str) -> dict[str, Any]:
@@ -73,16 +75,18 @@ def values_of(model: System, processor: str) -> dict[str, Any]:
     """
     size = model.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    sides = {"height": height, "width": width}
-    shape: dict[str, Any] = {"image_processor_type": processor, "size": sides, "do_center_crop": False}
+    crop = {"height": height, "width": width}
+    whole = {side: round(pixels / model.crop_share) for side, pixels in crop.items()}
+    shape: dict[str, Any] = {"image_processor_type": processor, "size": whole, "do_center_crop": False}
     if model.image_fit == "crop":
         if height != width:
             raise UserError(
                 f"transformers crops no pictures to {height} x {width}: set image.fit to squash, or keep "
                 "this model as a folder (multiway.save)"
             )
-        shape = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": height}}
-        shape |= {"do_center_crop": True, "crop_size": sides}
+        shape["size"] = {"shortest_edge": whole["height"]}
+    if model.image_fit == "crop" or whole != crop:
+        shape |= {"image_processor_type": "CLIPImageProcessor", "do_center_crop": True, "crop_size": crop}
     return {
         **shape,
         "resample": 3,

@@ -321,6 +321,11 @@ def write(model: System, out: Path) -> None:
     """
     if not isinstance(model, CLIP | CoCa):
         raise UserError(f"open_clip has no {type(model).__name__}: a CLIP or a CoCa can leave for it")
+    if model.crop_share != 1:
+        raise UserError(
+            "open_clip crops nothing from what it resizes: set image.crop_share to 1, or keep this model as "
+            "a folder (multiway.save)"
+        )
     values = values_of(model.config)
     tensors = to_theirs(layout_of(model.config), model.state_dict())
     looks = {
