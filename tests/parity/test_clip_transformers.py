@@ -180,7 +180,7 @@ def test_crops_of_a_larger_size(size: dict[str, int], shape: tuple[int, int], tm
     levels = np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)
     picture = Image.fromarray(levels).resize(shape, Image.Resampling.BICUBIC)
     ours = multiway.load(tmp_path / "hf")
-    assert (ours.image_size, ours.crop_share) == (32, 0.8)
+    assert (ours.image_size, ours.config.image.crop_share) == (32, 0.8)
     level = 1 / 255 / min(ours.image_std)
     pixels = processor(picture, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(ours.prepare(picture), pixels, rtol=0, atol=1.01 * level)

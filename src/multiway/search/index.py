@@ -25,6 +25,7 @@ from multiway.data.pictures import Folder, Tars, open_pictures
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
 from multiway.systems.base import System
+from multiway.systems.pictures import transform_of
 from multiway.tasks.two_stage import Progress, as_array, evaluating, silent
 
 FORMAT = 1
@@ -198,7 +199,8 @@ def fingerprint(model: System) -> str:
     digest = hashlib.sha256()
     config = getattr(model.tokenizer, "config", None)
     digest.update(repr((model.image_size, model.image_mean, model.image_std, config)).encode())
-    fit = model.image_fit if model.crop_share == 1 else f"{model.image_fit} {model.crop_share}"
+    share = transform_of(model).crop_share
+    fit = model.image_fit if share == 1 else f"{model.image_fit} {share}"
     if fit != "squash":  # indexes from before there was another fit stay valid
         digest.update(fit.encode())
     for name, tensor in sorted(model.state_dict().items()):

@@ -31,8 +31,7 @@ class System(nn.Module):
         config: the system's own frozen dataclass, as its state and draws are its own.
         calibration: how matching becomes a probability; None: by the head's softmax.
         tokenizer: set by `multiway.create` and `multiway.load`.
-        image_size, image_mean, image_std, image_fit, crop_share: how pictures are prepared.
-        image_tower: makes tokens.
+        image_size, image_mean, image_std, image_fit: how pictures are prepared. image_tower: makes tokens.
         has_itm, has_itc: whether `match_pairs` can be asked, and whether there are features to compare.
         kept_shape: how pictures keep their shape; None: they are squashed to `image_size`.
         has_image, has_text: whether it reads pictures, and texts; alone: which it also learns from alone.
@@ -54,10 +53,6 @@ class System(nn.Module):
     @property
     def image_fit(self) -> Fit:
         return getattr(getattr(self.config, "image", None), "fit", "squash")
-
-    @property
-    def crop_share(self) -> float:
-        return getattr(getattr(self.config, "image", None), "crop_share", 1.0)
 
     if TYPE_CHECKING:  # a submodule in one system, a submodule's in another
 

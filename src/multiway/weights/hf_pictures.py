@@ -9,6 +9,7 @@ from typing import Any
 
 from multiway.errors import UserError
 from multiway.systems.base import System
+from multiway.systems.pictures import transform_of
 
 CONFIG = "preprocessor_config.json"
 
@@ -76,7 +77,8 @@ def values_of(model: System, processor: str) -> dict[str, Any]:
     size = model.image_size
     height, width = (size, size) if isinstance(size, int) else size
     crop = {"height": height, "width": width}
-    whole = {side: round(pixels / model.crop_share) for side, pixels in crop.items()}
+    share = transform_of(model).crop_share
+    whole = {side: round(pixels / share) for side, pixels in crop.items()}
     shape: dict[str, Any] = {"image_processor_type": processor, "size": whole, "do_center_crop": False}
     if model.image_fit == "crop":
         if height != width:

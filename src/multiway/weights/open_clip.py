@@ -18,6 +18,7 @@ from multiway.systems.base import System
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig
 from multiway.systems.coca import CoCa
 from multiway.systems.coca_config import OFFICIAL, CoCaConfig, Form, MultimodalConfig, PoolerConfig, Quirk
+from multiway.systems.pictures import transform_of
 from multiway.systems.vit import ViTConfig
 from multiway.text import TokenizerConfig
 from multiway.weights import clip, coca
@@ -321,7 +322,7 @@ def write(model: System, out: Path) -> None:
     """
     if not isinstance(model, CLIP | CoCa):
         raise UserError(f"open_clip has no {type(model).__name__}: a CLIP or a CoCa can leave for it")
-    if model.crop_share != 1:
+    if transform_of(model).crop_share != 1:
         raise UserError(
             "open_clip crops nothing from what it resizes: set image.crop_share to 1, or keep this model as "
             "a folder (multiway.save)"
