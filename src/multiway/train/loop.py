@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,14 +20,13 @@ from torch import nn
 
 from multiway import weights
 from multiway.batch import Batch
-from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.train import checkpoint, memory, optim, parallel
 from multiway.train.build import build
 from multiway.train.checkpoint import Progress
 from multiway.train.log import Log
 from multiway.train.run import Run, TrainConfig, write_run
-from multiway.train.validate import Evaluate, improves, validate
+from multiway.train.validate import Evaluate, check, improves, validate
 
 SKIPS_ALLOWED = 10  # in a row; more is a broken run, not a bad batch
 
@@ -80,8 +80,7 @@ def train(
         TrainingFailed: losses or gradients stay non-finite.
     """
     config = run.train
-    if config.best_metric is not None and evaluate is None:
-        raise UserError(f"train.best_metric is {config.best_metric}, but nothing is validated: name data.val")
+    check(config, evaluate)
     with parallel.ranks(config.device) as ranks, parallel.stop_signals() as stop:
         config.per_rank(ranks.world)
         found = checkpoint.find(run, out, resume, ranks)
@@ -96,10 +95,7 @@ def train(
         trained = optim.freeze(system, config.freeze)
         parallel.agree(system.to(ranks.device))
         state = system.init_state(steps_per_epoch=epoch).to(ranks.device)
-        if found:
-            found.restore(system, state)
-        else:
-            system.begin(state)
+        found.restore(system, state) if found else system.begin(state)
         model = parallel.wrap(system, config, ranks)
         optimizer = optim.build_optimizer(system, config)
         names = {p: name for name, p in system.named_parameters() if p.requires_grad}
@@ -119,12 +115,8 @@ def train(
             if ranks.first:
                 save(whole, out / name)
 
-        def keep() -> None:
-            checkpoint.save(
-                out / "checkpoints", progress, system, state, optimizer, names,
-                keep=config.keep_last, write=ranks.first,
-            )  # fmt: skip
-
+        kept = out / "checkpoints", progress, system, state, optimizer, names
+        keep = partial(checkpoint.save, *kept, keep=config.keep_last, write=ranks.first)
         batches = loader.iterate(progress.step)
         validation, stopped_by = None, None
         try:

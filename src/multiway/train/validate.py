@@ -17,6 +17,16 @@ from multiway.train.run import TrainConfig
 Evaluate = Callable[[System], Mapping[str, Any]]
 
 
+def check(config: TrainConfig, evaluate: Evaluate | None) -> None:
+    """Refuse to choose the best model by what nothing measures.
+
+    Raises:
+        UserError: a metric is named, and there is no validation.
+    """
+    if config.best_metric is not None and evaluate is None:
+        raise UserError(f"train.best_metric is {config.best_metric}, but nothing is validated: name data.val")
+
+
 def validate(system: System, evaluate: Evaluate, config: TrainConfig) -> dict[str, float]:
     """The measures of `evaluate`, nested ones by dotted names; the model is left in train mode."""
     system.eval()
