@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from multiway.batch import Batch
-from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
-from multiway.systems.flip import FLIP, FLIPConfig, flip_text, flip_vit
+from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokenizer, clip_vit
+from multiway.systems.flip import FLIP, FLIPConfig, flip_text, flip_tokenizer, flip_vit
 from multiway.text import train_vocabulary
 from multiway.train.parallel import Ranks, wrap
 from multiway.train.run import TrainConfig
@@ -37,15 +37,14 @@ def _taught(model: Any, teacher: nn.Module) -> Any:
 def _clip() -> CLIP:
     image = clip_vit(image_size=32, patch_size=8, width=24, depth=2, heads=3, hidden=40)
     text = CLIPTextConfig(vocab_size=tiny.VOCAB, width=16, layers=2, heads=2, hidden=28, positions=11)
-    return CLIP(CLIPConfig(image=image, text=text, embed_dim=12))
+    return CLIP(CLIPConfig(image=image, text=text, tokenizer=clip_tokenizer(11), embed_dim=12))
 
 
 def _flip() -> FLIP:
     sizes = {"width": 24, "heads": 3, "hidden": 40}
     image = flip_vit(image_size=32, patch_size=8, depth=2, **sizes)
-    return FLIP(
-        FLIPConfig(image=image, text=flip_text(vocab_size=tiny.VOCAB, layers=2, positions=11, **sizes))
-    )
+    text = flip_text(vocab_size=tiny.VOCAB, layers=2, positions=11, **sizes)
+    return FLIP(FLIPConfig(image=image, text=text, tokenizer=flip_tokenizer(11)))
 
 
 def _tiles(height: int, width: int) -> Batch:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.gather import Gradient
-from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig
+from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokenizer
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.vit import ViTConfig
 from multiway.weights import clip as layouts
@@ -47,6 +47,7 @@ def config_of(sizes: dict[str, Any]) -> CLIPConfig:
             positions=sizes["L"],
             quick_gelu=sizes["quick_gelu"],
         ),
+        tokenizer=clip_tokenizer(sizes["L"]),
         embed_dim=sizes["D"],
     )
 
@@ -75,6 +76,7 @@ def config_of_transformers(sizes: dict[str, Any]) -> CLIPConfig:
             positions=text["max_position_embeddings"],
             quick_gelu=text["hidden_act"] == "quick_gelu",
         ),
+        tokenizer=clip_tokenizer(text["max_position_embeddings"]),
         embed_dim=sizes["projection_dim"],
     )
 

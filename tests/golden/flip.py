@@ -12,7 +12,7 @@ from case import Case, Rule
 from torch import Tensor
 
 from multiway.batch import Batch
-from multiway.systems.flip import FLIP, Draws, FLIPConfig, flip_text, flip_vit
+from multiway.systems.flip import FLIP, Draws, FLIPConfig, flip_text, flip_tokenizer, flip_vit
 from multiway.systems.patch_dropping import split
 from multiway.weights import flip as layouts
 from multiway.weights.keymap import to_theirs
@@ -45,6 +45,7 @@ def official_jax(case: Case) -> dict[str, Any]:
             hidden=_hidden(case, "txt_encoder"),
             positions=sizes["L"],
         ),
+        tokenizer=flip_tokenizer(sizes["L"]),
         embed_dim=sizes["proj"],
         drop=sizes["ratio"],
     )
@@ -95,7 +96,7 @@ def open_clip(case: Case) -> dict[str, Any]:
     """open_clip keeps the largest numbers: the smallest of their negatives."""
     sizes, i = case.config["model"], case.inputs
     towers = clip.config_of(sizes | {"quick_gelu": False})
-    values = {name: getattr(towers, name) for name in asdict(towers) if name not in ("system", "tokenizer")}
+    values = {name: getattr(towers, name) for name in asdict(towers) if name != "system"}
     config = FLIPConfig(**values, drop=sizes["drop"])
     model, layout = FLIP(config), layouts.layout(config)
     official.fill(model, layout, case.weights)

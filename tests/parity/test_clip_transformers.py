@@ -16,7 +16,7 @@ import multiway
 from multiway.batch import Batch
 from multiway.data.augment import eval_transform
 from multiway.errors import UserError
-from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokenizer, clip_vit
 from multiway.text import Tokenizer
 from multiway.weights import hf_pictures
 from multiway.weights.convert import convert, examine
@@ -229,13 +229,14 @@ def small(**text) -> CLIP:
     torch.manual_seed(0)
     sizes = {"width": 16, "layers": 1, "heads": 2, "hidden": 28, "positions": 11}
     image = clip_vit(image_size=32, patch_size=8, width=24, depth=1, heads=3, hidden=40)
-    return CLIP(CLIPConfig(image=image, text=CLIPTextConfig(**sizes, **text), embed_dim=12))
+    words = CLIPTextConfig(**sizes, **text)
+    return CLIP(CLIPConfig(image=image, text=words, tokenizer=clip_tokenizer(11), embed_dim=12))
 
 
 def test_berts_words_leave_too(tmp_path: Path) -> None:
     config = replace(
         small().config,
-        tokenizer=replace(CLIPConfig().tokenizer, kind="wordpiece", vocab="bert-base-uncased", add_sep=True),
+        tokenizer=replace(clip_tokenizer(11), kind="wordpiece", vocab="bert-base-uncased", add_sep=True),
     )
     ours = CLIP(config)
     ours.tokenizer = Tokenizer.load(config.tokenizer)

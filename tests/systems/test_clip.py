@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from multiway.batch import Batch
-from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokenizer, clip_vit
 from multiway.systems.towers import BackboneConfig
 
 SIZE, WORLD = 3, 2
@@ -23,7 +23,8 @@ def clip(**changes) -> CLIP:
     text = CLIPTextConfig(vocab_size=tiny.VOCAB, width=16, layers=2, heads=2, hidden=28, positions=11)
     image = clip_vit(image_size=32, patch_size=8, width=24, depth=2, heads=3, hidden=40)
     torch.manual_seed(0)
-    return CLIP(CLIPConfig(**({"image": image, "text": text, "embed_dim": 12} | changes)))
+    values = {"image": image, "text": text, "tokenizer": clip_tokenizer(11), "embed_dim": 12}
+    return CLIP(CLIPConfig(**(values | changes)))
 
 
 def gradients(batch: Batch, world: int, changes: dict) -> dict:

@@ -14,7 +14,7 @@ from official_shapes import shapes
 import multiway
 from multiway.errors import UserError
 from multiway.systems.clip import CLIP, CLIPConfig, clip_vit
-from multiway.systems.flip import FLIP, Draws, FLIPConfig, flip_text, flip_vit
+from multiway.systems.flip import FLIP, Draws, FLIPConfig, flip_text, flip_tokenizer, flip_vit
 from multiway.text import Tokenizer
 from multiway.weights.convert import convert
 from multiway.weights.flip import layout
@@ -29,6 +29,7 @@ def config(**changes) -> FLIPConfig:
     values = {
         "image": flip_vit(image_size=32, patch_size=8, depth=2, **sizes),
         "text": flip_text(vocab_size=tiny.VOCAB, layers=2, positions=11, **sizes),
+        "tokenizer": flip_tokenizer(11),
         "embed_dim": 12,
     }
     return FLIPConfig(**(values | changes))
@@ -85,7 +86,7 @@ def test_leaving_out_equals_masking_in_every_layer(image: str) -> None:
 def test_without_removal_it_is_clip() -> None:
     image = clip_vit(image_size=32, patch_size=8, width=24, depth=2, heads=3, hidden=40)
     text = replace(flip_text(vocab_size=tiny.VOCAB, positions=11, width=16, heads=2, hidden=28), layers=1)
-    values = {"image": image, "text": text, "embed_dim": 12}
+    values = {"image": image, "text": text, "tokenizer": flip_tokenizer(11), "embed_dim": 12}
     torch.manual_seed(0)
     tuned = FLIP(FLIPConfig(**values, drop=0.0))
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ import pytest
 
 from multiway.cli.overrides import override
 from multiway.errors import UserError
-from multiway.recipes import coca, mae, simvlm, vilt
+from multiway.recipes import clip, coca, flip, generalist, mae, simvlm, vilt, vqvae
 from multiway.train.run import Run
 
 WRONG = {
@@ -20,8 +20,36 @@ WRONG = {
     "heads of a pooler": (coca.coca_experts, ["pooler.heads", "5"], "system.text.width 192"),
     "no heads": (mae.mae_emoji, ["image.heads", "0"], "give a divisor"),
     "heads of a decoder": (mae.mae_emoji, ["decoder-heads", "5"], "system.decoder_width 96"),
-    "patches": (mae.mae_emoji, ["image.patch-size", "7"], "a multiple of the patch size"),
+    "patches": (mae.mae_emoji, ["image.patch-size", "7"], "patch_size 7: give a multiple of it"),
     "sines and cosines": (mae.mae_emoji, ["decoder-width", "30"], "a multiple of 4"),
+    "pictures of a stem": (
+        simvlm.simvlm_emoji,
+        ["image.image-size", "60"],
+        "system.image.image_size is 60 and the stride of system.image.blocks 8: give a multiple of it",
+    ),
+    "no stages of a stem": (simvlm.simvlm_emoji, ["image.blocks"], "blocks is empty"),
+    "pictures of a VQ-VAE": (
+        vqvae.vqvae_scenes,
+        ["image-size", "81"],
+        "a VQ-VAE's image_size is 81 and the product of its strides 8: give a multiple of it",
+    ),
+    "no strides": (vqvae.vqvae_scenes, ["strides"], "strides are empty"),
+    "positions of a prefix network": (
+        simvlm.simvlm_emoji,
+        ["text.positions", "4"],
+        "max_length is 32, and there are positions for texts of 4 tokens: raise system.text.positions",
+    ),
+    "positions of CLIP": (clip.clip_emoji, ["text.positions", "4"], "positions for texts of 4 tokens"),
+    "positions of FLIP": (
+        lambda: flip.flip_emoji()[0],
+        ["text.positions", "4"],
+        "positions for texts of 4 tokens",
+    ),
+    "positions of a generalist": (
+        generalist.generalist_scenes,
+        ["text.positions", "9"],
+        "system.text.positions is 9: raise it",
+    ),
     "positions": (coca.coca_experts, ["text.positions", "4"], "positions for texts of 4 tokens"),
     "no query for captions": (
         coca.coca_experts,

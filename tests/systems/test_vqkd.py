@@ -18,7 +18,7 @@ import multiway
 from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems.beit3_config import BEiT3Config, RetrievalConfig
-from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokenizer, clip_vit
 from multiway.systems.dvae import DVAE
 from multiway.systems.teacher import Teacher, normalised, pixels
 from multiway.systems.vqkd import VQKD, Draws
@@ -255,7 +255,7 @@ def test_a_teacher_sees_pictures_its_own_way() -> None:
 def test_of_clip_the_patches_are_projected_as_the_class_token_is() -> None:
     text = CLIPTextConfig(vocab_size=60, width=16, layers=1, heads=2, hidden=28, positions=11)
     vit = clip_vit(image_size=tiny_beit.SIZE, patch_size=8, width=24, depth=2, heads=3, hidden=40)
-    model = CLIP(CLIPConfig(image=vit, text=text, embed_dim=7)).eval()
+    model = CLIP(CLIPConfig(image=vit, text=text, tokenizer=clip_tokenizer(11), embed_dim=7)).eval()
     image = torch.rand(2, 3, *tiny_beit.SIZE)
     tokens = model.image_tower(normalised(image, model.image_mean, model.image_std))
     torch.testing.assert_close(Teacher.of(model)(image, tiny_beit.GRID), model.image_proj(tokens[:, 1:]))

@@ -15,7 +15,7 @@ from multiway.data.augment import Augment
 from multiway.data.dataset import DataConfig, Source
 from multiway.errors import UserError
 from multiway.systems.beit import BEiT
-from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokenizer, clip_vit
 from multiway.systems.vqkd import VQKD
 from multiway.tasks.pretrain import pretrain
 from multiway.text import Tokenizer
@@ -34,7 +34,7 @@ def teacher(tmp_path_factory) -> Path:
     text = CLIPTextConfig(vocab_size=49408, width=8, layers=1, heads=1, hidden=8, positions=12)
     image = clip_vit(image_size=24, patch_size=8, width=24, depth=1, heads=3, hidden=40)
     torch.manual_seed(0)
-    model = CLIP(CLIPConfig(image=image, text=text, embed_dim=7))
+    model = CLIP(CLIPConfig(image=image, text=text, tokenizer=clip_tokenizer(12), embed_dim=7))
     model.tokenizer = Tokenizer.load(model.config.tokenizer)
     return multiway.save(model, tmp_path_factory.mktemp("clip") / "model")
 

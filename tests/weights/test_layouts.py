@@ -18,7 +18,7 @@ from multiway.systems.albef_assignment import AssignmentConfig, TextAssignment
 from multiway.systems.albef_heads import EntailmentConfig, EntailmentModel
 from multiway.systems.albef_nlvr import NLVRConfig, PairModel
 from multiway.systems.albef_vqa import AnswerModel, VQAConfig
-from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokenizer, clip_vit
 from multiway.weights import albef, clip, official
 from multiway.weights.keymap import Layout, to_ours, to_theirs
 
@@ -205,7 +205,7 @@ def test_checkpoints_of_tasks_are_told_apart(tmp_path: Path) -> None:
 def tiny_clip() -> CLIPConfig:
     text = CLIPTextConfig(vocab_size=60, width=16, layers=2, heads=2, hidden=28, positions=11)
     image = clip_vit(image_size=32, patch_size=8, width=24, depth=2, heads=3, hidden=40)
-    return CLIPConfig(image=image, text=text, embed_dim=12)
+    return CLIPConfig(image=image, text=text, tokenizer=clip_tokenizer(11), embed_dim=12)
 
 
 @pytest.mark.parametrize("make", [clip.open_clip_layout, clip.transformers_layout])

@@ -35,7 +35,7 @@ from multiway.systems.base import System
 from multiway.systems.bert import unpadded
 from multiway.systems.contrast import MAX_SCALE, ContrastConfig, contrast
 from multiway.systems.image_tower import ImageTower, image_feature
-from multiway.systems.sizes import check_heads
+from multiway.systems.sizes import check_heads, check_positions
 from multiway.systems.towers import BackboneConfig, build_image_tower
 from multiway.systems.vit import VisionTransformer, ViTConfig
 from multiway.text import TokenizerConfig
@@ -74,6 +74,11 @@ class CLIPTextConfig:
         check_heads(self.heads, self.width, of="system.text.heads")
 
 
+def clip_tokenizer(max_length: int = 77) -> TokenizerConfig:
+    """CLIP's words."""
+    return TokenizerConfig(kind="clip_bpe", vocab="clip", cleaning="none", max_length=max_length)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CLIPConfig(ContrastConfig):
     """CLIP; the defaults are ViT-B/32.
@@ -86,11 +91,12 @@ class CLIPConfig(ContrastConfig):
     system: Literal["clip"] = "clip"
     image: ViTConfig | BackboneConfig = field(default_factory=clip_vit)
     text: CLIPTextConfig = field(default_factory=CLIPTextConfig)
-    tokenizer: TokenizerConfig = field(
-        default_factory=lambda: TokenizerConfig(kind="clip_bpe", vocab="clip", cleaning="none", max_length=77)
-    )
+    tokenizer: TokenizerConfig = field(default_factory=clip_tokenizer)
     embed_dim: int = 512
     image_pool: Literal["attention", "mean"] = "attention"
+
+    def __post_init__(self) -> None:
+        check_positions(self.text.positions, self.tokenizer.max_length)
 
 
 class TextTower(nn.Module):

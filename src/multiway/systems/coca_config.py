@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from multiway.errors import UserError
-from multiway.systems.clip import CLIPTextConfig
+from multiway.systems.clip import CLIPTextConfig, clip_tokenizer
 from multiway.systems.contrast import ContrastConfig
 from multiway.systems.sizes import check_heads, check_positions
 from multiway.systems.towers import BackboneConfig
@@ -35,7 +35,7 @@ def coca_text(**sizes: Any) -> CLIPTextConfig:
 
 def coca_tokenizer(max_length: int = 76) -> TokenizerConfig:
     """CLIP's words; the paper's own vocabulary was not published."""
-    return TokenizerConfig(kind="clip_bpe", vocab="clip", cleaning="none", max_length=max_length)
+    return clip_tokenizer(max_length)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,9 @@ from multiway.core.embed import resize_positions
 from multiway.core.init import init_bert
 from multiway.core.relative import RelativeBias, image_index, image_rows, resize_table
 from multiway.core.stem import ConvStem, stride_of
+from multiway.errors import UserError
 from multiway.systems.image_tower import ImageTower
+from multiway.systems.sizes import check_patches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,11 @@ class StemConfig:
     blocks: tuple[int, ...] = (3, 4, 23)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            raise UserError("system.image.blocks is empty: give the bottlenecks of each stage, as 3 4 23")
+        check_patches(self.image_size, self.patch_size, by="the stride of system.image.blocks")
 
     @property
     def patch_size(self) -> int:

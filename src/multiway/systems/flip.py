@@ -22,13 +22,13 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig
 from multiway.systems.mae_heads import mae_vit
-from multiway.systems.patch_dropping import drawn_noise, kept_of, split
+from multiway.systems.patch_dropping import Draws, drawn_noise, kept_of, split
 from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import VisionTransformer, ViTConfig
 from multiway.text import TokenizerConfig
@@ -48,6 +48,11 @@ def flip_text(**sizes: Any) -> CLIPTextConfig:
     return replace(config, **sizes)
 
 
+def flip_tokenizer(max_length: int = 32) -> TokenizerConfig:
+    """BERT's words."""
+    return TokenizerConfig(cleaning="none", max_length=max_length)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FLIPConfig(CLIPConfig):
     """FLIP; the defaults are B/16 at 50 %. With CLIP's own towers it is open_clip's `patch_dropout`.
@@ -59,21 +64,22 @@ class FLIPConfig(CLIPConfig):
     system: Literal["flip"] = "flip"  # pyrefly: ignore[bad-override]
     image: ViTConfig | BackboneConfig = field(default_factory=flip_vit)
     text: CLIPTextConfig = field(default_factory=flip_text)
-    tokenizer: TokenizerConfig = field(
-        default_factory=lambda: TokenizerConfig(cleaning="none", max_length=32)
-    )
+    tokenizer: TokenizerConfig = field(default_factory=flip_tokenizer)
     drop: float = 0.5
 
-
-@dataclass(frozen=True, kw_only=True)
-class Draws:
-    """Random choices of a step.
-
-    Attributes:
-        noise: a number for each patch; those with the smallest are kept.
-    """
-
-    noise: Float[Tensor, "B N"] | None = None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        image = self.image
+        if not isinstance(image, ViTConfig) or image.frozen_blocks or image.relative_bias != "none":
+            raise UserError(
+                "FLIP leaves patches out, as a ViT with absolute positions and nothing frozen can: take "
+                "such an image tower"
+            )
+        patches = image.grid[0] * image.grid[1]
+        if not 0 <= self.drop < 1 or not kept_of(patches, self.drop):
+            raise UserError(
+                f"system.drop {self.drop} leaves none of {patches} patches: give 0.5 or 0.75, or 0 to tune"
+            )
 
 
 class FLIP(CLIP):
@@ -81,26 +87,9 @@ class FLIP(CLIP):
 
     Args:
         image_tower: not taken; the tower is a ViT.
-
-    Raises:
-        UserError: the tower is no ViT that is trained from its patches on, or no patch would be kept.
     """
 
     config: FLIPConfig
-
-    def __init__(self, config: FLIPConfig, image_tower: nn.Module | None = None):
-        super().__init__(config, image_tower)
-        image = config.image
-        if not isinstance(image, ViTConfig) or image.frozen_blocks or image.relative_bias != "none":
-            raise UserError(
-                "FLIP leaves patches out, as a ViT with absolute positions and nothing frozen can: take "
-                "such an image tower"
-            )
-        patches = image.grid[0] * image.grid[1]
-        if not 0 <= config.drop < 1 or not kept_of(patches, config.drop):
-            raise UserError(
-                f"system.drop {config.drop} leaves none of {patches} patches: give 0.5 or 0.75, or 0 to tune"
-            )
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> FLIPConfig:
         """Retrieval learns from whole pictures (section 3, "Unmasking")."""
@@ -113,8 +102,6 @@ class FLIP(CLIP):
         if not self.config.drop:
             return super().image_tokens(batch, draws, generator)
         tower, image = self.image_tower, batch.pictures()
-        assert isinstance(tower, VisionTransformer)  # __init__ says so
-        noise = None if draws is None else draws.noise
-        if noise is None:
-            noise = drawn_noise(image, tower.config.patch_size, generator)
+        assert isinstance(tower, VisionTransformer)  # the config says so
+        noise = drawn_noise(image, tower.config.patch_size, generator, draws)
         return tower.partly(image, split(noise, self.config.drop).kept)

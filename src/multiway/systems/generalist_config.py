@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from multiway.errors import UserError
-from multiway.systems.prefix_network import PrefixConfig, check_room
+from multiway.systems.prefix_network import PrefixConfig
 from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import ViTConfig
 from multiway.systems.vqvae import VQVAEConfig
@@ -64,4 +64,9 @@ class GeneralistConfig:
             raise UserError("system.span is for the semi-causal form: set system.form to semi_causal")
         down, across = self.pictures.grid
         prompt = self.tokenizer.max_length
-        check_room(self.text, max(prompt, 1 + down * across + (prompt - 1) * (self.form == "semi_causal")))
+        longest = max(prompt, 1 + down * across + (prompt - 1) * (self.form == "semi_causal"))
+        if longest > self.text.positions:
+            raise UserError(
+                f"sequences may have {longest} tokens and system.text.positions is {self.text.positions}: "
+                "raise it, or lower tokenizer.max_length or the pictures' tokens"
+            )

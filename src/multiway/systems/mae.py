@@ -36,7 +36,7 @@ from multiway.errors import UserError
 from multiway.objectives import masked_image
 from multiway.systems.base import System
 from multiway.systems.mae_heads import ClassifierConfig, mae_vit
-from multiway.systems.patch_dropping import Split, drawn_noise, kept_of, split
+from multiway.systems.patch_dropping import Draws, Split, drawn_noise, kept_of, split
 from multiway.systems.sizes import check_heads, check_quarters
 from multiway.systems.vit import VisionTransformer, ViTConfig
 
@@ -65,17 +65,15 @@ class MAEConfig:
         width = self.decoder_width
         check_quarters(width, of="system.decoder_width")
         check_heads(self.decoder_heads, width, of="system.decoder_heads", width_of="system.decoder_width")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Draws:
-    """Random choices of a step.
-
-    Attributes:
-        noise: a number for each patch; those with the smallest are kept, in the order of their numbers.
-    """
-
-    noise: Float[Tensor, "B N"] | None = None
+        image = self.image
+        patches = image.grid[0] * image.grid[1]
+        if not 0 < (kept := kept_of(patches, self.mask_ratio)) < patches:
+            raise UserError(
+                f"system.mask_ratio {self.mask_ratio} leaves {kept} of {patches} patches: keep and "
+                "mask at least one"
+            )
+        if image.relative_bias != "none" or not image.absolute_positions:
+            raise UserError("MAE's tower has absolute positions: leave system.image.relative-bias none")
 
 
 class MAE(System):
@@ -83,9 +81,6 @@ class MAE(System):
 
     Args:
         image_tower: not taken; the tower is a ViT.
-
-    Raises:
-        UserError: nothing is masked or nothing kept, or positions are relative.
     """
 
     has_text = False
@@ -95,14 +90,6 @@ class MAE(System):
     def __init__(self, config: MAEConfig, image_tower: nn.Module | None = None):
         super().__init__()
         self.config, image, width = config, config.image, config.decoder_width
-        patches = image.grid[0] * image.grid[1]
-        if not 0 < (kept := kept_of(patches, config.mask_ratio)) < patches:
-            raise UserError(
-                f"system.mask_ratio {config.mask_ratio} leaves {kept} of {patches} patches: keep and "
-                "mask at least one"
-            )
-        if image.relative_bias != "none" or not image.absolute_positions:
-            raise UserError("MAE's tower has absolute positions: leave system.image.relative-bias none")
         self.image_tower = VisionTransformer(image)
         self.decoder_embed = nn.Linear(image.width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
@@ -127,9 +114,7 @@ class MAE(System):
     ) -> dict[str, Tensor]:
         """`mim`: the mean squared error of the removed patches' pixels; the decoder draws no others."""
         image = batch.pictures()
-        noise = None if draws is None else draws.noise
-        if noise is None:
-            noise = drawn_noise(image, self.config.image.patch_size, generator)
+        noise = drawn_noise(image, self.config.image.patch_size, generator, draws)
         parts = split(noise, self.config.mask_ratio)
         hidden = self.decode(self.latent(image, parts), parts)[:, 1:]
         pred = self.pixels(_rows(hidden, parts.masked))

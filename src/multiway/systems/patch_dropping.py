@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """Random choices of a step.
+
+    Attributes:
+        noise: a number for each patch; those with the smallest are kept.
+    """
+
+    noise: Float[Tensor, "B N"] | None = None
 
 
 class Split(NamedTuple):
@@ -33,9 +45,14 @@ def kept_of(patches: int, ratio: float) -> int:
 
 
 def drawn_noise(
-    image: Float[Tensor, "B C H W"], patch_size: int, generator: torch.Generator | None
+    image: Float[Tensor, "B C H W"],
+    patch_size: int,
+    generator: torch.Generator | None,
+    draws: Draws | None = None,
 ) -> Float[Tensor, "B N"]:
-    """A number in 0..1 for each patch."""
+    """A number in 0..1 for each patch, or what `draws` gives."""
+    if draws is not None and draws.noise is not None:
+        return draws.noise
     height, width = (side // patch_size for side in image.shape[-2:])
     device = image.device if generator is None else generator.device
     noise = torch.rand(len(image), height * width, generator=generator, device=device)

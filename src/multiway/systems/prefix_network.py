@@ -27,7 +27,6 @@ from multiway.core.heads import WordHead
 from multiway.core.init import init_bert
 from multiway.core.ragged import countable
 from multiway.core.relative import LayerMasks
-from multiway.errors import UserError
 from multiway.systems.bert import unpadded
 from multiway.systems.decoding import StackDecoding
 from multiway.systems.sizes import check_heads
@@ -55,19 +54,6 @@ class PrefixConfig:
 
     def __post_init__(self) -> None:
         check_heads(self.heads, self.width, of="system.text.heads")
-
-
-def check_room(text: PrefixConfig, longest: int) -> None:
-    """Refuse a table of positions that is shorter than a sequence may be.
-
-    Raises:
-        UserError: it is.
-    """
-    if longest > text.positions:
-        raise UserError(
-            f"sequences may have {longest} tokens and text.positions is {text.positions}: raise it, or lower "
-            "tokenizer.max_length"
-        )
 
 
 class Parted(NamedTuple):

@@ -40,7 +40,6 @@ from multiway.systems.prefix_network import (
     Parted,
     PrefixDecoding,
     PrefixNetwork,
-    check_room,
     part,
 )
 from multiway.systems.simvlm_config import SimVLMConfig, VQAConfig
@@ -85,7 +84,6 @@ class PrefixSystem(System):
     def __init__(self, config: Any, image_tower: nn.Module | None = None):
         super().__init__()
         text = config.text
-        check_room(text, config.tokenizer.max_length)
         self.config = config
         self.image_tower = tower = ConvTower(
             config.image, text.width, layers=text.encoder_layers, heads=text.heads

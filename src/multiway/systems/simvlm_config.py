@@ -7,6 +7,7 @@ from typing import Literal
 
 from multiway.systems.conv_tower import StemConfig
 from multiway.systems.prefix_network import PrefixConfig
+from multiway.systems.sizes import check_positions
 from multiway.text import TokenizerConfig
 
 
@@ -33,6 +34,9 @@ class SimVLMConfig:
     prompt: str = "a picture of"
     caption_length: tuple[int, int] = (2, 30)
 
+    def __post_init__(self) -> None:
+        check_positions(self.text.positions, self.tokenizer.max_length)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VQAConfig:
@@ -44,3 +48,6 @@ class VQAConfig:
     tokenizer: TokenizerConfig = field(default_factory=simvlm_tokenizer)
     labels: tuple[str, ...] = ()
     classes: int = 3129
+
+    def __post_init__(self) -> None:
+        check_positions(self.text.positions, self.tokenizer.max_length)

@@ -19,18 +19,24 @@ def check_heads(heads: int, width: int, *, of: str, width_of: str | None = None)
         raise UserError(f"{of} is {heads} and {named} {width}: give a divisor of the width")
 
 
-def check_patches(image_size: int | tuple[int, int], patch_size: int) -> None:
-    """Refuse pictures that patches do not fill.
+def check_patches(
+    image_size: int | tuple[int, int],
+    patch_size: int,
+    *,
+    of: str = "system.image.image_size",
+    by: str = "system.image.patch_size",
+) -> None:
+    """Refuse pictures that patches, or the strides of convolutions, do not fill.
+
+    Args:
+        of: the flag of the pictures' size. by: what the size must be a multiple of.
 
     Raises:
-        UserError: they do not.
+        UserError: it is not.
     """
     sides = (image_size,) if isinstance(image_size, int) else image_size
     if patch_size < 1 or any(side % patch_size for side in sides):
-        raise UserError(
-            f"system.image.image_size is {image_size} and system.image.patch_size {patch_size}: give "
-            "a multiple of the patch size"
-        )
+        raise UserError(f"{of} is {image_size} and {by} {patch_size}: give a multiple of it")
 
 
 def check_quarters(width: int, *, of: str) -> None:
@@ -43,14 +49,17 @@ def check_quarters(width: int, *, of: str) -> None:
         raise UserError(f"{of} is {width}: give a multiple of 4, for positions of sines and cosines")
 
 
-def check_positions(positions: int, max_length: int) -> None:
+def check_positions(positions: int, max_length: int, *, of: str = "system.text.positions") -> None:
     """Refuse a table of a text's positions that is shorter than texts may be.
+
+    Args:
+        of: the flag of the table.
 
     Raises:
         UserError: it is.
     """
     if positions < max_length:
         raise UserError(
-            f"tokenizer.max_length is {max_length}, and there are positions for texts of {positions} tokens: "
-            "raise system.text.positions or cut texts shorter"
+            f"system.tokenizer.max_length is {max_length}, and there are positions for texts of {positions} "
+            f"tokens: raise {of} or cut texts shorter"
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from multiway.errors import UserError
+from multiway.systems.sizes import check_positions
 from multiway.systems.vit import ViTConfig
 from multiway.systems.vlmo_config import TextConfig
 from multiway.text import TokenizerConfig
@@ -52,11 +53,7 @@ class OneTowerConfig:
                 f"system.longest_side is {self.longest_side}, less than the shorter side, "
                 f"{image.image_size}: raise it"
             )
-        if self.text.positions < self.tokenizer.max_length:
-            raise UserError(
-                f"tokenizer.max_length is {self.tokenizer.max_length}, and there are positions for texts of "
-                f"{self.text.positions} tokens: raise text.positions or cut texts shorter"
-            )
+        check_positions(self.text.positions, self.tokenizer.max_length)
 
     def sizes(self) -> dict[str, Any]:
         """The fields of the network itself, which its fine-tuning networks keep."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from multiway.core.gather import Gradient
 from multiway.errors import UserError
 from multiway.systems.patches import ImageConfig
-from multiway.systems.sizes import check_heads
+from multiway.systems.sizes import check_heads, check_positions
 from multiway.text import TokenizerConfig
 
 
@@ -71,15 +71,10 @@ class MultiwayConfig:
             raise UserError(
                 f"system.joint_layers is {self.joint_layers}: give 0 to the {self.depth} layers there are"
             )
-        tables = {"text.positions": self.text.positions}
+        longest = self.tokenizer.max_length
+        check_positions(self.text.positions, longest)
         if self.positions == "relative":
-            tables["relative_positions"] = self.relative_positions
-        name = min(tables, key=lambda table: tables[table])
-        if tables[name] < self.tokenizer.max_length:
-            raise UserError(
-                f"tokenizer.max_length is {self.tokenizer.max_length}, and there are positions for texts of "
-                f"{tables[name]} tokens: raise system.{name} or cut texts shorter"
-            )
+            check_positions(self.relative_positions, longest, of="system.relative_positions")
 
     def sizes(self) -> dict[str, Any]:
         """The fields of the network itself, which its fine-tuning networks keep."""

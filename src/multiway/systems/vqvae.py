@@ -28,6 +28,7 @@ from multiway.errors import UserError
 from multiway.objectives import masked_image
 from multiway.systems.base import System
 from multiway.systems.dvae import Residual
+from multiway.systems.sizes import check_patches
 from multiway.systems.teacher import normalised, pixels, sized
 from multiway.systems.vqkd_quantizer import Quantizer
 
@@ -60,6 +61,16 @@ class VQVAEConfig:
     kmeans_iterations: int = 10
     start_after: int = 0
     revived: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.strides:
+            raise UserError("a VQ-VAE's strides are empty: give the factors of its resolution, as 2 2")
+        check_patches(
+            self.image_size,
+            math.prod(self.strides),
+            of="a VQ-VAE's image_size",
+            by="the product of its strides",
+        )
 
     @property
     def grid(self) -> tuple[int, int]:

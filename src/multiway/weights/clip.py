@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multiway.systems.clip import CLIPConfig, CLIPTextConfig
+from multiway.systems.clip import CLIPConfig, CLIPTextConfig, clip_tokenizer
 from multiway.systems.vit import ViTConfig
 from multiway.weights.keymap import COPY, LEAD1, LEAD2, STACK, TRANSPOSE, Entry, Layout, linear, pairs
 from multiway.weights.parts import the_vit
@@ -105,9 +105,11 @@ def transformers_layout(config: CLIPConfig) -> Layout:
 
 def open_clip_config_of(tensors: Mapping[str, Tensor], *, quick_gelu: bool = False) -> CLIPConfig:
     """The sizes of an open_clip checkpoint; heads are 64 wide. OpenAI's own weights need `quick_gelu`."""
+    text = text_sizes(tensors, "", quick_gelu=quick_gelu)
     return CLIPConfig(
         image=vision_sizes(tensors, quick_gelu=quick_gelu),
-        text=text_sizes(tensors, "", quick_gelu=quick_gelu),
+        text=text,
+        tokenizer=clip_tokenizer(text.positions),
         embed_dim=tensors["text_projection"].shape[1],
     )
 

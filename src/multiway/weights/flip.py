@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multiway.systems.clip import CLIPTextConfig
-from multiway.systems.flip import FLIPConfig, flip_text, flip_vit
+from multiway.systems.flip import FLIPConfig, flip_text, flip_tokenizer, flip_vit
 from multiway.weights import clip
 from multiway.weights.keymap import ROW, SCALAR, STACK, TRANSPOSE, Entry, Layout, Op
 from multiway.weights.parts import the_vit
@@ -104,4 +104,10 @@ def config_of(tensors: Mapping[str, Tensor]) -> FLIPConfig:
         heads=max(width // 64, 1),
         hidden=hidden("img_encoder"),
     )
-    return FLIPConfig(image=image, text=text, embed_dim=tensors["img_mlp1/kernel"].shape[1], drop=0.0)
+    return FLIPConfig(
+        image=image,
+        text=text,
+        tokenizer=flip_tokenizer(positions),
+        embed_dim=tensors["img_mlp1/kernel"].shape[1],
+        drop=0.0,
+    )

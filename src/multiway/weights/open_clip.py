@@ -15,12 +15,11 @@ from safetensors.torch import save_file
 
 from multiway.errors import UserError
 from multiway.systems.base import System
-from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig
+from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokenizer
 from multiway.systems.coca import CoCa
 from multiway.systems.coca_config import OFFICIAL, CoCaConfig, Form, MultimodalConfig, PoolerConfig, Quirk
 from multiway.systems.pictures import transform_of
 from multiway.systems.vit import ViTConfig
-from multiway.text import TokenizerConfig
 from multiway.weights import clip, coca
 from multiway.weights.aside import replacing
 from multiway.weights.keymap import Layout, to_theirs
@@ -162,9 +161,7 @@ def config_of(values: Mapping[str, Any], looks: Mapping[str, Any] | None = None)
     shared: dict[str, Any] = {
         "image": image,
         "text": words,
-        "tokenizer": TokenizerConfig(
-            kind="clip_bpe", vocab="clip", cleaning="none", max_length=words.positions
-        ),
+        "tokenizer": clip_tokenizer(words.positions),
         "embed_dim": values["embed_dim"],
     }
     if not has_captions:
