@@ -210,10 +210,13 @@ class SimVLM(Answering, PrefixSystem, Captioning):
 
     def generation_config(self, prompt_length: int) -> GenerationConfig:
         """Beam 3; new tokens are counted, the prompt's are not."""
-        assert self.tokenizer is not None  # prompt_ids asked for it
         least, most = (min(length, self.config.text.positions) for length in self.config.caption_length)
-        ends = {"eos_id": self.tokenizer.sep_id, "pad_id": self.tokenizer.pad_id}
-        return GenerationConfig(min_length=least, max_length=most, **ends)
+        return self.ending(GenerationConfig(min_length=least, max_length=most))
+
+    def ending(self, config: GenerationConfig) -> GenerationConfig:
+        """With the token that ends a text, and what fills up behind it."""
+        assert self.tokenizer is not None  # what is written to was tokens already
+        return replace(config, eos_id=self.tokenizer.sep_id, pad_id=self.tokenizer.pad_id)
 
     def question(self, input_ids: Int[Tensor, "G S"], attention_mask: Int[Tensor, "G S"]) -> Tensor:
         """The mask of questions without [SEP]: the text goes on."""
@@ -231,9 +234,9 @@ class SimVLM(Answering, PrefixSystem, Captioning):
         self.way(asking.inference, "generate")
         assert self.tokenizer is not None  # questions are tokens already
         mask, n = self.question(input_ids, attention_mask), asking.n
-        ends = {"eos_id": self.tokenizer.sep_id, "pad_id": self.tokenizer.pad_id}
         longest = min(10, self.config.text.positions)
-        config = asking.config or GenerationConfig(max_length=longest, beams=max(3, n), n_best=n, **ends)
+        own = GenerationConfig(max_length=longest, beams=max(3, n), n_best=n)
+        config = asking.config or self.ending(own)
         if (answers := asking.answers) is not None:
             texts = answers.texts if isinstance(answers, Candidates) else answers
             trie = Trie([self.tokenizer.encode(answer)[1:-1] for answer in texts])
