@@ -226,10 +226,11 @@ def test_simvlm_learns_to_choose_an_answer_or_to_write_it(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     questions(1).image(0).save("a.png")
     asked = "a.png,what colour is it ?,red\na.png,is it a dog ?,a dog\n"
-    Path("q.csv").write_text(f"image,question,answer\n{2 * asked}")
+    for name in ("q.csv", "held.csv"):
+        Path(name).write_text(f"image,question,answer\n{2 * asked}")
     learn = ["finetune", "vqa", "--model", "base", "--data", "q.csv", "--steps", "2", "--batch-size", "4"]
     for way, system in (("classify", "simvlm_vqa"), ("generate", "simvlm")):
-        assert main([*learn, "--val", "q.csv", "--out", way, "--inference", way]) == 0
+        assert main([*learn, "--val", "held.csv", "--out", way, "--inference", way]) == 0
         assert multiway.load(f"{way}/best").config.system == system
         capsys.readouterr()
         told = ["--model", f"{way}/best", "--inference", way, "--json"]
