@@ -47,6 +47,10 @@ def _flip() -> FLIP:
     return FLIP(FLIPConfig(image=image, text=text, tokenizer=flip_tokenizer(11)))
 
 
+def _vlmo() -> Any:
+    return tiny_vlmo.vlmo(tiny_vlmo.config(depth=2, joint_layers=1))
+
+
 def _tiles(height: int, width: int) -> Batch:
     """Pictures of one tile over and over, a colour each: a part tells the rest, and so do few codes."""
     g = torch.Generator().manual_seed(0)
@@ -71,7 +75,7 @@ MAKE: dict[str, tuple[Callable[[], Any], Callable[[], Batch], Callable[[Batch], 
     "mae": (tiny_mae.mae, lambda: _tiles(*tiny_mae.SIZE), None),
     "simvlm": (tiny_simvlm.build, tiny_simvlm.pairs, None),
     "vilt": (tiny_vilt.vilt, tiny_vilt.batch, tiny_vilt.draws),
-    "vlmo": (tiny_vlmo.vlmo, tiny.batch, tiny_vlmo.draws),
+    "vlmo": (_vlmo, tiny.batch, tiny_vlmo.draws),
     "vqkd": (lambda: _taught(tiny_beit.vqkd(), tiny_beit.Tower()), lambda: _tiles(*tiny_beit.SIZE), None),
     "vqvae": (lambda: tiny_generalist.vqvae(revived=1), lambda: _tiles(32, 32), None),
 }
