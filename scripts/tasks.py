@@ -6,12 +6,13 @@
 ALBEF's recipe for drawn scenes, with a vocabulary of the words that are needed, is fine-tuned by the public
 path from a table and pictures, and measured on held-back ones: questions about drawn scenes, about easy-vqa's
 pictures (`pip install --no-deps easy-vqa`) and about the bundled drawings; classes of all three; and Grad-CAM
-of the base itself on drawn boxes. Beside each stand the same model with other samples' pictures (grounding:
-texts) and what knows nothing of the picture: the most frequent class, the answer that training most often
-gave to the very question, a blind guess of a box. `lora` compares adapters with all weights on easy-vqa's
-classes, each in a process of its own. Reasoning and captions are those of `reasoning.py` and `captions.py`,
-which are run where their figures are missing and FOLDER is given. Writes docs/figures/tasks.json after each
-row. A row in OUT is not run again; one that was interrupted goes on from its last checkpoint.
+on drawn boxes, after retrieval of phrases without boxes. Beside each stand the same model with other samples'
+pictures (grounding: texts) and what knows nothing of the picture: the most frequent class, the answer that
+training most often gave to the very question, a blind guess of a box. `lora` compares adapters with all
+weights on easy-vqa's classes, each in a process of its own. Reasoning and captions are those of
+`reasoning.py` and `captions.py`, which are run where their figures are missing and FOLDER is given. Writes
+docs/figures/tasks.json after each row. A row in OUT is not run again; one that was interrupted goes on from
+its last checkpoint.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from work import FIGURES, ROOT, trained, write
 
 import multiway
 from multiway.data.augment import Augment
-from multiway.data.dataset import Source
+from multiway.data.dataset import DataConfig, Source
 from multiway.data.labelled import LabelledSource, TaskData
 from multiway.data.questions import Questions
 from multiway.data.referring import Referring
@@ -67,15 +68,17 @@ class Row:
 
 
 ROWS: dict[str, Row] = {
-    "vqa-scenes": Row(task="vqa", files=Files.scene_questions, steps=800),
-    "vqa-easy": Row(task="vqa", files=Files.easy_questions, steps=600),
+    "vqa-scenes": Row(task="vqa", files=Files.scene_questions, steps=1600),
+    "vqa-easy": Row(task="vqa", files=Files.easy_questions, steps=1200),
     "vqa-drawings": Row(task="vqa", files=Files.drawing_questions, steps=600, augment=DRAWINGS),
-    "classify-scenes": Row(task="classify", files=Files.scene_classes, steps=500, lr=1e-3),
-    "classify-easy": Row(task="classify", files=Files.easy_classes, steps=500, lr=1e-3),
+    "classify-scenes": Row(task="classify", files=Files.scene_classes, steps=800, lr=1e-3),
+    "classify-easy": Row(task="classify", files=Files.easy_classes, steps=800, lr=1e-3),
     "classify-drawings": Row(
         task="classify", files=Files.drawing_groups, steps=500, lr=1e-3, augment=DRAWINGS
     ),
 }
+#: Steps on phrases, before Grad-CAM.
+GROUNDING = 1000
 #: Of the row that both are compared on; the learning rate of adapters is several times the full one's.
 COMPARED = "classify-easy"
 WAYS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"lr": 3e-3, "lora": LoRAConfig(rank=8)}}
@@ -126,10 +129,13 @@ class Work:
         return {"steps": run.train.steps, "cpu_seconds": round(seconds, 1), "tests": found}
 
     def grounding(self) -> dict[str, Any]:
-        """Grad-CAM of the base on drawn boxes."""
-        model, seconds = self.base()
-        data = Referring(LabelledSource(path=f"scenes:{self.files.sizes.test}:45"))
-        found = grounding.measure(multiway.load(model), data, batch_size=64)
+        """Grad-CAM on drawn boxes after ITC and ITM of phrases, without their boxes (ALBEF, section 6)."""
+        train = training(self.steps or GROUNDING, **CPU | {"lr": 5e-4})
+        data = DataConfig(train=(self.files.phrases(),), augment=PLAIN, merge_equal_texts=True)
+        run, out = finetune.plan("retrieval", self.base()[0], data, train=train), self.out / "grounding"
+        model, seconds = trained(out, lambda: finetune.finetune("retrieval", run, out), time.process_time)
+        boxes = Referring(LabelledSource(path=f"scenes:{self.files.sizes.test}:45"))
+        found = grounding.measure(multiway.load(model), boxes, batch_size=64)
         assert found.outcomes is not None
         intervals = found.outcomes.intervals()
         names = ("pointing", "accuracy")
@@ -143,7 +149,7 @@ class Work:
             }
             for name in names
         }
-        return {"steps": self.base_steps, "cpu_seconds": round(seconds, 1), "tests": tests}
+        return {"steps": run.train.steps, "cpu_seconds": round(seconds, 1), "tests": tests}
 
     def way(self, name: str) -> dict[str, Any]:
         """One way to fine-tune, and what this process held above what it had before."""
@@ -233,7 +239,7 @@ def main() -> None:
     parser.add_argument("--way", choices=tuple(WAYS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     out, target = args.out, FIGURES / "tasks.json"
-    work = Work(out, Sizes(), 1600)
+    work = Work(out, Sizes(), 2400)
     if args.tiny:
         out = out.with_name(out.name + "-tiny")
         sizes = Sizes(scenes=100, questions=300, classes=600, test=40, most=400)

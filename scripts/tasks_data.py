@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from multiway.data import emoji
+from multiway.data.dataset import Source
 from multiway.data.labelled import LabelledSource
 from multiway.data.prompts import ScenePrompts
 from multiway.data.questions import Drawn
+from multiway.data.referring import Referring
 from multiway.data.scene_shards import write_shards
 from multiway.data.scenes import Scenes, make_scene
 from multiway.recipes.scenes import SIDE
@@ -90,6 +92,18 @@ class Files:
 
         train = self._table("scene-questions", lambda f: rows(f, self.sizes.questions, 41))
         return train, {"": self._table("scene-questions-test", lambda f: rows(f, self.sizes.test, 42))}
+
+    def phrases(self) -> Source:
+        """Drawn scenes, each with the phrase of one thing in it; its box is not told."""
+
+        def rows(folder: Path) -> Iterator[Row]:
+            drawn = Referring(LabelledSource(path=f"scenes:{self.sizes.classes}:46"))
+            for i in range(len(drawn)):
+                drawn.image(i).resize((SIDE, SIDE)).save(folder / f"{i}.png")
+                yield {"image": f"{i}.png", "text": drawn.texts(i)[0]}
+
+        table = self._table("phrases", rows)
+        return Source(path=table.path, images=table.images)
 
     def scene_classes(self) -> Sources:
         """Drawn scenes of things of one kind, of 64 kinds."""

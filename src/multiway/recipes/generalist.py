@@ -62,6 +62,6 @@ def generalist_scenes() -> Run:
         name="generalist_scenes",
         system=system,
         data=DataConfig(train=sources, image_size=SIDE, augment=PLAIN),
-        train=training(1800, 1e-3, batch_size=32),
+        train=training(5000, 1e-3, batch_size=32),
         init=Init(visual_tokenizer="runs/vqvae_scenes/model", gain=unit_gain(text.width)),
     )
