@@ -128,15 +128,21 @@ def test_what_their_processors_say(tmp_path: Path) -> None:
     # as OpenAI's own was published, and as the first ones of ViTMAE
     # and ones that name no processor: then the model's own is meant
     beit = {"do_center_crop": False, "crop_size": 224, "size": 224}  # microsoft/beit-base-patch16-224
-    for values, model_type, fit in (
-        ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336}, "clip", "crop"),
-        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 336}, "vit_mae", "squash"),
-        ({"do_center_crop": True, "size": 224, "crop_size": 224}, "clip", "crop"),
-        ({"size": 384}, "blip", "squash"),
-        ({"feature_extractor_type": "BeitFeatureExtractor", **beit}, "beit", "squash"),
+    clip = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336}
+    linear = {"resample": "bilinear"}  # ViT's own default, and what is said
+    for values, model_type, fit, more in (
+        (clip, "clip", "crop", {}),
+        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 336}, "vit_mae", "squash", linear),
+        ({"do_center_crop": True, "size": 224, "crop_size": 224}, "clip", "crop", {}),
+        ({"size": 384}, "blip", "squash", {}),
+        ({"feature_extractor_type": "BeitFeatureExtractor", **beit}, "beit", "squash", {}),
+        ({"feature_extractor_type": "BeitFeatureExtractor", **beit, "resample": 2}, "beit", "squash", linear),
     ):
         file.write_text(json.dumps(values))
-        assert hf_pictures.read(tmp_path, model_type) == {"fit": fit}
+        assert hf_pictures.read(tmp_path, model_type) == {"fit": fit, **more}
+    file.write_text(json.dumps({"resample": 0}))
+    with pytest.raises(UserError, match="filter 0, which is not known here"):
+        hf_pictures.read(tmp_path, "clip")
     file.write_text(json.dumps({"do_center_crop": True, "size": 256, "crop_size": 224}))
     for model_type, fit in (("clip", "crop"), ("beit", "squash")):  # BEiT's as transformers 4 made it
         assert hf_pictures.read(tmp_path, model_type) == {"fit": fit, "crop_share": 0.875}
@@ -173,9 +179,13 @@ def test_a_processor_of_both_says_how_pictures_are_made(typed: bool, tmp_path: P
 
 @pytest.mark.parametrize("size", [{"shortest_edge": 40}, {"height": 40, "width": 40}], ids=["crop", "squash"])
 @pytest.mark.parametrize("shape", [(50, 41), (33, 90), (64, 64), (40, 40), (32, 32)])
-def test_crops_of_a_larger_size(size: dict[str, int], shape: tuple[int, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("resample", [2, 3], ids=["bilinear", "bicubic"])
+def test_crops_of_a_larger_size(
+    size: dict[str, int], shape: tuple[int, int], resample: int, tmp_path: Path
+) -> None:
     theirs().save_pretrained(tmp_path / "hf")
-    processor = transformers.CLIPImageProcessor(size=size, crop_size={"height": 32, "width": 32})
+    sides = {"height": 32, "width": 32}
+    processor = transformers.CLIPImageProcessor(size=size, crop_size=sides, resample=resample)
     processor.save_pretrained(tmp_path / "hf")
     levels = np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)
     picture = Image.fromarray(levels).resize(shape, Image.Resampling.BICUBIC)

@@ -54,6 +54,7 @@ ImageSize = int | tuple[int, int] | KeptShape
 
 #: How evaluation fits pictures of other shapes: see `eval_transform`.
 Fit = Literal["squash", "crop"]
+Resample = Literal["bicubic", "bilinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +146,7 @@ class EvalTransform:
     std: tuple[float, ...]
     fit: Fit = "squash"
     crop_share: float = 1.0
+    resample: Resample = "bicubic"
 
     def __call__(
         self, image: Image.Image, caption: str = "", generator: np.random.Generator | None = None
@@ -153,7 +155,7 @@ class EvalTransform:
         whole = (round(width / self.crop_share), round(height / self.crop_share))
         size = _covering(image.size, whole) if self.fit == "crop" else whole
         if size != image.size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
+            image = image.resize(size, Image.Resampling[self.resample.upper()])
         if size != (width, height):
             left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
             image = image.crop((left, top, left + width, top + height))
@@ -181,8 +183,9 @@ def eval_transform(
     std: tuple[float, ...] = CLIP_STD,
     fit: Fit = "squash",
     crop_share: float = 1.0,
+    resample: Resample = "bicubic",
 ) -> EvalTransform:
-    """A callable (RGB picture) -> `[3, H, W]` float32: resized (bicubic) and normalised, nothing random.
+    """A callable (RGB picture) -> `[3, H, W]` float32: resized and normalised, nothing random.
 
     Args:
         image_size: pixels, one number or (height, width); or the shape that pictures keep.
@@ -190,8 +193,9 @@ def eval_transform(
             middle (CLIP).
         crop_share: what is kept, in the middle, of each side that is resized to: with 0.875, pictures of 224
             are cut from 256 (MAE, util/datasets.py).
+        resample: how it is resized; some published models were evaluated bilinearly.
     """
-    return EvalTransform(image_size, tuple(mean), tuple(std), fit, crop_share)
+    return EvalTransform(image_size, tuple(mean), tuple(std), fit, crop_share, resample)
 
 
 def says_side(caption: str) -> bool:

@@ -199,8 +199,9 @@ def fingerprint(model: System) -> str:
     digest = hashlib.sha256()
     config = getattr(model.tokenizer, "config", None)
     digest.update(repr((model.image_size, model.image_mean, model.image_std, config)).encode())
-    share = transform_of(model).crop_share
-    fit = model.image_fit if share == 1 else f"{model.image_fit} {share}"
+    how = transform_of(model)
+    fit = model.image_fit if how.crop_share == 1 else f"{model.image_fit} {how.crop_share}"
+    fit += "" if how.resample == "bicubic" else f" {how.resample}"
     if fit != "squash":  # indexes from before there was another fit stay valid
         digest.update(fit.encode())
     for name, tensor in sorted(model.state_dict().items()):

@@ -21,8 +21,9 @@ Picture = str | Path | Image.Image | Tensor
 def transform_of(model: Any) -> EvalTransform:
     """What evaluation and inference do to a picture for a system."""
     size = model.kept_shape or model.image_size
-    share = getattr(getattr(model.config, "image", None), "crop_share", 1.0)  # of a ViT alone
-    return eval_transform(size, model.image_mean, model.image_std, model.image_fit, share)
+    image = getattr(model.config, "image", None)  # a ViT's alone says more than the fit
+    more = getattr(image, "crop_share", 1.0), getattr(image, "resample", "bicubic")
+    return eval_transform(size, model.image_mean, model.image_std, model.image_fit, *more)
 
 
 def prepared(images: Picture | Sequence[Picture], transform: EvalTransform) -> Float[Tensor, "B 3 H W"]:

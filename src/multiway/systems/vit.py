@@ -14,7 +14,7 @@ from multiway.core.block import Block, Stack
 from multiway.core.embed import PatchEmbed, resize_positions, sincos_positions
 from multiway.core.init import init_vit
 from multiway.core.relative import RelativeBias, image_index, image_rows
-from multiway.data.augment import Fit
+from multiway.data.augment import Fit, Resample
 from multiway.errors import UserError
 from multiway.systems.image_tower import FrozenBlocks, ImageTower
 from multiway.systems.sizes import check_heads, check_patches, check_quarters
@@ -46,7 +46,7 @@ class ViTConfig:
             the mean of all its normalised tokens (FLIP); or none: who reads the tokens pools them, and they
             come without a last LayerNorm (CoCa).
         mean, std: of the pictures' channels.
-        fit, crop_share: of pictures in evaluation and inference: `data.augment.eval_transform`.
+        fit, crop_share, resample: of pictures in evaluation and inference: `data.augment.eval_transform`.
     """
 
     name: Literal["vit"] = "vit"
@@ -75,6 +75,7 @@ class ViTConfig:
     std: tuple[float, float, float] = CLIP_STD
     fit: Fit = "squash"
     crop_share: float = 1.0
+    resample: Resample = "bicubic"
 
     def __post_init__(self) -> None:
         check_heads(self.heads, self.width, of="system.image.heads")

@@ -17,18 +17,20 @@ CONFIG = "preprocessor_config.json"
 #: Where a processor of texts and pictures keeps the same (transformers 5), under `image_processor`.
 PROCESSOR = "processor_config.json"
 
+#: PIL's numbers.
+RESAMPLES = {2: "bilinear", 3: "bicubic"}
+
 
 def read(folder: Path, model_type: str) -> dict[str, Any]:
-    """`mean`, `std`, `fit` and `crop_share` of our config, as far as a folder's file says; nothing where it
-    has none.
-
-    Resizing is bicubic here, whatever `resample` says.
+    """`mean`, `std`, `fit`, `crop_share` and `resample` of our config, as far as a folder's file says; none
+    of them where there is no file.
 
     Args:
         model_type: what transformers calls the model, whose processor counts where the file names none.
 
     Raises:
-        UserError: a file is damaged, or a picture is cropped to another shape than it is resized to.
+        UserError: a file is damaged, or a picture is cropped to another shape than it is resized to, or is
+            resized neither bicubically nor bilinearly.
     """
     path = folder / PROCESSOR
     try:
@@ -40,6 +42,13 @@ def read(folder: Path, model_type: str) -> dict[str, Any]:
             values = json.loads(path.read_text())
         kind = values.get("image_processor_type") or values.get("feature_extractor_type") or model_type
         found = _fit(values, path, clip=kind.lower().startswith("clip"))
+        code = values.get("resample", 2 if kind.lower().startswith("vit") else 3)  # ViT's own default
+        if code not in RESAMPLES:
+            raise UserError(
+                f"{path} resizes by PIL's filter {code}, which is not known here: set resample to 3"
+            )
+        if code != 3:
+            found["resample"] = RESAMPLES[code]
         if not values.get("do_normalize", True):
             return found | {"mean": (0.0,) * 3, "std": (1.0,) * 3}
         looks = {"mean": values.get("image_mean"), "std": values.get("image_std")}
@@ -91,7 +100,7 @@ def values_of(model: System, processor: str) -> dict[str, Any]:
         shape |= {"image_processor_type": "CLIPImageProcessor", "do_center_crop": True, "crop_size": crop}
     return {
         **shape,
-        "resample": 3,
+        "resample": next(n for n, name in RESAMPLES.items() if name == transform_of(model).resample),
         "do_resize": True,
         "do_convert_rgb": True,
         "do_rescale": True,

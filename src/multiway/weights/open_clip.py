@@ -194,17 +194,19 @@ def config_of(values: Mapping[str, Any], looks: Mapping[str, Any] | None = None)
 
 
 def _looks(looks: Mapping[str, Any]) -> dict[str, Any]:
-    """Our `mean`, `std` and `fit` of a `preprocess_cfg`; what it leaves out is open_clip's default."""
+    """Our config of a `preprocess_cfg`'s pictures; what it leaves out is open_clip's default."""
     given = {"resize_mode": "shortest", "interpolation": "bicubic"}
     given |= {name: value for name, value in looks.items() if value is not None}
     fit = {"shortest": "crop", "squash": "squash"}.get(given["resize_mode"])
     # "random" is for training: open_clip evaluates bicubically then
-    if fit is None or given["interpolation"] not in ("bicubic", "random"):
+    resample = {"random": "bicubic"}.get(given["interpolation"], given["interpolation"])
+    if fit is None or resample not in ("bicubic", "bilinear"):
         raise UserError(
             f"pictures of open_clip with resize_mode {given['resize_mode']!r} and interpolation "
-            f"{given['interpolation']!r} are not known here: take shortest or squash, and bicubic"
+            f"{given['interpolation']!r} are not known here: take shortest or squash, bicubic or bilinear"
         )
-    return {"fit": fit, **{name: tuple(given[name]) for name in ("mean", "std") if name in given}}
+    found = {"fit": fit, "resample": resample}
+    return found | {name: tuple(given[name]) for name in ("mean", "std") if name in given}
 
 
 def _known(values: Mapping[str, Any], part: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,7 +321,8 @@ def write(model: System, out: Path) -> None:
     """
     if not isinstance(model, CLIP | CoCa):
         raise UserError(f"open_clip has no {type(model).__name__}: a CLIP or a CoCa can leave for it")
-    if transform_of(model).crop_share != 1:
+    how = transform_of(model)
+    if how.crop_share != 1:
         raise UserError(
             "open_clip crops nothing from what it resizes: set image.crop_share to 1, or keep this model as "
             "a folder (multiway.save)"
@@ -329,7 +332,7 @@ def write(model: System, out: Path) -> None:
     looks = {
         "mean": list(model.image_mean),
         "std": list(model.image_std),
-        "interpolation": "bicubic",
+        "interpolation": how.resample,
         "resize_mode": "shortest" if model.image_fit == "crop" else "squash",
     }
     if isinstance(model, CoCa) and (missing := [q for q in OFFICIAL if q not in model.config.compat]):
