@@ -71,7 +71,7 @@ def test_the_simpler_sentences_say_what_either_picture_holds():
 
 def test_what_a_scene_sentence_speaks_of_is_in_a_false_pair_too():
     seen = Counter()
-    for index in range(160):
+    for index in range(80):
         pair = make_picture_pair(3, index)
         words = pair.sentence.split()
         left, right = pair.left, pair.right
@@ -123,7 +123,7 @@ def test_sentences_about_towers_are_true_when_read_apart():
         ),
     }
     read = Counter()
-    for index in range(300):
+    for index in range(140):
         strip, sentence, label = make_claimed(1, index)
         for pattern, rule in rules.items():
             if (match := re.fullmatch(pattern, sentence)) is not None and strip.towers:
@@ -137,7 +137,7 @@ def test_simple_sentences_are_true_when_read_apart():
     """They are of five forms; each is read again, from the sentence and the items' fields alone."""
     number = {**{word: n for n, word in enumerate(WORDS)}, **{str(n): n for n in range(9)}}
     seen = Counter()
-    for index in range(200):
+    for index in range(80):
         strip, sentence, label = make_claimed(1, index, make_simple_claim)
         boxes = strip.boxes
         of = [item for box in boxes for item in box]

@@ -134,6 +134,7 @@ def test_every_format_says_the_same(cli, published, photos, tmp_path, format):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(published, photos, tmp_path):
     """SIGKILL after the first batches; the second command makes the others alone, and all are there."""
     for i in range(7, 60):

@@ -47,6 +47,7 @@ def kill_and_resume(fake, start, tmp_path, *, steps: int, slow: float, seed: int
     assert not [p for p in (tmp_path / "killed" / "checkpoints").iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_killed_three_times_is_the_same_run(fake, start, tmp_path):
     kill_and_resume(fake, start, tmp_path, steps=16, slow=0.02, seed=0)
 

@@ -53,6 +53,7 @@ def test_every_parameter_learns_and_losses_change_nothing(form: str) -> None:
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_one_batch_is_learned_by_heart(form: str) -> None:
     model, batch = tiny_beit.beit(tiny_beit.beit_config(**FORMS[form])), tiny_beit.pictures(3)

@@ -195,6 +195,7 @@ def test_what_cannot_give_codes_is_refused() -> None:
         model.learn_from(other)
 
 
+@pytest.mark.slow
 def test_one_batch_can_be_learned() -> None:
     torch.manual_seed(0)
     model, state = tiny.beit3(width=48, hidden=96)

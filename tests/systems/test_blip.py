@@ -260,6 +260,7 @@ def test_two_ranks_with_global_negatives_equal_one_process() -> None:
         tiny_steps.assert_ranks_equal_one(both, one)
 
 
+@pytest.mark.slow
 def test_negatives_of_all_ranks_leave_itc_to_the_rank() -> None:
     """ITM and LM are those of the whole batch; ITC's candidates are this rank's, so it differs."""
     changes = {"normalisation": "global", "negative_all_rank": True, "queue_size": 0}

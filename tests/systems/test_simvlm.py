@@ -82,7 +82,7 @@ def test_prefixes_are_drawn_for_pairs_and_half_for_texts() -> None:
     assert model.losses(alone, None)["loss"].isfinite()
 
 
-def test_every_weight_learns_losses_change_nothing_and_a_batch_can_be_learned() -> None:
+def test_every_weight_learns_and_losses_change_nothing() -> None:
     model, batch = tiny_simvlm.build(), tiny_simvlm.mixed()
     given, before = Draws(prefix=torch.tensor([1, 1, 0, 1, 3])), dict(model.state_dict())
     before = {name: tensor.clone() for name, tensor in before.items()}
@@ -90,13 +90,6 @@ def test_every_weight_learns_losses_change_nothing_and_a_batch_can_be_learned() 
     tiny.assert_same(model.state_dict(), before, tolerance=0)
     first.backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = model.losses(batch, None, given)["loss"]
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.3 * first
 
 
 @torch.inference_mode()

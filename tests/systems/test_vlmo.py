@@ -68,6 +68,7 @@ def test_losses_are_finite_and_reach_every_trained_parameter(name: str) -> None:
     assert all(torch.isfinite(g).all() and g.abs().max() > 0 for g in grads.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny_vlmo.networks())
 def test_one_batch_is_learned_by_heart(name: str) -> None:
     model, batch = network(name), tiny_vlmo.batch_for(name)
