@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from multiway.data.augment import EvalTransform, eval_transform
+from multiway.data.augment import EvalTransform, Resample, eval_transform
 from multiway.data.collate import stacked
 from multiway.errors import UserError
 
@@ -22,8 +22,9 @@ def transform_of(model: Any) -> EvalTransform:
     """What evaluation and inference do to a picture for a system."""
     size = model.kept_shape or model.image_size
     image = getattr(model.config, "image", None)  # a ViT's alone says more than the fit
-    more = getattr(image, "crop_share", 1.0), getattr(image, "resample", "bicubic")
-    return eval_transform(size, model.image_mean, model.image_std, model.image_fit, *more)
+    share: float = getattr(image, "crop_share", 1.0)
+    resample: Resample = getattr(image, "resample", "bicubic")
+    return eval_transform(size, model.image_mean, model.image_std, model.image_fit, share, resample)
 
 
 def prepared(images: Picture | Sequence[Picture], transform: EvalTransform) -> Float[Tensor, "B 3 H W"]:
