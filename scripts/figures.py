@@ -298,12 +298,12 @@ def tasks() -> str:
         if name in known:
             own = known[name]
             notes.append(f"`{name}` {own['steps']:,} steps, {own['cpu_seconds'] / 60:.1f} CPU minutes")
-    reasoning = load("reasoning") or {"systems": {"": {}}}
-    for system, results in reasoning["systems"].items():
-        about = f"sentences about NLVR1's pictures{f', {REASONING[system]}' if system else ''}"
-        if (found := results.get("nlvr1_val")) is None:
-            rows.append([about, "not run", "", "", ""])
-            continue
+    reasoning = (load("reasoning") or {"systems": {}})["systems"]
+    asked = {name: found["nlvr1_val"] for name, found in reasoning.items() if "nlvr1_val" in found}
+    if not asked:
+        rows.append(["sentences about NLVR1's pictures", "not run", "", "", ""])
+    for system, found in asked.items():
+        about = f"sentences about NLVR1's pictures, {REASONING[system]}"
         own = interval({"right": found["accuracy"], "interval": found["interval"]})
         blind = f"{found['shuffled']['accuracy']:.1f}", f"{found['majority']:.1f}"
         rows.append([about, own, *blind, f"{found['n']:,}"])
