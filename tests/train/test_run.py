@@ -142,6 +142,22 @@ def test_pictures_or_texts_alone_are_refused_where_both_are_needed(name):
                 refuse_alone(sources, system)
 
 
+def test_a_run_is_refused_before_its_data_are_read():
+    run = recipes.get("clip_emoji")()
+    alone = replace(run.data.train[0], use="texts")
+    run = replace(run, data=replace(run.data, train=(alone,), cache_views=0))
+    with pytest.raises(UserError, match=r"data.train.0.use is texts, and CLIP learns from pairs"):
+        describe(run)
+
+
+@pytest.mark.parametrize("name", ["vlmo_base", "vlmo_emoji"])
+def test_the_stages_of_vlmo_see_pictures_alike(name):
+    stages = recipes.get(name)()
+    if name == "vlmo_emoji":
+        stages = (recipes.get("beit2_emoji")(), *stages)
+    assert len({(run.system.image.mean, run.system.image.std) for run in stages}) == 1
+
+
 def test_description_names_what_is_frozen(fake):
     run = fake.make_run(steps=None, epochs=2, freeze=("encoders.blocks", "encoders.tower.0.bias"))
     description = describe(run, make=fake.build)

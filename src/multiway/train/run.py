@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -322,6 +323,7 @@ def _versions(*packages: str) -> dict[str, str | None]:
     return versions
 
 
+@cache  # of what runs, though another is checked out meanwhile
 def _git_commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
