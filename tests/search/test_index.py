@@ -1,10 +1,12 @@
 """An index follows its folder, encodes only what is new, and is never half written."""
 
+import copy
 import io
 import json
 import os
 import shutil
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +65,16 @@ def test_another_model_starts_anew(albef, folder, tmp_path, encoded):
         report = build(albef, folder, tmp_path / "index")
         albef.encoders.image_proj.bias[0] -= 1
     assert (report.encoded, report.kept, sum(encoded)) == (7, 0, 14)
+
+
+def test_a_model_that_sees_pictures_otherwise_is_another(albef):
+    found = {fingerprint(albef)}
+    for changes in ({"fit": "crop"}, {"crop_share": 0.5}, {"resample": "bilinear"}):
+        image = replace(albef.config.image, **changes)
+        seen = copy.copy(albef)
+        seen.config = replace(albef.config, image=image)
+        found.add(fingerprint(seen))
+    assert len(found) == 4
 
 
 def test_bad_pictures_are_named(albef, folder, tmp_path):
