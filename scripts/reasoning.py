@@ -1,6 +1,6 @@
 """Reasoning about two pictures: ALBEF, VLMo and BEiT-3 on drawn scenes and on NLVR1's own pictures.
 
-    python scripts/reasoning.py [--systems albef vlmo beit3] [--nlvr FOLDER] [--out runs/reasoning]
+    python scripts/reasoning.py [--systems albef vlmo beit3] [--parts drawn nlvr1] [--nlvr FOLDER]
     python scripts/reasoning.py --tiny      a few steps of everything, elsewhere: does it run?
 
 For each system: its recipe on drawn scenes and captions (BEiT-3's after one of visual tokens and before one
@@ -11,7 +11,7 @@ fine-tuning on drawn strips of boxes, of which sentences say one thing that is t
 with all kinds of sentences and NLVR1's own train split; measured on new drawn strips and on its val split.
 FOLDER holds NLVR1's shard folders `train` and `val`; without it that part is left out. Beside each accuracy
 stand its interval, what the more frequent answer reaches, and the same with other pairs' pictures. Writes
-docs/figures/reasoning.json after every system. A run is resumed where it was interrupted.
+docs/figures/reasoning.json after every part of a system. A run is resumed where it was interrupted.
 """
 
 from __future__ import annotations
@@ -186,34 +186,47 @@ def figures(model: Path, path: str) -> dict[str, Any]:
     return found.result | {"pairs_per_second": round(found.result["n"] / found.seconds, 1)}
 
 
-def reason(name: str, world: World, nlvr: Path | None, work: Path) -> dict[str, Any]:
-    """All that is measured of one system."""
+def drawn_part(name: str, world: World, work: Path) -> dict[str, Any]:
+    """What is measured of one system on drawn pairs of pictures."""
     base, first = pretrained(name, world, work)
     # to find a thing that is named comes before what relates two pictures, which no model learned at once
     either, pairs = LabelledSource(path=world.either()), LabelledSource(path=world.pairs())
     model, second = tuned(base, (either,), world.sizes.either_steps, work / f"{name}-either")
     model, third = tuned(model, (pairs, either), world.sizes.scene_steps, work / f"{name}-pairs")
-    result = {
+    return {
         "parameters": sum(p.numel() for p in multiway.load(model).parameters()),
         "seconds": {"pretrain": first, "either": second, "pairs": third},
         "drawn_pairs": figures(model, world.pairs(test=True)),
     }
-    print(f"{name} drawn pairs: {result['drawn_pairs']}", flush=True)
-    if nlvr is None:
-        return result
+
+
+def nlvr1_part(name: str, world: World, work: Path, nlvr: Path) -> dict[str, Any]:
+    """What is measured of one system on NLVR1's own pictures, and on drawn ones of their kind."""
+    _, first = pretrained(name, world, work)
+    base, second = pretrained(name, world, work, boxes=True)
     simple, drawn = LabelledSource(path=world.simple_strips()), LabelledSource(path=world.strips())
-    base, fourth = pretrained(name, world, work, boxes=True)
-    model, fifth = tuned(base, (simple,), world.sizes.simple_steps, work / f"{name}-simple", STRIP)
+    model, third = tuned(base, (simple,), world.sizes.simple_steps, work / f"{name}-simple", STRIP)
     # NLVR1's own strips three times as often as drawn ones: there are few of them
     real = LabelledSource(path=str(nlvr / "train"), weight=3.0)
-    model, sixth = tuned(
+    model, fourth = tuned(
         model, (simple, drawn, real), world.sizes.strip_steps, work / f"{name}-strips", STRIP
     )
-    result["seconds"] |= {"boxes": fourth, "simple": fifth, "strips": sixth}
-    result["drawn_strips"] = figures(model, world.strips(test=True))
-    result["nlvr1_val"] = figures(model, str(nlvr / "val"))
-    print(f"{name} NLVR1: {result['nlvr1_val']}", flush=True)
-    return result
+    return {
+        "seconds": {"pretrain": first, "boxes": second, "simple": third, "strips": fourth},
+        "drawn_strips": figures(model, world.strips(test=True)),
+        "nlvr1_val": figures(model, str(nlvr / "val")),
+    }
+
+
+def keep(target: Path, name: str, part: dict[str, Any]) -> None:
+    """A part's figures, beside those that are there."""
+    found = json.loads(target.read_text()) if target.exists() else {"systems": {}}
+    system = found["systems"].setdefault(name, {})
+    seconds = system.get("seconds", {}) | part["seconds"]
+    system.update(part | {"seconds": seconds})
+    found["made_by"] = provenance()
+    write(target, found)
+    print(f"{name}: {part}", flush=True)
 
 
 def main() -> None:
@@ -221,6 +234,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--systems", nargs="+", choices=tuple(RECIPES), default=tuple(RECIPES))
+    parser.add_argument("--parts", nargs="+", choices=("drawn", "nlvr1"), default=("drawn", "nlvr1"))
     parser.add_argument("--nlvr", type=Path, default=ROOT.parent / "shared" / "data" / "nlvr")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "reasoning")
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, in OUT-tiny")
@@ -231,11 +245,11 @@ def main() -> None:
     nlvr = args.nlvr if (args.nlvr / "train").is_dir() else None
     if nlvr is None:
         print(f"there is no {args.nlvr / 'train'}: NLVR1's pictures are left out")
-    found = json.loads(target.read_text()) if target.exists() else {"systems": {}}
     for name in args.systems:
-        found["systems"][name] = reason(name, world, nlvr, out)
-        found["made_by"] = provenance()
-        write(target, found)
+        if "drawn" in args.parts:
+            keep(target, name, drawn_part(name, world, out))
+        if "nlvr1" in args.parts and nlvr is not None:
+            keep(target, name, nlvr1_part(name, world, out, nlvr))
     print(f"written to {target}")
 
 
