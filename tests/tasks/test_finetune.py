@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny
+import tiny_all
 import tiny_beit
 import tiny_beit3
-import tiny_blip
 import tiny_mae
 import torch
 from torch import nn
@@ -146,14 +146,13 @@ def test_tasks_and_heads_that_there_are_not(albef, tmp_path):
         predict(albef, scenes(4))
 
 
-@pytest.mark.parametrize("kind", ["albef", "blip"])
+@pytest.mark.parametrize("kind", ["albef", "blip", "clip", "flip"])
 def test_classes_are_learned_by_the_image_tower_of_a_model_of_pairs(kind, tmp_path):
-    model, _ = (tiny.albef if kind == "albef" else tiny_blip.blip)()
+    model, _, batch = tiny_all.built(kind)
     multiway.save(model, tmp_path / "base")
     data = TaskData(train=(LabelledSource(path="emoji", split="combination"),), augment=PLAIN)
     run = plan("classify", tmp_path / "base", data)
     head, _ = build("classify", run, Ranks(0, 1, torch.device("cpu")))
-    batch = tiny.batch(3)
     seen = model.image_tower.pooled(model.image_tower(batch.image))
     torch.testing.assert_close(head.predict(batch), head.head(seen))
     with pytest.raises(UserError, match="efficientnet_lite0 is no ViT"):

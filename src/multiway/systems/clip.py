@@ -35,6 +35,7 @@ from multiway.systems.base import System
 from multiway.systems.bert import unpadded
 from multiway.systems.contrast import MAX_SCALE, ContrastConfig, contrast
 from multiway.systems.image_tower import ImageTower, image_feature
+from multiway.systems.mae_heads import tower_classifier
 from multiway.systems.sizes import check_heads, check_positions
 from multiway.systems.towers import BackboneConfig, build_image_tower
 from multiway.systems.vit import VisionTransformer, ViTConfig
@@ -217,6 +218,9 @@ class CLIP(System):
         return {"loss": loss, "itc": loss}
 
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        """Retrieval by the same loss; of classes the image tower alone learns."""
+        if task == "classify":
+            return tower_classifier(self.config.image, labels)
         return self.config if task == "retrieval" else super().fine_tuning(task, labels)
 
     @torch.no_grad()

@@ -91,9 +91,9 @@ class FLIP(CLIP):
 
     config: FLIPConfig
 
-    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> FLIPConfig:
-        """Retrieval learns from whole pictures (section 3, "Unmasking")."""
-        return replace(super().fine_tuning(task, labels), drop=0.0)
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        """Whatever is learned, it is learned from whole pictures (section 3, "Unmasking")."""
+        return replace(self.config, drop=0.0) if task == "retrieval" else super().fine_tuning(task, labels)
 
     def image_tokens(
         self, batch: Batch, draws: Draws | None, generator: torch.Generator | None
