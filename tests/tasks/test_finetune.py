@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
 import tiny_all
 import tiny_beit
 import tiny_beit3
