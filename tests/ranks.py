@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+
+#: One process a rank, kept for the next call: to start one and import everything takes seconds.
+_RANKS: list[ProcessPoolExecutor] = []
 
 
 def run(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
     """`[function(rank, *arguments) for rank in range(world)]`, all at once, in one process group.
 
-    `function` is found by its module's name in the new processes, so it lives at the top of an importable
+    `function` is found by its module's name in the other processes, so it lives at the top of an importable
     module. It returns tensors in lists and dictionaries.
     """
+    while len(_RANKS) < world:
+        _RANKS.append(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_rank, (function, world, folder, arguments), nprocs=world)
+        calls = [_RANKS[rank].submit(_rank, rank, function, world, folder, arguments) for rank in range(world)]
+        failed = [call for call in wait(calls, return_when=FIRST_EXCEPTION).done if call.exception()]
+        if failed:  # the others may wait for it forever
+            _end()
+            failed[0].result()
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def _end() -> None:
+    for pool in _RANKS:
+        for process in pool._processes.values():
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+    _RANKS.clear()
 
 
 def _rank(rank: int, function: Callable[..., Any], world: int, folder: str, arguments: tuple) -> None:
