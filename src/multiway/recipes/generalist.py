@@ -7,7 +7,7 @@ from dataclasses import replace
 from multiway.core.init import unit_gain
 from multiway.data.dataset import DataConfig, Source
 from multiway.data.prompts import BINS
-from multiway.recipes.scenes import PLAIN, SIDE, training
+from multiway.recipes.scenes import PAPER, PLAIN, SIDE, training
 from multiway.recipes.vqvae import vqvae_scenes
 from multiway.systems.generalist_config import GeneralistConfig, generalist_tokenizer
 from multiway.systems.prefix_network import PrefixConfig
@@ -49,7 +49,8 @@ def generalist_scenes() -> Run:
     sizes = {"width": 112, "heads": 4, "hidden": 384}
     text = PrefixConfig(vocab_size=250, encoder_layers=2, decoder_layers=2, positions=144, **sizes)
     system = GeneralistConfig(
-        image=ViTConfig(image_size=SIDE, patch_size=16, depth=2, **sizes),
+        # positions as large as what patches show, from the start: of 0.02 they were learned late
+        image=ViTConfig(image_size=SIDE, patch_size=16, depth=2, sincos=True, **PAPER, **sizes),
         text=text,
         tokenizer=replace(generalist_tokenizer(BINS, 40), vocab="trained"),
         pictures=vqvae_scenes().system,
