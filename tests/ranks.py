@@ -25,7 +25,8 @@ def run(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
     while len(_RANKS) < world:
         _RANKS.append(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
     with tempfile.TemporaryDirectory() as folder:
-        calls = [_RANKS[rank].submit(_rank, rank, function, world, folder, arguments) for rank in range(world)]
+        given = (function, world, folder, arguments)
+        calls = [_RANKS[rank].submit(_rank, rank, *given) for rank in range(world)]
         failed = [call for call in wait(calls, return_when=FIRST_EXCEPTION).done if call.exception()]
         if failed:  # the others may wait for it forever
             _end()

@@ -178,25 +178,23 @@ def test_a_processor_of_both_says_how_pictures_are_made(typed: bool, tmp_path: P
 
 
 @pytest.mark.parametrize("size", [{"shortest_edge": 40}, {"height": 40, "width": 40}], ids=["crop", "squash"])
-@pytest.mark.parametrize("shape", [(50, 41), (33, 90), (64, 64), (40, 40), (32, 32)])
 @pytest.mark.parametrize("resample", [2, 3], ids=["bilinear", "bicubic"])
-def test_crops_of_a_larger_size(
-    size: dict[str, int], shape: tuple[int, int], resample: int, tmp_path: Path
-) -> None:
+def test_crops_of_a_larger_size(size: dict[str, int], resample: int, tmp_path: Path) -> None:
     theirs().save_pretrained(tmp_path / "hf")
     sides = {"height": 32, "width": 32}
     processor = transformers.CLIPImageProcessor(size=size, crop_size=sides, resample=resample)
     processor.save_pretrained(tmp_path / "hf")
-    levels = np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)
-    picture = Image.fromarray(levels).resize(shape, Image.Resampling.BICUBIC)
     ours = multiway.load(tmp_path / "hf")
     assert (ours.image_size, ours.config.image.crop_share) == (32, 0.8)
-    level = 1 / 255 / min(ours.image_std)
-    pixels = processor(picture, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(ours.prepare(picture), pixels, rtol=0, atol=1.01 * level)
     folder = convert(tmp_path / "hf", tmp_path / "back", to="transformers")
-    again = transformers.AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")
-    assert torch.equal(again["pixel_values"], pixels)
+    again = transformers.AutoImageProcessor.from_pretrained(folder)
+    level = 1 / 255 / min(ours.image_std)
+    levels = np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)
+    for shape in ((50, 41), (33, 90), (64, 64), (40, 40), (32, 32)):
+        picture = Image.fromarray(levels).resize(shape, Image.Resampling.BICUBIC)
+        pixels = processor(picture, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(ours.prepare(picture), pixels, rtol=0, atol=1.01 * level)
+        assert torch.equal(again(picture, return_tensors="pt")["pixel_values"], pixels)
     assert multiway.load(folder).config == ours.config
 
 

@@ -38,8 +38,8 @@ CODES = 256
 GAIN = unit_gain(SIZES["width"])
 #: Nothing is mirrored, cropped or turned: left and right, colour, size and count must stay true.
 PLAIN = Augment(crop_scale=None, flip=0.0, rand_n=0)
-#: Mean and deviation of a scene's channels. Most of it is white paper, which this mean takes to zero: of CLIP's
-#: it is a large constant in every patch, beside which things and positions are small, and places were not learned.
+#: Mean and deviation of a scene's channels. Most of it is white paper, which this mean takes to zero: with
+#: CLIP's it is a large constant in every patch, beside which things and positions are small.
 PAPER: dict[str, Any] = {"mean": (0.98, 0.974, 0.971), "std": (0.27, 0.27, 0.27)}
 TOKENS = TokenizerConfig(cleaning="none", add_sep=True, max_length=32)
 
