@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked; helpers beside the tests are imported by their own names, by ranks too."""
+"""Shapes in signatures are checked; helpers beside the tests are imported by name, by ranks too."""
 
 import sys
 from pathlib import Path
