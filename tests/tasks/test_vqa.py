@@ -241,5 +241,6 @@ def test_simvlm_learns_to_choose_an_answer_or_to_write_it(tmp_path: Path, monkey
     assert main([*learn, "--out", "other", "--inference", "rank"]) == 2
     assert "SimVLM does not learn to answer by rank: choose classify or generate" in capsys.readouterr().err
     Path("two.txt").write_text("yes\nno\n")
-    assert main([*learn, "--out", "other", "--inference", "generate", "--answers", "two.txt"]) == 2
-    assert "leave the list of answers out" in capsys.readouterr().err
+    for more in (["--answers", "two.txt"], ["--min-count", "2"]):
+        assert main([*learn, "--out", "other", "--inference", "generate", *more]) == 2
+        assert "leave the list of answers and --min-count out" in capsys.readouterr().err

@@ -78,8 +78,10 @@ def plan(
     config = base.fine_tuning(name, labels)
     if inference is not None:
         config = vqa.network_of(base, config, inference)
-        if listed and not hasattr(config, "labels"):
-            raise UserError(f"a {config.system} writes whatever it learned: leave the list of answers out")
+        if (listed or min_count > 1) and not hasattr(config, "labels"):
+            raise UserError(
+                f"a {config.system} writes whatever it learned: leave the list of answers and --min-count out"
+            )
     if isinstance(data, DataConfig):
         data = replace(data, image_size=config.image.image_size)
     if data.val and train.best_metric is None:
