@@ -39,6 +39,7 @@ from multiway.data import scenes
 from multiway.data.dataset import Dataset, Source
 from multiway.data.labelled import LabelledPictures, LabelledSource, TaskData
 from multiway.objectives import language
+from multiway.recipes.scenes import PAPER
 from multiway.systems.clip import CLIPTextConfig
 from multiway.systems.coca import CoCa
 from multiway.systems.coca_config import CoCaConfig, MultimodalConfig, PoolerConfig, coca_vit
@@ -108,7 +109,7 @@ def coca(world: World, arm: str) -> CoCaConfig:
     form = arm if arm in ("single", "parallel") else "cascade"
     weight = {"caption0": 0.0, "caption1": 1.0}.get(arm, 2.0)
     return CoCaConfig(
-        image=coca_vit(image_size=SIDE, patch_size=PATCH, depth=depth, **sizes),
+        image=coca_vit(image_size=SIDE, patch_size=PATCH, depth=depth, sincos=True, **PAPER, **sizes),
         text=CLIPTextConfig(vocab_size=drawn.words(world), layers=LAYERS, positions=24, **sizes),
         multimodal=MultimodalConfig(layers=2, heads=HEADS, hidden=HIDDEN),
         pooler=PoolerConfig(form=form, queries=8, heads=HEADS),

@@ -35,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from multiway.core.block import Block, Stack
 from multiway.core.init import unit_gain, widen
+from multiway.recipes.scenes import PAPER
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.systems.beit3_config import BEiT3Config, TextConfig
@@ -160,7 +161,7 @@ def beit3(world: World) -> BEiT3Config:
     return BEiT3Config(
         form="paper",
         joint_layers=0,
-        image=ImageConfig(image_size=SIDE, patch_size=PATCH),
+        image=ImageConfig(image_size=SIDE, patch_size=PATCH, **PAPER),
         text=TextConfig(vocab_size=drawn.words(world), positions=32),
         tokenizer=drawn.tokenizer(world),
         width=WIDTH,

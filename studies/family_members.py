@@ -15,6 +15,7 @@ from multiway.data import emoji
 from multiway.data.augment import Augment
 from multiway.data.dataset import DataConfig, Source
 from multiway.recipes.albef import MILD
+from multiway.recipes.scenes import PAPER
 from multiway.systems.albef import ALBEFConfig
 from multiway.systems.beit3_config import BEiT3Config, CaptionerConfig, RetrievalConfig
 from multiway.systems.beit3_config import TextConfig as BEiT3Text
@@ -33,7 +34,9 @@ from multiway.systems.vlmo_config import VLMoConfig
 from multiway.text import TokenizerConfig, train_vocabulary
 
 SIZE: dict[str, Any] = {"width": 128, "heads": 4, "hidden": 512}
-IMAGE: dict[str, Any] = {"image_size": SIDE, "patch_size": PATCH, **SIZE}
+#: Of a picture; the same for all.
+SEEN: dict[str, Any] = {"image_size": SIDE, "patch_size": PATCH, **PAPER}
+IMAGE = SEEN | SIZE
 WORDS = 28  # tokens of the longest text, start and end included
 POSITIONS = 32
 CODES = 128
@@ -142,7 +145,7 @@ def members(world: World) -> dict[str, Member]:
     bert = BertConfig(vocab_size=words, layers=2, fusion_layers=1, positions=POSITIONS, dropout=0.0, **SIZE)
     med = med_config(vocab_size=words, fusion_layers=3, positions=POSITIONS, dropout=0.0, **SIZE)
     half = coca_text(vocab_size=words, layers=2, positions=POSITIONS - 1, **SIZE)
-    multiway: dict[str, Any] = {"image": ImageConfig(image_size=SIDE, patch_size=PATCH), "depth": 4, **SIZE}
+    multiway: dict[str, Any] = {"image": ImageConfig(**SEEN), "depth": 4, **SIZE}
     beit3: dict[str, Any] = multiway | {
         "form": "paper",
         "joint_layers": 1,
@@ -213,7 +216,7 @@ def members(world: World) -> dict[str, Member]:
         ),
         "simvlm": Member(
             SimVLMConfig(
-                image=StemConfig(image_size=SIDE, width=16, blocks=(1, 1, 1)),
+                image=StemConfig(image_size=SIDE, width=16, blocks=(1, 1, 1), **PAPER),
                 text=PrefixConfig(
                     vocab_size=words, encoder_layers=3, decoder_layers=2, positions=POSITIONS, **SIZE
                 ),

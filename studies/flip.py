@@ -27,6 +27,7 @@ from drawn import SIDE, Sizes, World
 import multiway
 from multiway.batch import Batch
 from multiway.data.dataset import Dataset, Source
+from multiway.recipes.scenes import PAPER
 from multiway.systems.flip import FLIP, FLIPConfig, flip_text, flip_vit
 from multiway.tasks import retrieval
 from multiway.train.build import build
@@ -67,7 +68,7 @@ def config(world: World, drop: float) -> FLIPConfig:
     """Towers of a size that a core trains in minutes."""
     sizes = {"width": 96, "heads": 3, "hidden": 384}
     return FLIPConfig(
-        image=flip_vit(image_size=SIDE, patch_size=PATCH, depth=4, **sizes),
+        image=flip_vit(image_size=SIDE, patch_size=PATCH, depth=4, **PAPER, **sizes),
         text=flip_text(vocab_size=drawn.words(world), layers=2, positions=24, **sizes),
         tokenizer=drawn.tokenizer(world),
         embed_dim=96,

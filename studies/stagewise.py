@@ -31,6 +31,7 @@ import multiway
 from multiway.core.init import unit_gain
 from multiway.data.dataset import Dataset, Source
 from multiway.data.patch_masks import BlockMask
+from multiway.recipes.scenes import PAPER
 from multiway.systems.base import System
 from multiway.systems.beit_config import BEiTConfig, beit_vit
 from multiway.systems.patches import ImageConfig
@@ -83,7 +84,7 @@ class Budget:
 def image_run(world: World, seed: int, budget: Budget) -> Run:
     """Stage 1."""
     image = beit_vit(image_size=SIDE, patch_size=PATCH, width=WIDTH, depth=DEPTH, heads=HEADS, hidden=HIDDEN)
-    image = replace(image, mean=ImageConfig().mean, std=ImageConfig().std)
+    image = replace(image, **PAPER)
     system = BEiTConfig(image=image, codes=CODES, mask=BlockMask(patches=16, smallest=1))
     return Run(
         name="image",
@@ -97,7 +98,7 @@ def image_run(world: World, seed: int, budget: Budget) -> Run:
 def vlmo(world: World, **changes: Any) -> VLMoConfig:
     """VLMo of a size that a core trains in minutes; one joint layer."""
     options: dict[str, Any] = {
-        "image": ImageConfig(image_size=SIDE, patch_size=PATCH),
+        "image": ImageConfig(image_size=SIDE, patch_size=PATCH, **PAPER),
         "text": TextConfig(vocab_size=drawn.words(world), positions=32, dropout=0.0),
         "tokenizer": drawn.tokenizer(world),
         "width": WIDTH,
