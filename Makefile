@@ -44,7 +44,7 @@ demo-full: $(VENV)/.demo  ## the same on all bundled drawings
 demo-scratch: $(VENV)/.demo  ## the same without any pretrained tower
 	$(BIN)/python scripts/demo.py --scratch
 
-test: $(VENV)/.dev  ## the default tests (about 8 minutes on 2 cores)
+test: $(VENV)/.dev  ## the default tests (under 10 minutes on 2 cores)
 	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.dev  ## the tests marked slow or compile

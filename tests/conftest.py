@@ -10,9 +10,9 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "golden"), str(HERE.parent / "benchmarks")]
 
 #: Where shapes are promised, and the tests that check them: every system's figure goes through those. In the
-#: others, which train, replay, generate and convert, the checks took twice the time of the tests.
-PROMISED = ("core", "generation", "metrics", "objectives", "systems", "tasks")
-CHECKED = ("contract", "core", "metrics", "objectives", "systems")
+#: others, which train, replay and convert, the checks took twice the time of the tests.
+PROMISED = ("core", "generation", "metrics", "objectives", "search", "systems", "tasks")
+CHECKED = ("contract", "core", "generation", "metrics", "objectives", "search", "systems")
 
 # an int is a float, as PEP 484 has it
 jaxtyping.install_import_hook(
