@@ -94,7 +94,7 @@ CLAIMS = (
 class Budget:
     """Optimizer steps; test scenes that are captioned; scenes of one thing; timed steps."""
 
-    pairs: int = 1200
+    pairs: int = 400
     colours: int = 200
     captions: int = 200
     pictures: int = 600

@@ -53,6 +53,13 @@ def test_licences_of_samples(tmp_path):
     assert "CC-BY" in licences(Dataset(Source(path="emoji")), "emoji")
 
 
+def test_a_hub_that_cannot_be_reached(folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the hub's own retries
+    with pytest.raises(UserError, match=r"me/model was not uploaded \(.*\): check network"):
+        multiway.push_to_hub(folder, "me/model")
+
+
 def test_to_the_hub(folder, monkeypatch, capsys):
     calls = {}
 

@@ -80,7 +80,7 @@ def albef_scenes() -> Run:
     """ALBEF: three picture layers, two of text, two of fusion; about half a second a step on one core."""
     text = BertConfig(layers=2, fusion_layers=2, positions=32, dropout=0.0, **SIZES)
     system = ALBEFConfig(
-        image=ViTConfig(image_size=SIDE, patch_size=PATCH, depth=3, **SIZES),
+        image=ViTConfig(image_size=SIDE, patch_size=PATCH, depth=3, sincos=True, **PAPER, **SIZES),
         text=text,
         tokenizer=TOKENS,
         embed_dim=128,
@@ -114,7 +114,7 @@ def assignment_scenes() -> Run:
 def vilt_scenes() -> Run:
     """ViLT of four layers, from random weights."""
     system = ViLTConfig(
-        image=vilt_vit(image_size=SIDE, patch_size=PATCH, depth=4, dropout=0.0, **SIZES),
+        image=vilt_vit(image_size=SIDE, patch_size=PATCH, depth=4, dropout=0.0, **PAPER, **SIZES),
         text=VLMoText(positions=32, dropout=0.0),
         tokenizer=TOKENS,
         longest_side=2 * SIDE,
@@ -126,7 +126,7 @@ def vilt_scenes() -> Run:
 def vlmo_scenes() -> Run:
     """VLMo of four layers, the last with a joint expert; pairs alone, from random weights."""
     system = VLMoConfig(
-        image=ImageConfig(image_size=SIDE, patch_size=PATCH),
+        image=ImageConfig(image_size=SIDE, patch_size=PATCH, **PAPER),
         text=VLMoText(positions=32, dropout=0.0),
         tokenizer=TOKENS,
         depth=4,
@@ -144,7 +144,7 @@ def vlmo_scenes() -> Run:
 def vqkd_scenes() -> Run:
     """Visual tokens of scenes for `beit3_scenes`: as `vqkd_emoji`, a token a cell."""
     run = vqkd_emoji()
-    image = vqkd_vit(image_size=SIDE, patch_size=PATCH, depth=3, **SIZES)
+    image = vqkd_vit(image_size=SIDE, patch_size=PATCH, depth=3, **PAPER, **SIZES)
     system = replace(run.system, image=image, codes=CODES, teacher_size=160, start_after=80)
     data = replace(run.data, train=(Source(path="scenes:8000:13"),), image_size=SIDE, augment=PLAIN)
     train = replace(run.train, steps=300, warmup_steps=30, batch_size=64)
@@ -156,7 +156,7 @@ def beit3_scenes() -> Run:
     system = BEiT3Config(
         form="paper",
         joint_layers=1,
-        image=ImageConfig(image_size=SIDE, patch_size=PATCH),
+        image=ImageConfig(image_size=SIDE, patch_size=PATCH, **PAPER),
         text=BEiT3Text(vocab_size=30522, positions=40),
         tokenizer=TOKENS,
         depth=4,
