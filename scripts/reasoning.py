@@ -34,7 +34,7 @@ from multiway.data.pair_shards import write_box_pairs, write_boxes, write_scene_
 from multiway.data.scene_shards import write_shards as write_scenes
 from multiway.data.scene_text import EITHER
 from multiway.data.two_pictures import PicturePairs
-from multiway.recipes.scenes import SIDE, reasoning
+from multiway.recipes.scenes import PAPER, SIDE, reasoning
 from multiway.tasks import finetune, nlvr2
 from multiway.tasks.pretrain import pretrain
 from multiway.train.run import Run, provenance
@@ -58,12 +58,12 @@ class Sizes:
     simple: int = 20_000
     strips: int = 40_000
     test: int = 2_000
-    either_steps: int = 500
-    scene_steps: int = 4_000
+    either_steps: int = 400
+    scene_steps: int = 2_000
     simple_steps: int = 400
-    strip_steps: int = 4_000
+    strip_steps: int = 2_500
     pretrain_steps: int | None = None  # None: the recipe's own
-    box_steps: int = 600
+    box_steps: int = 800
 
 
 TINY = Sizes(
@@ -85,6 +85,8 @@ TINY = Sizes(
 
 #: Pixels of a picture of two boxes beside each other: at 80 by 80 their smallest items are 4 wide.
 STRIP = (SIDE, 2 * SIDE)
+#: Mean and deviation of its channels: boxes are grey, as scenes are white.
+GREY: dict[str, Any] = {"mean": (0.827, 0.827, 0.827), "std": PAPER["std"]}
 _pairs = partial(write_scene_pairs, image_size=SIDE)
 
 
@@ -132,14 +134,14 @@ class World:
 def planned(recipe: str, world: World, boxes: bool, init: dict[str, str]) -> Run:
     """A recipe of drawn scenes; with `boxes`, of boxes instead, larger and shorter."""
     run: Run = recipes.get(f"{recipe}_scenes")()
-    size, source, steps = SIDE, world.scenes(), world.sizes.pretrain_steps
+    size, source, steps, seen = SIDE, world.scenes(), world.sizes.pretrain_steps, {}
     if boxes:
-        size, source, steps = STRIP, world.boxes(), world.sizes.box_steps
+        size, source, steps, seen = STRIP, world.boxes(), world.sizes.box_steps, GREY
     steps = min(steps or run.train.steps, run.train.steps)
-    system = replace(run.system, image=replace(run.system.image, image_size=size))
+    system = replace(run.system, image=replace(run.system.image, image_size=size, **seen))
     if recipe == "vqkd":  # the teacher's patches are of 32 pixels, and its codebook must start in time
-        seen = tuple(2 * side for side in STRIP) if boxes else system.teacher_size
-        system = replace(system, teacher_size=seen, start_after=min(system.start_after, steps // 3))
+        teacher = tuple(2 * side for side in STRIP) if boxes else system.teacher_size
+        system = replace(system, teacher_size=teacher, start_after=min(system.start_after, steps // 3))
     return replace(
         run,
         system=system,
