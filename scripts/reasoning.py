@@ -59,11 +59,11 @@ class Sizes:
     strips: int = 40_000
     test: int = 2_000
     either_steps: int = 400
-    scene_steps: int = 2_000
+    scene_steps: int = 1_500
     simple_steps: int = 400
-    strip_steps: int = 2_500
+    strip_steps: int = 2_000
     pretrain_steps: int | None = None  # None: the recipe's own
-    box_steps: int = 800
+    box_steps: int = 500
 
 
 TINY = Sizes(

@@ -75,10 +75,10 @@ CLAIMS = (
 class Budget:
     """Optimizer steps of each stage: batches of 128 pictures, 32 texts, 32 pairs, 64 pairs of pictures."""
 
-    image: int = 1500
-    text: int = 300
-    pairs: int = 600
-    reasoning: int = 600
+    image: int = 800
+    text: int = 200
+    pairs: int = 400
+    reasoning: int = 400
 
 
 def image_run(world: World, seed: int, budget: Budget) -> Run:
