@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,19 @@ def test_a_run_prints_what_it_leaves_out(tmp_path: Path, capsys) -> None:
 def tuple_of(found):
     _, report = found
     return report.matched, report.resized, report.missing, report.unexpected
+
+
+def test_what_tensors_do_not_tell_is_said(tmp_path: Path, capsys) -> None:
+    dark = replace(SIZES["image"], mean=(0.1, 0.1, 0.1))
+    first = made(CaptionerConfig(**(SIZES | {"image": dark})), tmp_path / "first")
+    assert main(["convert", str(first), str(tmp_path / "x.pth"), "--to", "official"]) == 0
+    printed = capsys.readouterr().out
+    assert "  image.mean\n" in printed
+    assert "image.heads" not in printed  # 64 numbers each, as a reader takes them
+    # what came from such a file has nothing that it does not tell, in another size neither
+    again = ["convert", str(tmp_path / "x.pth"), str(tmp_path / "y.pth"), "--to", "official"]
+    assert main([*again, "--image-size", "64"]) == 0
+    assert "unsaid" not in capsys.readouterr().out
 
 
 def test_a_command_writes_and_refuses(tmp_path: Path, capsys) -> None:

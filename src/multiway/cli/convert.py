@@ -37,10 +37,11 @@ def convert(argv: Sequence[str]) -> None:
     from dataclasses import asdict
     from pathlib import Path
 
-    from multiway.weights.convert import convert, examine
+    from multiway.weights.convert import convert, examine, unsaid
 
+    sizes = {"image_size": args.image_size, "text_length": args.text_length}
     if args.check:
-        system, report = examine(args.source, image_size=args.image_size, text_length=args.text_length)
+        system, report = examine(args.source, **sizes)
         if args.json:
             print(json.dumps({"system": system, **asdict(report)}))
             return
@@ -48,18 +49,21 @@ def convert(argv: Sequence[str]) -> None:
             _show(kind, names, listed=kind != "matched")
         print(f"{args.source} is a {system}; nothing was written")
         return
-    out = convert(args.source, args.out, to=args.to, image_size=args.image_size, text_length=args.text_length)
+    out = convert(args.source, args.out, to=args.to, **sizes)
     if Path(args.source).is_file():  # a folder fits its own config
         _, report = examine(args.source)
         state = [name for name in report.matched if name.startswith("state.")]
         for kind, names in (("dropped", state), ("unexpected", report.unexpected)):
             if names:  # momentum models and queues; what the layout does not know
                 _show(kind, names)
+    if args.to == "official" and (settings := unsaid(args.source, out, **sizes)):
+        _show("unsaid", settings)
+        print("such settings are not in the file: tell them to what reads it, and keep the model folder")
     print(f"{args.to} layout in {out}")
 
 
 def _show(kind: str, names: Sequence[str], *, listed: bool = True) -> None:
-    """How many tensors are of a kind, and the first of them."""
+    """How many names are of a kind, and the first of them."""
     print(f"{kind:<10} {len(names):>5}")
     if listed:
         for name in names[:SHOWN]:

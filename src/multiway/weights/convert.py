@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from multiway.systems.beit_heads import Classifier
 from multiway.systems.clip import CLIP
 from multiway.systems.mae import MAE
 from multiway.systems.vilt_system import OneTower
+from multiway.train.run import differences
 from multiway.weights import (
     albef,
     beit,
@@ -65,13 +66,29 @@ def examine(
         UserError: nothing is there, it can't be read, its layout is unknown, or it can't be resized so.
     """
     config, report = _examined(Path(source))
-    wanted = config if image_size is None else resized_config(config, image_size)
-    wanted = wanted if text_length is None else longer_config(wanted, text_length)
+    wanted = _sized(config, image_size, text_length)
     if wanted is not config:
         own, other = _shapes(config), _shapes(wanted)
         new = (name for name in report.matched if name in own and own[name] != other[name])
         report = replace(report, resized=tuple(dict.fromkeys((*report.resized, *new))))
     return config.system, report
+
+
+def unsaid(
+    source: str | Path, out: Path, *, image_size: int | None = None, text_length: int | None = None
+) -> list[str]:
+    """Settings of the model at `source` that the checkpoint written from it tells otherwise, or not at all.
+
+    Official checkpoints hold tensors alone: what reads them takes the published models' heads (64 numbers
+    each), the mean and deviation of their pictures, and how they were trained.
+    """
+    own, read = _sized(_examined(Path(source))[0], image_size, text_length), _examined(out)[0]
+    return differences(asdict(own), asdict(read))
+
+
+def _sized(config: Any, image_size: int | None, text_length: int | None) -> Any:
+    config = config if image_size is None else resized_config(config, image_size)
+    return config if text_length is None else longer_config(config, text_length)
 
 
 def _shapes(config: Any) -> dict[str, torch.Size]:
