@@ -124,9 +124,9 @@ CLAIMS = (
 class Budget:
     """Optimizer steps of 64 samples: of masked data modelling, of ITC, and of two pictures."""
 
-    masked: int = 1200
-    retrieval: int = 300
-    reasoning: int = 1000
+    masked: int = 800
+    retrieval: int = 200
+    reasoning: int = 500
 
 
 class One(nn.ModuleDict):

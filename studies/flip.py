@@ -60,7 +60,7 @@ CLAIMS = (
 class Budget:
     """Optimizer steps of `whole`, and how often a step is timed."""
 
-    steps: int = 1500
+    steps: int = 600
     timed: int = 9
 
 
