@@ -194,15 +194,17 @@ def make_study(tiny: bool) -> Study:
 
 
 def run(study: Study, workers: int, tiny: bool) -> None:
-    """The stages first, which arms share; then every arm."""
+    """The stages first, which arms share; then the arms."""
     sizes = Sizes(pairs=200, reasoning=200, test=20, test_reasoning=40) if tiny else Sizes()
     budget = Budget(image=3, text=3, pairs=3, reasoning=3) if tiny else Budget()
     world = World(study.work / "data", sizes)
     world.prepare(SEEDS)
-    missing = [s for s in SEEDS if not all(study.path(a, s).exists() for a in ARMS)]
-    for name in ("image", "text"):
-        in_processes(stage, [(world, study.work, name, seed, budget) for seed in missing], workers)
-    in_processes(arm, [(study, world, a, s, budget) for s in SEEDS for a in ARMS], workers)
+    # several workers share the stages of all seeds; one finishes a seed, and has its results, before the next
+    for seeds in [SEEDS] if workers > 1 else [(seed,) for seed in SEEDS]:
+        missing = [seed for seed in seeds if not all(study.path(a, seed).exists() for a in ARMS)]
+        for name in ("image", "text"):
+            in_processes(stage, [(world, study.work, name, seed, budget) for seed in missing], workers)
+        in_processes(arm, [(study, world, a, seed, budget) for seed in seeds for a in ARMS], workers)
 
 
 if __name__ == "__main__":
