@@ -172,6 +172,14 @@ def test_missing_paths(tmp_path, folder):
         read_annotations(folder / "a.csv", split="train")
 
 
+def test_folders_of_tars_are_named(tmp_path):
+    for name in ("val", "train"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "000.tar").touch()
+    with pytest.raises(UserError, match="give one of train, val in it"):
+        read_annotations(tmp_path)
+
+
 def test_a_column_of_splits_and_other_columns(folder, tmp_path):
     path = tmp_path / "list.hub.csv"
     path.write_text(table("hub.csv"))

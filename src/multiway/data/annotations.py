@@ -140,7 +140,8 @@ def read_annotations(
         table = find_table(path)
         if table is None:
             refuse_split(split, path)
-            pairs = _pictures_with_texts(path)
+            if not (pairs := list(_pictures_with_texts(path))):
+                _name_folders_of_tars(path)
             return Files(images or path, pairs, where=str(path), unlabelled=unlabelled, read=read)
         path, images = table, images or path
     if not path.exists():
@@ -148,6 +149,14 @@ def read_annotations(
     root = picture_folder(path, None if images is None else str(images))
     rows = _read_rows(path, root, split, unlabelled, columns)
     return Files(root, rows, where=str(path), unlabelled=unlabelled, read=read)
+
+
+def _name_folders_of_tars(folder: Path) -> None:
+    held = sorted({str(tar.parent.relative_to(folder)) for tar in folder.glob("*/*.tar")})
+    if held:
+        raise UserError(
+            f"{folder} holds no picture, but folders of tars: give one of {', '.join(held)} in it."
+        )
 
 
 def _pictures_with_texts(folder: Path) -> Iterator[Row]:
