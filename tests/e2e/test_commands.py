@@ -119,6 +119,7 @@ def test_data_inspect_counts_a_bad_picture(cli, tmp_path):
     code, out, err = cli("data", "inspect", tmp_path, "--json")
     assert code == 0, err
     assert sum(json.loads(out)["bad"].values()) == 1
+    assert "100% of the pixels are of one colour" in cli("data", "inspect", tmp_path)[1]
 
 
 def test_evaluate_retrieval_prints_one_object(cli, model_folder, pictures):

@@ -9,6 +9,9 @@ from typing import Any
 from multiway.cli.arguments import Parser
 from multiway.cli.labelled import add_source, source_of
 
+#: Share of one colour from which on it is called a background.
+BACKGROUND = 1 / 3
+
 
 def inspect(argv: Sequence[str]) -> None:
     """Read a source and print what is in it."""
@@ -60,6 +63,9 @@ def inspect(argv: Sequence[str]) -> None:
         "texts_of_several_pictures": sum(count > 1 for count in same.values()),
         "smallest": list(min(sizes, key=min, default=(0, 0))),
         "largest": list(max(sizes, key=max, default=(0, 0))),
+        "mean": seen.colours.mean,
+        "std": seen.colours.std,
+        "background": dict(zip(("colour", "share"), seen.colours.background, strict=True)),
         "samples": [{"key": s.key, "size": list(s.image.size), "texts": s.texts} for s in seen.first],
     }
     if seen.labels:
@@ -78,6 +84,14 @@ def inspect(argv: Sequence[str]) -> None:
         f"{report['texts_of_several_pictures']:,} texts of several pictures"
     )
     print("smallest {} x {}, largest {} x {} pixels".format(*report["smallest"], *report["largest"]))
+    print("mean {:.3g} {:.3g} {:.3g}, ".format(*report["mean"]), end="")
+    print("deviation {:.3g} {:.3g} {:.3g} of the channels".format(*report["std"]))
+    if report["background"]["share"] > BACKGROUND:
+        colour = " ".join(f"{value:.3g}" for value in report["background"]["colour"])
+        print(
+            f"{report['background']['share']:.0%} of the pixels are of one colour: a model from scratch "
+            f"learns faster where that is zero (--system.image.mean {colour})"
+        )
     if seen.labels:
         print("classes: " + ", ".join(f"{n} {c:,}" for n, c in [*report["labels"].items()][:20]))
     for row in report["samples"]:

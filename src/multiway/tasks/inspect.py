@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from PIL import Image
 
 from multiway.bootstrap.duplicates import Marks, earlier_twins
+from multiway.data.colours import Colours
 from multiway.data.dataset import Dataset, Source
 from multiway.data.labelled import LabelledSource
 from multiway.data.pages import figure, write_page
@@ -41,7 +42,7 @@ class Look:
 
     Attributes:
         sizes: (width, height) of each picture in pixels. texts: the texts of each.
-        first: the first few samples.
+        first: the first few samples. colours: of the (first) pictures.
         keys: of the good samples. marks: what their (first) pictures look like, where that was asked for.
         labels: class -> samples, where the samples have one.
     """
@@ -53,6 +54,7 @@ class Look:
     keys: list[str] = field(default_factory=list)
     marks: list[Marks] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
+    colours: Colours = field(default_factory=Colours)
 
 
 def open_source(source: Source, task: str | None = None, label: str | None = None) -> Looked:
@@ -98,6 +100,7 @@ def look(dataset: Looked, *, read: int = 0, show: int = 0, mark: bool = False) -
         if name is not None:
             seen.labels[name] = seen.labels.get(name, 0) + 1
         seen.sizes.append(picture.size)
+        seen.colours.add(picture)
         seen.texts.append(texts)
         seen.keys.append(dataset.key(i))
         if mark:
