@@ -15,7 +15,7 @@ from multiway.systems.vit import ViTConfig
 from multiway.train.run import Init, Run, TrainConfig
 
 #: How often each task is seen, beside the others: drawing has the most tokens and is the hardest.
-MIXTURE = {"caption": 1.0, "question": 1.0, "classify": 0.4, "ground": 0.8, "region": 0.4, "draw": 1.4}
+MIXTURE = {"caption": 1.0, "question": 1.0, "classify": 0.4, "ground": 1.6, "region": 0.4, "draw": 1.4}
 
 
 def generalist_base() -> Run:
@@ -63,6 +63,6 @@ def generalist_scenes() -> Run:
         name="generalist_scenes",
         system=system,
         data=DataConfig(train=sources, image_size=SIDE, augment=PLAIN),
-        train=training(5000, 1e-3, batch_size=32),
+        train=training(4000, 1e-3, batch_size=32),
         init=Init(visual_tokenizer="runs/vqvae_scenes/model", gain=unit_gain(text.width)),
     )
