@@ -80,7 +80,7 @@ def albef_scenes() -> Run:
     """ALBEF: three picture layers, two of text, two of fusion; about half a second a step on one core."""
     text = BertConfig(layers=2, fusion_layers=2, positions=32, dropout=0.0, **SIZES)
     system = ALBEFConfig(
-        image=ViTConfig(image_size=SIDE, patch_size=PATCH, depth=3, sincos=True, **PAPER, **SIZES),
+        image=ViTConfig(image_size=SIDE, patch_size=PATCH, depth=3, **PAPER, **SIZES),
         text=text,
         tokenizer=TOKENS,
         embed_dim=128,
