@@ -52,8 +52,8 @@ from multiway.train.run import Run
 
 WIDTH, HEADS, HIDDEN, LAYERS = 96, 3, 384, 3
 LONG = " long"
-ARMS = ("base", "caption1", "caption0", "single", "parallel", "experts")
-ARMS += tuple(arm + LONG for arm in ARMS[:3])
+MODELS = ("base", "caption1", "caption0", "single", "parallel", "experts")
+ARMS = (*MODELS, *(name + LONG for name in MODELS[:3]))
 METRICS = {
     "retrieval": "mean R@1 of texts and of pictures, 500 new scenes, by the contrast",
     "cider": "CIDEr-D of captions of 200 of them, 0 where captions are not trained",
@@ -110,13 +110,13 @@ class Budget:
     timed: int = 15
 
 
-def coca(world: World, arm: str) -> CoCaConfig:
-    """An arm's model: one that a core trains in minutes."""
-    experts = arm == "experts"
+def coca(world: World, name: str) -> CoCaConfig:
+    """One of `MODELS`, which a core trains in minutes."""
+    experts = name == "experts"
     sizes: dict[str, int] = {"width": WIDTH, "heads": HEADS, "hidden": HIDDEN}
     depth = 4 - LAYERS if experts else 4
-    form = arm if arm in ("single", "parallel") else "cascade"
-    weight = {"caption0": 0.0, "caption1": 1.0}.get(arm, 2.0)
+    form = name if name in ("single", "parallel") else "cascade"
+    weight = {"caption0": 0.0, "caption1": 1.0}.get(name, 2.0)
     return CoCaConfig(
         image=coca_vit(image_size=SIDE, patch_size=PATCH, depth=depth, sincos=True, **PAPER, **sizes),
         text=CLIPTextConfig(vocab_size=drawn.words(world), layers=LAYERS, positions=24, **sizes),
@@ -136,9 +136,9 @@ def arm(study: Study, world: World, name: str, seed: int, budget: Budget) -> Non
 
     def measure() -> dict[str, Any]:
         out = study.work / f"{name}-s{seed}"
-        short = name.removesuffix(LONG)
-        train = drawn.training(budget.pairs * (1 if name == short else 3), seed, 1e-3)
-        run = Run(name=name, system=coca(world, short), data=drawn.data(world.pairs(seed), seed), train=train)
+        kind = name.removesuffix(LONG)
+        train = drawn.training(budget.pairs * (1 if name == kind else 3), seed, 1e-3)
+        run = Run(name=name, system=coca(world, kind), data=drawn.data(world.pairs(seed), seed), train=train)
         spent = drawn.trained(run, out, build)
         model = multiway.load(out / "model")
         assert isinstance(model, CoCa)

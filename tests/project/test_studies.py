@@ -178,8 +178,9 @@ def test_the_arms_of_coca_differ_in_one_thing(arms, tmp_path):
 
     study = by_path("coca")
     world = importlib.import_module("drawn").World(tmp_path, study.Sizes())
-    configs = {name: study.coca(world, name) for name in study.ARMS}
-    assert len(set(map(repr, configs.values()))) == len(study.ARMS)
+    configs = {name: study.coca(world, name) for name in study.MODELS}
+    assert len(set(map(repr, configs.values()))) == len(study.MODELS)
+    assert {name.removesuffix(study.LONG) for name in study.ARMS} == set(study.MODELS)
     named = {claim.better for claim in study.CLAIMS} | {claim.worse for claim in study.CLAIMS}
     assert named == set(study.ARMS)
     with torch.device("meta"):
