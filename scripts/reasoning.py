@@ -58,12 +58,12 @@ class Sizes:
     simple: int = 20_000
     strips: int = 40_000
     test: int = 2_000
-    either_steps: int = 400
-    scene_steps: int = 1_500
+    either_steps: int = 500
+    scene_steps: int = 4_000
     simple_steps: int = 400
-    strip_steps: int = 2_000
+    strip_steps: int = 4_000
     pretrain_steps: int | None = None  # None: the recipe's own
-    box_steps: int = 500
+    box_steps: int = 600
 
 
 TINY = Sizes(

@@ -59,23 +59,22 @@ METRICS = {
     "cider": "CIDEr-D of captions of 200 of them, 0 where captions are not trained",
 }
 PROMPTS = tuple(f"a {size} {{}} {shape}" for size in scenes.SIZES for shape in scenes.SHAPES)
+WEIGHTS = (
+    (
+        "captions help the contrast",
+        "caption0",
+        "table 8b, zero-shot ImageNet: 71.6 with captions, 70.7 without",
+    ),
+    (
+        "weight 2 on captions beats weight 1",
+        "caption1",
+        "table 8c: 2:1 is the best of three (no figure at hand)",
+    ),
+)
 CLAIMS = (
     *(
-        Claim(
-            says="captions help the contrast" + when,
-            better="base" + long,
-            worse="caption0" + long,
-            paper="table 8b, zero-shot ImageNet: 71.6 with captions, 70.7 without",
-        )
-        for long, when in (("", ""), (LONG, ", three times the steps"))
-    ),
-    *(
-        Claim(
-            says="weight 2 on captions beats weight 1" + when,
-            better="base" + long,
-            worse="caption1" + long,
-            paper="table 8c: 2:1 is the best of three (no figure at hand)",
-        )
+        Claim(says=says + when, better="base" + long, worse=worse + long, paper=paper)
+        for says, worse, paper in WEIGHTS
         for long, when in (("", ""), (LONG, ", three times the steps"))
     ),
     Claim(

@@ -90,7 +90,7 @@ def inspect(argv: Sequence[str]) -> None:
         colour = " ".join(f"{value:.3g}" for value in report["background"]["colour"])
         print(
             f"{report['background']['share']:.0%} of the pixels are of one colour: a model from scratch "
-            f"learns faster where that is zero (--system.image.mean {colour})"
+            f"may learn faster where that is zero (--system.image.mean {colour})"
         )
     if seen.labels:
         print("classes: " + ", ".join(f"{n} {c:,}" for n, c in [*report["labels"].items()][:20]))

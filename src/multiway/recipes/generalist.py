@@ -14,7 +14,7 @@ from multiway.systems.prefix_network import PrefixConfig
 from multiway.systems.vit import ViTConfig
 from multiway.train.run import Init, Run, TrainConfig
 
-#: How often each task is seen, beside the others: drawing has the most tokens and is the hardest.
+#: How often each task is seen, beside the others: drawing has the most tokens, boxes are the hardest.
 MIXTURE = {"caption": 1.0, "question": 1.0, "classify": 0.4, "ground": 1.6, "region": 0.4, "draw": 1.4}
 
 

@@ -74,7 +74,7 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
     if not (folder / "config.json").is_file() or not any(f for w in WEIGHTS for f in folder.glob(w)):
         raise UserError(f"{folder} is no model folder: give one that multiway.save wrote")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     try:
         api = HfApi()
@@ -84,7 +84,7 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
         raise UserError(f"{name} is no name on the hub: give owner/name") from None
     except LocalTokenNotFoundError:
         raise UserError("the hub does not know you: run `hf auth login` first") from None
-    except Exception as error:  # of the hub's HTTP client, which is another one in every major version
+    except HfHubHTTPError.__bases__ as error:  # OSError, and all errors of the HTTP client that the hub uses
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{name} was not uploaded ({reason[:120]}): check network and rights, and repeat"
