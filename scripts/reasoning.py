@@ -53,15 +53,15 @@ class Sizes:
 
     scenes: int = 16_000
     boxes: int = 16_000
-    either: int = 10_000
+    either: int = 30_000
     pairs: int = 30_000
     simple: int = 20_000
     strips: int = 40_000
     test: int = 2_000
-    either_steps: int = 500
+    either_steps: int = 1_000
     scene_steps: int = 4_000
-    simple_steps: int = 400
-    strip_steps: int = 4_000
+    simple_steps: int = 1_000
+    strip_steps: int = 3_000
     pretrain_steps: int | None = None  # None: the recipe's own
     box_steps: int = 600
 

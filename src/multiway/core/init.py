@@ -69,10 +69,12 @@ def unit_gain(width: int) -> float:
 
 
 @torch.no_grad()
-def widen(module: nn.Module, gain: float) -> None:
-    """Every linear map's weights times `gain`."""
+def widen(module: nn.Module, gain: float, tables: float = 1.0) -> None:
+    """Every linear map's weights times `gain`, every table of embeddings times `tables`."""
     for weight in {part.weight for part in module.modules() if isinstance(part, nn.Linear)}:
         weight.mul_(gain)
+    for table in (part for part in module.modules() if isinstance(part, nn.Embedding)):
+        table.weight.mul_(tables)
 
 
 @torch.no_grad()

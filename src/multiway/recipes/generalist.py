@@ -49,14 +49,16 @@ def generalist_scenes() -> Run:
     sizes = {"width": 112, "heads": 4, "hidden": 384}
     text = PrefixConfig(vocab_size=250, encoder_layers=2, decoder_layers=2, positions=144, **sizes)
     system = GeneralistConfig(
-        # positions as large as what patches show, from the start: of 0.02 they were learned late
-        image=ViTConfig(image_size=SIDE, patch_size=16, depth=2, sincos=True, **PAPER, **sizes),
+        # positions as large as what patches show, from the start: of 0.02 they were learned late, and of sines
+        # and cosines, which differ little on so small a grid, later
+        image=ViTConfig(image_size=SIDE, patch_size=16, depth=2, position_std=0.7, **PAPER, **sizes),
         text=text,
         tokenizer=replace(generalist_tokenizer(BINS, 40), vocab="trained"),
         pictures=vqvae_scenes().system,
     )
+    gain = unit_gain(text.width)
     sources = tuple(
-        Source(path=f"prompts:{task}:5000:{seed}", weight=weight)
+        Source(path=f"prompts:{task}:20000:{seed}", weight=weight)
         for seed, (task, weight) in enumerate(MIXTURE.items(), 21)
     )
     return Run(
@@ -64,5 +66,5 @@ def generalist_scenes() -> Run:
         system=system,
         data=DataConfig(train=sources, image_size=SIDE, augment=PLAIN),
         train=training(4000, 1e-3, batch_size=32),
-        init=Init(visual_tokenizer="runs/vqvae_scenes/model", gain=unit_gain(text.width)),
+        init=Init(visual_tokenizer="runs/vqvae_scenes/model", gain=gain, table_gain=gain),
     )

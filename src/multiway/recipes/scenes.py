@@ -147,7 +147,7 @@ def vqkd_scenes() -> Run:
     image = vqkd_vit(image_size=SIDE, patch_size=PATCH, depth=3, **PAPER, **SIZES)
     system = replace(run.system, image=image, codes=CODES, teacher_size=160, start_after=80)
     data = replace(run.data, train=(Source(path="scenes:8000:13"),), image_size=SIDE, augment=PLAIN)
-    train = replace(run.train, steps=300, warmup_steps=30, batch_size=64)
+    train = replace(run.train, steps=200, warmup_steps=20, batch_size=64)
     return replace(run, name="vqkd_scenes", system=system, data=data, train=train)
 
 
@@ -168,7 +168,7 @@ def beit3_scenes() -> Run:
         name="beit3_scenes",
         system=system,
         data=_scenes(),
-        train=training(2500, 1e-3),
+        train=training(1200, 1e-3),
         init=Init(visual_tokenizer="runs/vqkd_scenes/model", gain=GAIN),
     )
 

@@ -39,6 +39,7 @@ class ViTConfig:
         key_bias: whether keys of attention have a bias (BEiT: no).
         layer_scale: initial gain on each residual branch, or None for no such gains.
         absolute_positions: a learned position for every token.
+        position_std: deviation that those positions begin with.
         sincos: those positions are sines and cosines, never trained (MAE, FLIP).
         class_position: whether the class token has a position too (FLIP: no).
         relative_bias: a table of relative positions for each layer, or one that they share (BEiT).
@@ -67,6 +68,7 @@ class ViTConfig:
     key_bias: bool = True
     layer_scale: float | None = None
     absolute_positions: bool = True
+    position_std: float = 0.02
     sincos: bool = False
     class_position: bool = True
     relative_bias: Literal["none", "shared", "layers"] = "none"
@@ -145,7 +147,7 @@ class VisionTransformer(ImageTower):
         if self.positions is not None and config.sincos:
             self.positions = nn.Parameter(sincos_positions(config.grid, config.width), requires_grad=False)
         elif self.positions is not None:
-            nn.init.trunc_normal_(self.positions, std=0.02)
+            nn.init.trunc_normal_(self.positions, std=config.position_std)
         self.frozen = config.depth if config.frozen_blocks == "all" else config.frozen_blocks
         if self.frozen:
             self._freeze(self.frozen, whole=config.frozen_blocks == "all")

@@ -93,8 +93,7 @@ def _start_heads(system: System, dataset: Dataset) -> None:
 def build_system(run: Run, say: Callable[[str], None] = print) -> System:
     """The system with its tokenizer, its towers' pretrained weights, or the weights of a whole checkpoint."""
     system = NETWORKS[run.system.system].network()(run.system)
-    if run.init.gain != 1.0:  # before anything is loaded, which keeps its weights
-        widen(system, run.init.gain)
+    widen(system, run.init.gain, run.init.table_gain)  # before anything is loaded, which keeps its weights
     if system.has_text:
         system.tokenizer = _tokenizer(run)
     _start_from(system, run.init, run.train.lora, say)

@@ -186,6 +186,8 @@ class Init:
         gain: factor of freshly drawn linear maps. The papers' deviation of 0.02 suits 768 numbers; a narrower
             network learns from random weights in a fraction of the steps with `core.init.unit_gain(width)`.
             CLIP, CoCa, FLIP and MAE draw by their width as it is.
+        table_gain: factor of freshly drawn tables of embeddings. Where the head is tied to the words, their
+            table is its linear map, and `gain` does not reach it.
     """
 
     checkpoint: str | None = None
@@ -197,10 +199,12 @@ class Init:
     fusion: Literal["fresh", "itc"] = "fresh"
     head: Literal["fresh", "frequencies"] = "fresh"
     gain: float = 1.0
+    table_gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.gain <= 0:
-            raise UserError(f"init.gain is {self.gain}: give a positive factor, 1 to leave weights as drawn")
+        for name, gain in (("gain", self.gain), ("table_gain", self.table_gain)):
+            if gain <= 0:
+                raise UserError(f"init.{name} is {gain}: give a positive factor, 1 to leave weights as drawn")
 
 
 @dataclass(frozen=True, kw_only=True)
