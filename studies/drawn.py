@@ -28,7 +28,7 @@ from multiway.data.dataset import DataConfig, Dataset, Source
 from multiway.data.labelled import LabelledSource, TaskData
 from multiway.data.pair_shards import write_scene_pairs
 from multiway.data.scene_shards import write_shards as write_scenes
-from multiway.data.scene_text import EITHER
+from multiway.data.scene_text import COLOURED
 from multiway.data.two_pictures import PicturePairs
 from multiway.systems.base import System
 from multiway.tasks import nlvr2, retrieval
@@ -45,7 +45,7 @@ TEST_SEED = 77
 QUESTIONS = "what colour shape is the thing things how many are there in of and yes no picture ?"
 METRICS = {
     "retrieval": "mean R@1 of texts and of pictures, 500 new scenes, by ITC",
-    "reasoning": "accuracy on 1,000 new pairs of pictures: does either hold what is named? Half do",
+    "reasoning": "accuracy on 1,000 new pairs of pictures: does either hold a thing of a colour? Half do",
 }
 
 
@@ -87,11 +87,11 @@ class World:
 
     def reasoning(self, seed: int) -> str:
         """Two pictures beside each other, a sentence, and whether it is true."""
-        return self._two(f"either-{seed}", self.sizes.reasoning, 800 + seed)
+        return self._two(f"coloured-{seed}", self.sizes.reasoning, 800 + seed)
 
     def tests(self) -> tuple[str, str]:
         """New scenes with captions, and new pairs of pictures."""
-        two = self._two("test-either", self.sizes.test_reasoning, TEST_SEED)
+        two = self._two("test-coloured", self.sizes.test_reasoning, TEST_SEED)
         return self._scenes("test", self.sizes.test, TEST_SEED), two
 
     def vocabulary(self) -> Path:
@@ -113,9 +113,9 @@ class World:
         return str(folder)
 
     def _two(self, name: str, count: int, seed: int) -> str:
-        # of sentences that relate two pictures, models that are trained for minutes learned nothing
+        # models that are trained for minutes learned nothing of other sentences
         folder = self.folder / name
-        _once(folder, lambda: write_scene_pairs(folder, count, seed=seed, image_size=SIDE, kinds=EITHER))
+        _once(folder, lambda: write_scene_pairs(folder, count, seed=seed, image_size=SIDE, kinds=COLOURED))
         return str(folder)
 
 
@@ -232,10 +232,10 @@ def last_loss(run: Path, parts: int) -> float:
 
 
 def measured(dual: System, judge: System, world: World) -> dict[str, float]:
-    """`METRICS`, `dual` for retrieval and `judge` for two pictures; and `reranked`, where `dual` has ITM."""
+    """`METRICS`, `dual` for retrieval and `judge` for two pictures."""
     pairs, two = world.tests()
-    found = retrieval.evaluate(dual, Dataset(Source(path=pairs)), k=16, batch_size=64)
-    right = {name: found[key] for name, key in (("retrieval", "itc"), ("reranked", "itm")) if found[key]}
+    # the contrast alone: a matching head has learned little in so few steps
+    found = retrieval.evaluate(dual, Dataset(Source(path=pairs)), k=1, batch_size=64)["itc"]
     accuracy = nlvr2.evaluate(judge, PicturePairs(LabelledSource(path=two)), batch_size=64)["accuracy"]
-    recalls = {name: round((recall["tr_r1"] + recall["ir_r1"]) / 2, 2) for name, recall in right.items()}
-    return {**recalls, "reasoning": round(accuracy, 2)}
+    recall = (found["tr_r1"] + found["ir_r1"]) / 2
+    return {"retrieval": round(recall, 2), "reasoning": round(accuracy, 2)}

@@ -25,7 +25,7 @@ from typing import Any
 import drawn
 import torch
 from arms import ROOT, SEEDS, Claim, Study, in_processes, keep, main
-from drawn import SIDE, PatchCodes, Sizes, World
+from drawn import METRICS, SIDE, PatchCodes, Sizes, World
 
 import multiway
 from multiway.core.init import unit_gain
@@ -48,7 +48,6 @@ PATCH, CODES = 10, 128
 WIDTH, DEPTH, HEADS, HIDDEN = 96, 4, 3, 384
 GAIN = unit_gain(WIDTH)
 ARMS = ("random", "image", "both")
-METRICS = drawn.METRICS | {"reranked": "the same, the 16 best by ITC re-ranked by ITM"}
 CLAIMS = (
     Claim(
         says="starting from pictures and texts beats starting from random weights",
@@ -78,7 +77,7 @@ class Budget:
     image: int = 800
     text: int = 200
     pairs: int = 400
-    reasoning: int = 400
+    reasoning: int = 200
 
 
 def image_run(world: World, seed: int, budget: Budget) -> Run:

@@ -21,7 +21,7 @@ from multiway.data.dataset import Dataset, Source
 from multiway.data.labelled import LabelledSource
 from multiway.data.loader import Loader
 from multiway.data.pair_shards import write_boxes
-from multiway.data.scene_text import EITHER, count, make_picture_pair
+from multiway.data.scene_text import COLOURED, EITHER, count, make_picture_pair
 from multiway.data.shards import write_shards
 from multiway.data.two_pictures import PairTransform, PicturePairs, cut, truth
 from multiway.errors import UserError
@@ -67,6 +67,17 @@ def test_the_simpler_sentences_say_what_either_picture_holds():
         seen[colour is None, pair.label] += 1
     assert min(seen.values()) > 20
     assert len(seen) == 4
+
+
+def test_the_simplest_sentences_name_a_colour_that_either_picture_holds():
+    labels = Counter()
+    for index in range(60):
+        pair = make_picture_pair(3, index, COLOURED)
+        (colour,) = set(pair.sentence.split()) & set(scenes.COLOURS)
+        assert pair.sentence.endswith(f"{colour} thing")
+        assert pair.label == (count(pair.left, colour=colour) + count(pair.right, colour=colour) > 0)
+        labels[pair.label] += 1
+    assert labels[True] == labels[False] == 30
 
 
 def test_what_a_scene_sentence_speaks_of_is_in_a_false_pair_too():

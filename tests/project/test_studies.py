@@ -106,13 +106,13 @@ def test_the_arms_of_experts_are_equal_in_what_they_say(arms, tmp_path):
 
 def test_every_word_is_in_the_vocabulary(arms, tmp_path):
     from multiway.data.scene_questions import ask
-    from multiway.data.scene_text import EITHER, make_picture_pair
+    from multiway.data.scene_text import COLOURED, make_picture_pair
     from multiway.data.scenes import make_scene
 
     drawn = importlib.import_module("drawn")
     known = set(drawn.World(tmp_path, drawn.Sizes()).vocabulary().read_text().split())
     said = [make_scene(5, i).caption for i in range(60)] + [
-        make_picture_pair(5, i, EITHER).sentence for i in range(60)
+        make_picture_pair(5, i, COLOURED).sentence for i in range(60)
     ]
     said += [text for i in range(60) for text in ask(5, i)]
     assert {word for sentence in said for word in sentence.replace("?", " ?").split()} <= known

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny_beit3
 import tiny_blip
@@ -12,6 +14,7 @@ from multiway.data.dataset import DataConfig, Dataset, Source
 from multiway.errors import UserError
 from multiway.systems.blip import BLIP
 from multiway.systems.blip_config import blip_tokenizer
+from multiway.systems.vit import VisionTransformer
 from multiway.text import Tokenizer
 from multiway.train.build import _start_heads, build_system
 from multiway.train.run import Init, Run, TrainConfig
@@ -52,7 +55,7 @@ def test_beit3s_head_for_words_starts_so_too() -> None:
     assert model.mlm_head.bias.argmax() != model.tokenizer.cls_id
 
 
-def test_a_gain_is_of_fresh_linear_maps_alone(tmp_path) -> None:
+def test_gains_are_of_fresh_linear_maps_and_tables_alone(tmp_path) -> None:
     def built(**init) -> BLIP:
         torch.manual_seed(0)
         data = DataConfig(train=(Source(path="emoji"),))
@@ -61,17 +64,25 @@ def test_a_gain_is_of_fresh_linear_maps_alone(tmp_path) -> None:
         )
 
     config = tiny_blip.config()
-    plain, wide = built(), built(gain=2.0)
+    plain, wide = built(), built(gain=2.0, table_gain=3.0)
     for (name, module), other in zip(plain.named_modules(), wide.modules(), strict=True):
-        factor = 2.0 if isinstance(module, nn.Linear) else 1.0
+        factor = 2.0 if isinstance(module, nn.Linear) else 3.0 if isinstance(module, nn.Embedding) else 1.0
         for own, theirs in zip(module.parameters(False), other.parameters(False), strict=True):
             torch.testing.assert_close(theirs, own * (factor if own.ndim == 2 else 1.0), msg=name)
     save(plain, tmp_path / "model")
-    loaded = built(gain=2.0, checkpoint=str(tmp_path / "model"))
+    loaded = built(gain=2.0, table_gain=3.0, checkpoint=str(tmp_path / "model"))
     torch.testing.assert_close(loaded.state_dict(), plain.state_dict())
 
 
 @pytest.mark.parametrize("gain", [0.0, -1.0])
-def test_a_gain_is_positive(gain) -> None:
-    with pytest.raises(UserError, match="init.gain"):
-        Init(gain=gain)
+@pytest.mark.parametrize("name", ["gain", "table_gain"])
+def test_a_gain_is_positive(name, gain) -> None:
+    with pytest.raises(UserError, match=f"init.{name} is"):
+        Init(**{name: gain})
+
+
+def test_positions_of_a_picture_begin_as_large_as_they_are_told() -> None:
+    tables = [VisionTransformer(replace(tiny_blip.config().image, position_std=s)) for s in (0.02, 0.7)]
+    small, large = (float(tower.positions.detach().std()) for tower in tables)
+    assert small == pytest.approx(0.02, rel=0.2)
+    assert large == pytest.approx(0.7, rel=0.2)

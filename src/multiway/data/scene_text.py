@@ -176,8 +176,9 @@ class Claim:
     concerns: Callable[[Scene, Scene], bool]
 
 
-#: Kinds of sentences about two pictures: those that relate them, and those that say what either holds.
-RELATING, EITHER = (0, 1, 2, 3, 4), (5, 6)
+#: Kinds of sentences about two pictures: those that relate them, those that say what either holds, and of
+#: these the ones that a model learns first, because a colour needs no shape to be found.
+RELATING, EITHER, COLOURED = (0, 1, 2, 3, 4), (5, 6), (7,)
 
 
 @lru_cache(maxsize=1024)  # sentence, label and pictures are asked for one after the other
@@ -273,6 +274,13 @@ def _claim(kind: int, left: Scene, right: Scene, draw: np.random.Generator) -> C
             f"there is {with_article(f'{colour} {shape}' if colour else shape)}",
             lambda a, b: count(a, shape=shape, colour=colour) + count(b, shape=shape, colour=colour) > 0,
             lambda a, b: near(a) + near(b) > 0,  # a false one is half true where it has two halves
+        )
+    if kind in COLOURED:
+        colour = pick(t.colour for t in left.things + right.things)
+        return Claim(
+            f"there is {with_article(colour)} thing",
+            lambda a, b: count(a, colour=colour) + count(b, colour=colour) > 0,
+            lambda a, b: True,
         )
     if len(left.things) != len(right.things):
         return None

@@ -49,8 +49,8 @@ def generalist_scenes() -> Run:
     sizes = {"width": 112, "heads": 4, "hidden": 384}
     text = PrefixConfig(vocab_size=250, encoder_layers=2, decoder_layers=2, positions=144, **sizes)
     system = GeneralistConfig(
-        # positions as large as what patches show, from the start: of 0.02 they were learned late, and of sines
-        # and cosines, which differ little on so small a grid, later
+        # positions as large as what patches show, from the start: of 0.02 they were learned late, and of
+        # sines and cosines, which differ little on so small a grid, later
         image=ViTConfig(image_size=SIDE, patch_size=16, depth=2, position_std=0.7, **PAPER, **sizes),
         text=text,
         tokenizer=replace(generalist_tokenizer(BINS, 40), vocab="trained"),
