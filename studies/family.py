@@ -68,11 +68,11 @@ class Budget:
         task: of a fine-tuning for questions, or for two pictures. repeats: of a step that is timed.
     """
 
-    steps: int = 600
+    steps: int = 400
     of: str = "coca"
-    sweep: int = 150
+    sweep: int = 100
     after: int = 150
-    task: int = 250
+    task: int = 200
     repeats: int = 7
 
 
