@@ -75,7 +75,7 @@ class Budget:
     """Optimizer steps of each stage: batches of 128 pictures, 32 texts, 32 pairs, 64 pairs of pictures."""
 
     image: int = 800
-    text: int = 200
+    text: int = 2000
     pairs: int = 400
     reasoning: int = 200
 
