@@ -31,15 +31,13 @@ class ViTConfig:
         image_size: pixels, one side or (height, width); multiples of `patch_size`.
         channels: of a picture.
         hidden: width of the feed-forward's middle.
-        drop_path: rate at the last block, growing linearly from 0.
-        dropout: on every residual branch (ViLT).
+        drop_path: rate at the last block, growing linearly from 0. dropout: on every residual branch (ViLT).
         frozen_blocks: the embeddings and so many first blocks are never trained; "all": nothing of the tower.
         clip_stem: CLIP's form: no bias in the patch projection, a LayerNorm before the blocks.
         quick_gelu, tanh_gelu: approximations of GELU (OpenAI's weights; FLIP's).
         key_bias: whether keys of attention have a bias (BEiT: no).
         layer_scale: initial gain on each residual branch, or None for no such gains.
-        absolute_positions: a learned position for every token.
-        position_std: deviation that those positions begin with.
+        absolute_positions: a learned position for every token. position_std: deviation they begin with.
         sincos: those positions are sines and cosines, never trained (MAE, FLIP).
         class_position: whether the class token has a position too (FLIP: no).
         relative_bias: a table of relative positions for each layer, or one that they share (BEiT).
