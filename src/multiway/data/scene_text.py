@@ -276,7 +276,8 @@ def _claim(kind: int, left: Scene, right: Scene, draw: np.random.Generator) -> C
             lambda a, b: near(a) + near(b) > 0,  # a false one is half true where it has two halves
         )
     if kind in COLOURED:
-        colour = pick(t.colour for t in left.things + right.things)
+        if (colour := pick(t.colour for t in left.things + right.things)) is None:
+            return None
         return Claim(
             f"there is {with_article(colour)} thing",
             lambda a, b: count(a, colour=colour) + count(b, colour=colour) > 0,
