@@ -126,7 +126,7 @@ class Budget:
 
     masked: int = 800
     retrieval: int = 200
-    reasoning: int = 200
+    reasoning: int = 400
 
 
 class One(nn.ModuleDict):

@@ -6,13 +6,13 @@
 
 First each system's cost is measured: seconds, memory, counted FLOPs and passes of a training step of 32 pairs
 on one core. Then a learning rate is chosen for each by the mean loss at the end of short runs. Then each is
-trained from scratch three times over, on
+trained from scratch, at a rate that stays as it is after the warm-up, so that one run passes all budgets:
 
     steps   the same number of optimizer steps
     flops   the same number of counted FLOPs
     time    the same number of seconds, by the cost that was measured
 
-and asked for all that it defines: retrieval by its contrast and re-ranked by its matching head, captions,
+At each it is asked for all that it defines: retrieval by its contrast and re-ranked by its matching head, captions,
 and, after a fine-tuning that is alike for all, questions and pairs of pictures. BEiT-3's masked pre-training
 has neither contrast nor captions: it is fine-tuned for both on the same pairs, on top of its budget, and for
 questions and pairs of pictures after its contrast. No arm has momentum models, queues or dropout. The drawn
@@ -22,6 +22,7 @@ world has three seeds, the bundled emoji one.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -52,7 +53,7 @@ from multiway.train.build import build
 from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run
 
-RATES = (5e-4, 1e-3, 2e-3)
+RATES, WARMUP = (5e-4, 1e-3, 2e-3), 40
 #: Opens a world in whichever process it is called.
 Open = Callable[[], World]
 WORLDS: dict[str, tuple[int, ...]] = {"scenes": SEEDS, "emoji": SEEDS[:1]}
@@ -90,15 +91,29 @@ def make(world: World, run: Run, ranks: Ranks) -> tuple[System, Any]:
 
 
 def pretrain(world: World, name: str, seed: int, lr: float, steps: int) -> Run:
-    """A system from scratch."""
+    """A system from scratch; a longer run begins as a shorter one does."""
     member = members(world)[name]
     return Run(
         name="pretrain",
         system=member.pretrain,
         data=world.data(seed),
-        train=drawn.training(steps, seed, lr),
+        train=drawn.training(steps, seed, lr, schedule="constant", warmup_steps=WARMUP),
         init=Init(gain=member.gain),
     )
+
+
+def pretrained(
+    study: Study, world: World, place: str, name: str, seed: int, lr: float, steps: int
+) -> tuple[Path, dict[str, float]]:
+    """A system's run up to so many steps, which goes on from fewer: the folder of the model, what was spent."""
+    out = study.work / f"{place}-{name}-lr{lr:g}-s{seed}"
+    here = out / f"after-{steps}"
+    if not (here / "spent.json").exists():
+        spent = drawn.trained(pretrain(world, name, seed, lr, steps), out, partial(make, world))
+        shutil.copytree(out / "model", here / "model", dirs_exist_ok=True)
+        shutil.move(out / "spent.json", here)
+        return here, spent
+    return here, json.loads((here / "spent.json").read_text())
 
 
 # --- what a step costs
@@ -193,10 +208,8 @@ def sweep(study: Study, open_: Open, place: str, name: str, lr: float, budget: B
     """A short run; its mean loss over the last fifth decides."""
 
     def measure() -> dict[str, Any]:
-        world, out = open_(), study.work / f"{place}-{name}-lr{lr:g}"
-        run = pretrain(world, name, SEEDS[0], lr, budget.sweep)
-        drawn.trained(run, out, partial(make, world))
-        return {"metrics": {}, "lr": lr, "loss": drawn.last_loss(out, 5)}
+        out, _ = pretrained(study, open_(), place, name, SEEDS[0], lr, budget.sweep)
+        return {"metrics": {}, "lr": lr, "loss": drawn.last_loss(out.parent, 5)}
 
     keep(study, f"{place}-{name}-lr{lr:g}", 0, measure)
 
@@ -210,17 +223,24 @@ def best_rate(study: Study, place: str, name: str) -> float:
 # --- the arms
 
 
+def arms(study: Study, open_: Open, place: str, name: str, seed: int, budget: Budget) -> None:
+    """One system and one seed: every budget in its turn, the smallest first."""
+    steps = steps_of(study, place, name, budget)
+    for by in sorted(steps, key=lambda by: steps[by]):
+        arm(study, open_, place, name, by, seed, budget)
+
+
 def arm(study: Study, open_: Open, place: str, name: str, by: str, seed: int, budget: Budget) -> None:
     """One system, one budget, one seed: pre-training, what follows it, and every measure."""
 
     def measure() -> dict[str, Any]:
         world, lr = open_(), best_rate(study, place, name)
         steps = steps_of(study, place, name, budget)[by]
-        out = study.work / f"{place}-{name}-{steps}-s{seed}"  # budgets of as many steps share it
-        spent = {"pretrain": drawn.trained(pretrain(world, name, seed, lr, steps), out, partial(make, world))}
+        out, pre = pretrained(study, world, place, name, seed, lr, steps)
+        spent: dict[str, Any] = {"pretrain": pre}
         models, base = {"pretrain": multiway.load(out / "model").eval()}, out
         for task, system in members(world)[name].after.items():
-            folder = out.with_name(f"{out.name}-{task}")
+            folder = out / task
             run = Run(
                 name=task,
                 system=system,
@@ -269,7 +289,7 @@ def tuned(
     task: str, sources: tuple[Callable[[int], str], str], out: Path, seed: int, budget: Budget
 ) -> float:
     """Accuracy on the test source after fine-tuning on the training source."""
-    data, folder = drawn.labelled(sources[0](seed), seed), out.with_name(f"{out.name}-{task}")
+    data, folder = drawn.labelled(sources[0](seed), seed), out / task
     run = finetune.plan(task, out / "model", data, train=drawn.training(budget.task, seed, 2e-4))
     drawn.trained(run, folder, lambda run, ranks: finetune.build(task, run, ranks))
     model, kind = multiway.load(folder / "model").eval(), finetune.task_of(task)
@@ -293,9 +313,8 @@ def run(study: Study, workers: int, tiny: bool) -> None:
     everything = [(place, name) for place in WORLDS for name in SYSTEMS]
     in_processes(cost, [(study, open_[p], p, n, budget) for p, n in everything], 1)
     in_processes(sweep, [(study, open_[p], p, n, lr, budget) for p, n in everything for lr in RATES], workers)
-    arms = [(p, n, by, seed) for by in BUDGETS for p, n in everything for seed in WORLDS[p]]
-    arms.sort(key=lambda a: a[3])  # a whole seed before the next; what shares a run lies far apart
-    in_processes(arm, [(study, open_[p], p, n, by, seed, budget) for p, n, by, seed in arms], workers)
+    runs = sorted(((p, n, seed) for p, n in everything for seed in WORLDS[p]), key=lambda run: run[2])
+    in_processes(arms, [(study, open_[p], p, n, seed, budget) for p, n, seed in runs], workers)
 
 
 if __name__ == "__main__":
