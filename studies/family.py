@@ -12,11 +12,11 @@ trained from scratch, at a rate that stays as it is after the warm-up, so that o
     flops   the same number of counted FLOPs
     time    the same number of seconds, by the cost that was measured
 
-At each it is asked for all that it defines: retrieval by its contrast and re-ranked by its matching head, captions,
-and, after a fine-tuning that is alike for all, questions and pairs of pictures. BEiT-3's masked pre-training
-has neither contrast nor captions: it is fine-tuned for both on the same pairs, on top of its budget, and for
-questions and pairs of pictures after its contrast. No arm has momentum models, queues or dropout. The drawn
-world has three seeds, the bundled emoji one.
+At each it is asked for all that it defines: retrieval by its contrast and re-ranked by its matching head,
+captions, and, after a fine-tuning that is alike for all, questions and pairs of pictures. BEiT-3's masked
+pre-training has neither contrast nor captions: it is fine-tuned for both on the same pairs, on top of its
+budget, and for questions and pairs of pictures after its contrast. No arm has momentum models, queues or
+dropout. The drawn world has three seeds, the bundled emoji one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import torch
 from arms import ROOT, SEEDS, Study, in_processes, keep, main
 from drawn import PatchCodes, Sizes
 from family_members import CODES, World, drawings, members, scenes
-from family_table import BUDGETS, METRICS, SYSTEMS, table
+from family_table import METRICS, SYSTEMS, table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -105,7 +105,7 @@ def pretrain(world: World, name: str, seed: int, lr: float, steps: int) -> Run:
 def pretrained(
     study: Study, world: World, place: str, name: str, seed: int, lr: float, steps: int
 ) -> tuple[Path, dict[str, float]]:
-    """A system's run up to so many steps, which goes on from fewer: the folder of the model, what was spent."""
+    """A run up to so many steps, which goes on from fewer: the folder of its model, and what was spent."""
     out = study.work / f"{place}-{name}-lr{lr:g}-s{seed}"
     here = out / f"after-{steps}"
     if not (here / "spent.json").exists():

@@ -86,3 +86,8 @@ def test_positions_of_a_picture_begin_as_large_as_they_are_told() -> None:
     small, large = (float(tower.positions.detach().std()) for tower in tables)
     assert small == pytest.approx(0.02, rel=0.2)
     assert large == pytest.approx(0.7, rel=0.2)
+
+
+def test_positions_begin_somewhere() -> None:
+    with pytest.raises(UserError, match="position_std is 0"):
+        replace(tiny_blip.config().image, position_std=0.0)

@@ -82,6 +82,8 @@ class ViTConfig:
         check_patches(self.image_size, self.patch_size)
         if not 0 < self.crop_share <= 1:
             raise UserError(f"system.image.crop_share is {self.crop_share}: give a share above 0, at most 1")
+        if self.position_std <= 0:
+            raise UserError(f"system.image.position_std is {self.position_std}: give a deviation above 0")
         if self.sincos:
             check_quarters(self.width, of="system.image.width")
 
@@ -122,12 +124,10 @@ class VisionTransformer(ImageTower):
         self.width, self.image_size = config.width, config.image_size
         self.image_mean, self.image_std = config.mean, config.std
         self.pooled_index = 0 if config.pool == "cls" else None
-        rows, bias = 1 + config.grid[0] * config.grid[1], not config.clip_stem
+        bias, table = not config.clip_stem, torch.zeros(1, 1 + config.grid[0] * config.grid[1], config.width)
         self.patches = PatchEmbed(config.patch_size, config.width, bias=bias, channels=config.channels)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.positions = None
-        if config.absolute_positions:
-            self.positions = nn.Parameter(torch.zeros(1, rows, config.width))
+        self.positions = nn.Parameter(table) if config.absolute_positions else None
         self.norm_pre = nn.LayerNorm(config.width, eps=config.eps) if config.clip_stem else nn.Identity()
         self.blocks = Stack(config.block(i, config.depth - 1) for i in range(config.depth))
         self.relative = None
