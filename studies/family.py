@@ -64,12 +64,15 @@ class Budget:
     """What the arms have in common.
 
     Attributes:
-        steps: of the arms of equal steps. of: whose step times `steps` is the budget of FLOPs and of time.
+        steps: of the arms of equal steps. compute: so many steps of the system `of` are the budget of FLOPs
+            and of time.
         sweep: steps of a run that tries a learning rate. after: of a fine-tuning on the same pairs.
-        task: of a fine-tuning for questions, or for two pictures. repeats: of a step that is timed.
+        task: of 64 samples each, of a fine-tuning for questions, or for two pictures.
+        repeats: of a step that is timed.
     """
 
-    steps: int = 400
+    steps: int = 500
+    compute: int = 1000
     of: str = "coca"
     sweep: int = 100
     after: int = 150
@@ -188,17 +191,18 @@ def kept(system: System, losses: Callable[[], Tensor]) -> int:
 
 
 def steps_of(study: Study, place: str, name: str, budget: Budget) -> dict[str, int]:
-    """Budget -> optimizer steps of a system."""
+    """Budget -> optimizer steps of a system; a run that tries a rate is its beginning, so no fewer than that."""
 
     def step(of: str) -> dict[str, float]:
         return json.loads(study.path(f"{place}-{of}-cost", 0).read_text())["step"]
 
     own, like = step(name), step(budget.of)
-    return {
+    equal = {
         "steps": budget.steps,
-        "flops": round(budget.steps * like["gflops"] / own["gflops"]),
-        "time": round(budget.steps * like["seconds"] / own["seconds"]),
+        "flops": round(budget.compute * like["gflops"] / own["gflops"]),
+        "time": round(budget.compute * like["seconds"] / own["seconds"]),
     }
+    return {by: max(steps, budget.sweep) for by, steps in equal.items()}
 
 
 # --- learning rates
@@ -290,7 +294,8 @@ def tuned(
 ) -> float:
     """Accuracy on the test source after fine-tuning on the training source."""
     data, folder = drawn.labelled(sources[0](seed), seed), out / task
-    run = finetune.plan(task, out / "model", data, train=drawn.training(budget.task, seed, 2e-4))
+    train = drawn.training(budget.task, seed, 2e-4, batch_size=64)
+    run = finetune.plan(task, out / "model", data, train=train)
     drawn.trained(run, folder, lambda run, ranks: finetune.build(task, run, ranks))
     model, kind = multiway.load(folder / "model").eval(), finetune.task_of(task)
     samples = kind.open((LabelledSource(path=sources[1]),), finetune.labels_of(run.system), None)
@@ -305,8 +310,8 @@ def make_study(tiny: bool) -> Study:
 
 def run(study: Study, workers: int, tiny: bool) -> None:
     """Costs one at a time, so that they do not disturb each other; then rates, then arms."""
-    sizes = Sizes(pairs=200, reasoning=200, test=20, test_reasoning=40) if tiny else Sizes()
-    budget = Budget(steps=3, sweep=2, after=2, task=2, repeats=1) if tiny else Budget()
+    sizes = Sizes(pairs=200, reasoning=200, test=20, test_reasoning=40) if tiny else Sizes(test=250)
+    budget = Budget(steps=3, compute=3, sweep=2, after=2, task=2, repeats=1) if tiny else Budget()
     open_ = {place: partial(world_of, place, study.work, sizes) for place in WORLDS}
     for make_world in open_.values():
         make_world()
