@@ -191,7 +191,7 @@ def kept(system: System, losses: Callable[[], Tensor]) -> int:
 
 
 def steps_of(study: Study, place: str, name: str, budget: Budget) -> dict[str, int]:
-    """Budget -> optimizer steps of a system; a run that tries a rate is its beginning, so no fewer than that."""
+    """Budget -> optimizer steps of a system; no fewer than those that tried a rate, which are its first."""
 
     def step(of: str) -> dict[str, float]:
         return json.loads(study.path(f"{place}-{of}-cost", 0).read_text())["step"]
