@@ -28,7 +28,7 @@ from arms import ROOT, SEEDS, Claim, Study, in_processes, keep, main
 from drawn import METRICS, SIDE, PatchCodes, Sizes, World
 
 import multiway
-from multiway.core.init import unit_gain
+from multiway.core.init import BEIT_STD, unit_gain
 from multiway.data.dataset import Dataset, Source
 from multiway.data.patch_masks import BlockMask
 from multiway.recipes.scenes import PAPER
@@ -74,7 +74,7 @@ CLAIMS = (
 class Budget:
     """Optimizer steps of each stage: batches of 128 pictures, 32 texts, 32 pairs, 64 pairs of pictures."""
 
-    image: int = 800
+    image: int = 400
     text: int = 2000
     pairs: int = 400
     reasoning: int = 200
@@ -90,7 +90,7 @@ def image_run(world: World, seed: int, budget: Budget) -> Run:
         system=system,
         data=drawn.data(world.pictures(seed), seed),
         train=drawn.training(budget.image, seed, 1e-3, batch_size=128),
-        init=Init(gain=GAIN),
+        init=Init(gain=unit_gain(WIDTH, BEIT_STD)),  # BEiT draws smaller than VLMo
     )
 
 

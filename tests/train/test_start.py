@@ -10,6 +10,7 @@ import tiny_blip
 import torch
 from torch import nn
 
+from multiway.core.init import BEIT_STD, init_beit, init_vit, unit_gain, widen
 from multiway.data.dataset import DataConfig, Dataset, Source
 from multiway.errors import UserError
 from multiway.systems.blip import BLIP
@@ -91,3 +92,11 @@ def test_positions_of_a_picture_begin_as_large_as_they_are_told() -> None:
 def test_positions_begin_somewhere() -> None:
     with pytest.raises(UserError, match="position_std is 0"):
         replace(tiny_blip.config().image, position_std=0.0)
+
+
+@pytest.mark.parametrize(("draw", "std"), [(init_vit, 0.02), (init_beit, BEIT_STD)])
+def test_a_unit_gain_makes_outputs_as_large_as_inputs(draw, std) -> None:
+    layer = nn.Linear(400, 400)
+    draw(layer)
+    widen(layer, unit_gain(400, std))
+    assert float(layer.weight.detach().std()) == pytest.approx(1 / 20, rel=0.02)
