@@ -72,9 +72,9 @@ CLAIMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Optimizer steps of each stage: batches of 128 pictures, 32 texts, 32 pairs, 64 pairs of pictures."""
+    """Optimizer steps of each stage: batches of 64 pictures, 32 texts, 32 pairs, 64 pairs of pictures."""
 
-    image: int = 400
+    image: int = 800
     text: int = 2000
     pairs: int = 400
     reasoning: int = 200
@@ -89,7 +89,7 @@ def image_run(world: World, seed: int, budget: Budget) -> Run:
         name="image",
         system=system,
         data=drawn.data(world.pictures(seed), seed),
-        train=drawn.training(budget.image, seed, 1e-3, batch_size=128),
+        train=drawn.training(budget.image, seed, 1e-3, batch_size=64),
         init=Init(gain=unit_gain(WIDTH, BEIT_STD)),  # BEiT draws smaller than VLMo
     )
 
