@@ -146,6 +146,36 @@ def test_the_systems_of_the_family_are_of_one_size(arms, tmp_path):
     assert max(found.values()) < 1.4 * min(found.values())
 
 
+def test_a_run_of_the_family_passes_its_budgets(arms, tmp_path):
+    from dataclasses import replace
+
+    import torch
+    from safetensors.torch import load_file
+
+    family = importlib.import_module("family")
+    world = family.scenes(tmp_path, family.Sizes(pairs=40, reasoning=10, test=4, test_reasoning=4))
+    study = replace(family.make_study(tiny=True), work=tmp_path / "parts", results=tmp_path / "results")
+
+    def trained(steps, study=study):
+        folder, spent = family.pretrained(study, world, "scenes", "clip", 0, 1e-3, steps)
+        assert spent["steps"] == steps
+        return load_file(folder / "model" / "model.safetensors")
+
+    short, long = trained(2), trained(3)
+    torch.testing.assert_close(trained(3, replace(study, work=tmp_path / "whole")), long, rtol=0, atol=0)
+    torch.testing.assert_close(trained(2), short, rtol=0, atol=0)  # as it was kept
+    assert not all(torch.equal(short[name], long[name]) for name in long)
+
+    study.results.mkdir()
+    for name, gflops, seconds in (("coca", 2.0, 0.5), ("clip", 1.0, 0.2), ("vlmo", 50.0, 12.0)):
+        step = json.dumps({"step": {"gflops": gflops, "seconds": seconds}})
+        study.path(f"scenes-{name}-cost", 0).write_text(step)
+    budget = family.Budget(steps=100, compute=200, sweep=10)
+    steps = {name: family.steps_of(study, "scenes", name, budget) for name in ("clip", "vlmo")}
+    assert steps["clip"] == {"steps": 100, "flops": 400, "time": 500}
+    assert steps["vlmo"] == {"steps": 100, "flops": 10, "time": 10}  # tried for 10 already
+
+
 def by_path(name):
     """A study whose name a module of the golden tests has too."""
     spec = importlib.util.spec_from_file_location(f"study_{name}", STUDIES / f"{name}.py")
