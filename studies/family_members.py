@@ -10,7 +10,7 @@ from typing import Any
 import drawn
 from drawn import PATCH, SIDE, Sizes
 
-from multiway.core.init import unit_gain
+from multiway.core.init import BEIT_STD, unit_gain
 from multiway.data import emoji
 from multiway.data.augment import Augment
 from multiway.data.dataset import DataConfig, Source
@@ -52,7 +52,9 @@ class Member:
     @property
     def gain(self) -> float:
         """Of fresh linear maps: all systems begin as wide ones do, which some draw by their width anyhow."""
-        return 1.0 if self.pretrain.system in ("clip", "flip", "coca") else unit_gain(SIZE["width"])
+        if self.pretrain.system in ("clip", "flip", "coca"):
+            return 1.0
+        return unit_gain(SIZE["width"], BEIT_STD if self.pretrain.system == "beit3" else 0.02)
 
 
 @dataclass(frozen=True)
