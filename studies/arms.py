@@ -58,7 +58,12 @@ class Study:
 
     def path(self, arm: str, seed: int) -> Path:
         """Where an arm's result lies."""
-        return self.results / f"{arm}-s{seed}.json"
+        return self.results / f"{file_name(arm, seed)}.json"
+
+
+def file_name(arm: str, seed: int) -> str:
+    """Of an arm's run and result: its name without spaces and signs."""
+    return f"{'-'.join(arm.removesuffix(' %').split())}-s{seed}"
 
 
 def keep(study: Study, arm: str, seed: int, measure: Callable[[], dict[str, Any]]) -> None:

@@ -30,7 +30,7 @@ from typing import Any
 
 import drawn
 import torch
-from arms import ROOT, SEEDS, Claim, Study, in_processes, judge, keep, main, read
+from arms import ROOT, SEEDS, Claim, Study, file_name, in_processes, judge, keep, main, read
 from drawn import PATCH, SIDE, Sizes, World
 from torch import Tensor
 
@@ -134,7 +134,7 @@ def arm(study: Study, world: World, name: str, seed: int, budget: Budget) -> Non
     """Train one arm and measure it; of the base model more."""
 
     def measure() -> dict[str, Any]:
-        out = study.work / f"{name}-s{seed}"
+        out = study.work / file_name(name, seed)
         kind = name.removesuffix(LONG)
         train = drawn.training(budget.pairs * (1 if name == kind else 3), seed, 1e-3)
         run = Run(name=name, system=coca(world, kind), data=drawn.data(world.pairs(seed), seed), train=train)

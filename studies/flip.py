@@ -21,7 +21,7 @@ from typing import Any
 
 import drawn
 import torch
-from arms import ROOT, SEEDS, Claim, Study, in_processes, keep, main
+from arms import ROOT, SEEDS, Claim, Study, file_name, in_processes, keep, main
 from drawn import SIDE, Sizes, World
 
 import multiway
@@ -110,7 +110,7 @@ def arm(study: Study, world: World, name: str, seed: int, budget: Budget) -> Non
 
     def measure() -> dict[str, Any]:
         seconds = json.loads((study.work / "step_seconds.json").read_text())
-        out, steps = study.work / f"{name.replace(' ', '-')}-s{seed}", steps_of(name, seconds, budget)
+        out, steps = study.work / file_name(name, seed), steps_of(name, seconds, budget)
         run = Run(
             name="pairs",
             system=config(world, ARMS[name][0]),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import drawn
-from arms import ROOT, SEEDS, Claim, Study, in_processes, keep, main
+from arms import ROOT, SEEDS, Claim, Study, file_name, in_processes, keep, main
 
 import multiway
 from multiway.data.dataset import DataConfig, Source
@@ -116,7 +116,7 @@ def arm(study: Study, name: str, seed: int, budget: Budget) -> None:
     """One arm: pre-training, then the probe."""
 
     def measure() -> dict[str, Any]:
-        out: Path = study.work / f"{name.split()[0]}-s{seed}"
+        out: Path = study.work / file_name(name, seed)
         if name == "none":
             seed_all(seed)
             model, spent = MAE(config(0.75)).eval(), {}
