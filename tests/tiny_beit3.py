@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.systems import NETWORKS
-from multiway.systems.beit3 import BEiT3, Draws, State
+from multiway.systems.beit3 import BEiT3, Draws
 from multiway.systems.beit3_config import BEiT3Config, NetworkConfig, TextConfig
 from multiway.systems.patches import ImageConfig
+from multiway.systems.teacher import FrozenState
 from multiway.text import Tokenizer, TokenizerConfig
 
 #: A SentencePiece file trained on sentences of nobody's, and how its tokens are numbered.
@@ -54,7 +55,7 @@ def build(config: NetworkConfig, seed: int = 0) -> Any:
     return model
 
 
-def beit3(seed: int = 0, **changes: Any) -> tuple[BEiT3, State]:
+def beit3(seed: int = 0, **changes: Any) -> tuple[BEiT3, FrozenState]:
     model = build(config(**changes), seed)
     return model, model.init_state()
 

@@ -97,6 +97,8 @@ def test_a_resized_table_keeps_its_other_rows_and_its_symmetry() -> None:
     assert torch.equal(resized[11 * 9 :], table[49:])
     torch.testing.assert_close(resized[:99].view(11, 9, 6), resized[:99].view(11, 9, 6).flip(0, 1))
     assert resize_table(table, (4, 4), (4, 4)) is table
+    wider = resize_table(table, (4, 4), (4, 6))  # straight up and down nothing has moved
+    torch.testing.assert_close(wider[:77].view(7, 11, 6)[:, 5], table[:49].view(7, 7, 6)[:, 3])
     flat = resize_table(torch.ones_like(table), (4, 4), (9, 9))
     torch.testing.assert_close(flat, torch.ones_like(flat))
     with pytest.raises(UserError, match="2 x 2 patches .* to 4 x 4: .* 3 patches"):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiway.data.patch_masks import BlockMask, Drawn, block_mask, block_masks
+from multiway.errors import UserError
 
 
 class Scripted:
@@ -55,6 +56,19 @@ def test_what_is_missing_is_drawn_patch_by_patch_only_if_exact() -> None:
     assert block_mask(BlockMask(patches=3), (4, 6), Scripted(*too_large)).sum() == 0
     exact = block_mask(BlockMask(patches=3, exact=True), (4, 6), Scripted(*too_large))
     assert exact.flatten().tolist() == [True] * 3 + [False] * 21
+
+
+@pytest.mark.parametrize(
+    ("config", "grid"),
+    [
+        (BlockMask(), (8, 8)),  # more than there are
+        (BlockMask(patches=14), (4, 4)),  # fewer than the smallest block has
+        (BlockMask(patches=20, smallest=13), (5, 4)),  # no block is as high or wide as the picture
+    ],
+)
+def test_blocks_that_fit_nowhere_are_refused(config: BlockMask, grid: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match=f"of {grid[0]} x {grid[1]} patches: make system.mask"):
+        block_masks(config, grid, 2, np.random.default_rng(0))
 
 
 @given(st.integers(3, 16), st.integers(3, 16), st.floats(0.05, 0.9), st.booleans(), st.integers(0, 2**32 - 1))

@@ -35,8 +35,9 @@ from multiway.systems.vlmo_system import Multiway
 from multiway.text import TokenizerConfig
 from multiway.train.optim import build_optimizer, fits, freeze
 from multiway.train.run import TrainConfig
+from multiway.weights import beit as beit_layouts
 from multiway.weights import vlmo as layouts
-from multiway.weights.keymap import Layout, to_ours
+from multiway.weights.keymap import Layout, to_ours, to_theirs
 from multiway.weights.official import load_layout
 
 KINDS: dict[type[MultiwayConfig], type[Multiway]] = {
@@ -175,11 +176,21 @@ def stages_textmlm(case: Case) -> dict[str, Any]:
     stage2 = _under(case.weights, "stage2/")
     config = vlmo.text_stage(case.config["model"])
     layout = layouts.layout(config)
-    converted = layouts.text_stage_keys(beit, case.inputs["before/relative_position_bias_table"])
-    ours, _, unexpected = to_ours(layout, converted)
+    beit_layout = beit_layouts.layout_of(beit_layouts.config_of(beit))
+    before = VLMo(config)
+    with torch.no_grad():
+        before.transformer.relative.table.copy_(case.inputs["before/relative_position_bias_table"])
+    given, own = before.adopt(to_ours(beit_layout, beit)[0]), before.state_dict()
+    converted = to_theirs(layout, {n: t for n, t in given.items() if n in own})
+    unexpected = {  # their names for what has no place, and their buffers
+        f"transformer.{key}"
+        for e in beit_layout.entries
+        if e.ours.replace("image_tower.", "transformer.") in given.keys() - own.keys()
+        for key in e.theirs
+    } | {f"transformer.{key}" for key in beit.keys() - beit_layout.keys()}
     model = vlmo.load(VLMo, config, stage2)
     loaded = model.state_dict()
-    different = [n for n, t in ours.items() if not torch.equal(t, loaded[n])]
+    different = [n for n, t in given.items() if n in own and not torch.equal(t, loaded[n])]
     if different:
         raise ValueError(f"the recorded model of the second stage was not given these of BEiT: {different}")
     prefixes = frozen("text", config)
@@ -214,7 +225,7 @@ def stages_textmlm(case: Case) -> dict[str, Any]:
             "stage3/relative_position_bias_table": third.transformer.relative.table,
             "stage3/text_embeddings.position_embeddings.weight": words.positions.weight,
             f"{mapping}stage1_beit_to_stage2.missing_keys": layout.keys() - set(converted),
-            f"{mapping}stage1_beit_to_stage2.unexpected_keys": set(unexpected),
+            f"{mapping}stage1_beit_to_stage2.unexpected_keys": unexpected,
             f"{mapping}stage2_trainable": moving,
             f"{mapping}stage2_frozen": standing,
             f"{mapping}stage2_to_stage3.missing_keys": {

@@ -154,7 +154,7 @@ def test_tokens_come_from_the_tokenizer_of_the_whole_picture() -> None:
     torch.testing.assert_close(model.losses(batch, state, given)["loss"], asked["loss"])
     # The tokenizer is a part of the state, not of the model.
     assert not any("tokenizer" in name for name in model.state_dict())
-    assert state.tokenizer is tokenizer
+    assert state.model is tokenizer
 
 
 @pytest.mark.parametrize(

@@ -181,8 +181,9 @@ def test_what_cannot_give_codes_is_refused() -> None:
     model, state = tiny.beit3()
     with pytest.raises(UserError, match=r"init\.visual-tokenizer"):
         model.losses(tiny.streams(), state, None, torch.Generator())
-    with pytest.raises(UserError, match="VQ-KD"):
-        model.learn_from(torch.nn.Linear(2, 2))
+    for no_tokenizer in (torch.nn.Linear(2, 2), model):
+        with pytest.raises(UserError, match="^[A-Za-z0-9]+ gives no visual tokens: take a VQ-KD or a dVAE$"):
+            model.learn_from(no_tokenizer)
     other = tiny.FakeTokenizer()
     other.codes = 5
     with pytest.raises(UserError, match=r"system\.codes"):
@@ -223,6 +224,15 @@ def test_saved_is_loaded(form, tmp_path) -> None:
     assert loaded.config == model.config
     assert torch.equal(loaded.losses(batch, state, draws)["loss"], model.losses(batch, state, draws)["loss"])
     assert loaded.tokenizer.encode("a red dog") == model.tokenizer.encode("a red dog")
+
+
+def test_rows_without_a_picture_are_read_as_texts_alone_are() -> None:
+    network = tiny.beit3()[0].network
+    ids = torch.randint(4, tiny.MASK, (2, 6))
+    every = torch.ones_like(ids)
+    read = network(torch.zeros(2, 3, 40, 24), ids, every, has_image=torch.tensor([False, False]))
+    torch.testing.assert_close(read[:, -6:], network(None, ids, every))
+    assert not read[:, :-6].any()
 
 
 def test_pictures_of_another_size_are_read() -> None:

@@ -139,6 +139,40 @@ def test_a_run_for_larger_pictures_starts_from_a_model_for_smaller_ones() -> Non
     assert torch.equal(model.network.words.weight, base.network.words.weight)
 
 
+def test_contrast_at_the_size_of_pre_training_comes_between_it_and_larger_pictures() -> None:
+    base, _ = tiny.beit3()
+    between = tiny.build(HEADS["retrieval"], seed=1)
+    start_from_model(between, base, "base")
+    between.losses(batch_for("retrieval"), between.init_state())["loss"].backward()
+    with torch.no_grad():
+        for parameter in between.parameters():
+            if parameter.grad is not None:  # a text never meets the joint expert here
+                parameter -= 0.1 * parameter.grad
+    image = tiny.ImageConfig(image_size=(48, 64), patch_size=8)
+    last = tiny.build(replace(HEADS["retrieval"], image=image), seed=2)
+    assert ", 0 left fresh" in start_from_model(last, between, "between")
+    assert torch.equal(last.image_head.weight, between.image_head.weight)
+    assert torch.equal(last.logit_scale, between.logit_scale)
+
+
+@pytest.mark.parametrize("positions", [12, 40])
+def test_texts_of_another_length_keep_the_positions_they_share(positions) -> None:
+    base, _ = tiny.beit3()
+    text = replace(base.config.text, positions=positions)
+    tokens = replace(base.config.tokenizer, max_length=positions - 2)
+    model = tiny.build(replace(HEADS["retrieval"], text=text, tokenizer=tokens), seed=1)
+    fresh = model.network.text_positions.detach().clone()
+    start_from_model(model, base, "base")
+    known = base.network.text_positions[:positions]
+    assert torch.equal(model.network.text_positions, torch.cat([known, fresh[len(known) :]]))
+
+
+def test_the_other_form_is_refused() -> None:
+    base, _ = tiny.beit3(form="release", joint_layers=0)
+    with pytest.raises(UserError, match="system.form release"):
+        start_from_model(tiny.build(replace(HEADS["retrieval"], form="paper")), base, "base")
+
+
 def test_features_are_not_cached_without_an_image_tower() -> None:
     with pytest.raises(UserError, match="cache_views"):
         tiny.beit3()[0].image_tower  # noqa: B018

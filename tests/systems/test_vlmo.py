@@ -252,6 +252,27 @@ def test_relative_positions_for_shorter_texts_keep_their_meaning() -> None:
     assert torch.equal(same.transformer.relative.table, tables[1])
 
 
+@pytest.mark.parametrize("positions", [8, 20])
+def test_absolute_positions_of_texts_of_another_length(positions: int) -> None:
+    sizes = {"positions": "absolute", "layer_scale": None}
+    old, tokens = tiny_vlmo.vlmo(tiny_vlmo.config(**sizes)), tiny_vlmo.config().tokenizer
+    text = replace(old.config.text, positions=positions)
+    config = tiny_vlmo.config(**sizes, text=text, tokenizer=replace(tokens, max_length=positions))
+    new = tiny_vlmo.vlmo(config, seed=1)
+    fresh = new.transformer.text_embed.positions.weight.detach().clone()
+    assert "shape" not in start_from_model(new, old, "old")
+    known = old.transformer.text_embed.positions.weight[:positions]
+    assert torch.equal(new.transformer.text_embed.positions.weight, torch.cat([known, fresh[len(known) :]]))
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
+def test_the_first_row_of_words_stands_still_where_it_is_padding(kind: str) -> None:
+    tokens = replace(tiny_vlmo.config().tokenizer, kind=kind)
+    words = tiny_vlmo.vlmo(tiny_vlmo.config(tokenizer=tokens)).transformer.text_embed.words
+    words(torch.tensor([0, 3])).sum().backward()
+    assert bool(words.weight.grad[0].any()) == (kind == "sentencepiece")
+
+
 def test_relative_positions_for_longer_texts_are_refused() -> None:
     new = tiny_vlmo.vlmo(tiny_vlmo.config(relative_positions=64))
     with pytest.raises(UserError, match="texts of 17 tokens can't serve texts of 64"):
@@ -267,9 +288,11 @@ def test_what_has_another_shape_is_named() -> None:
     ("changes", "named"),
     [
         ({"depth": 3}, "depth 3, here 4"),
-        ({"heads": 2}, "heads 2, here 3"),
+        ({"heads": 2}, "has 2 heads where it reads the image, and this run 3"),
         ({"width": 48}, "width 48, here 24"),
         ({"patch_size": 16}, "rows of relative positions 12, here 52"),
+        ({"patch_size": 4, "image_size": 16}, "patch_size 4, here 8"),
+        ({"hidden": 48}, "hidden 48, here 40"),
         ({"depth": 3, "relative_bias": "layers"}, "depth 3, here 4"),
     ],
 )

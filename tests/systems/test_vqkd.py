@@ -261,7 +261,7 @@ def test_of_clip_the_patches_are_projected_as_the_class_token_is() -> None:
     torch.testing.assert_close(Teacher.of(model)(image, tiny_beit.GRID), model.image_proj(tokens[:, 1:]))
     tokenizer = VQKD(tiny_beit.vqkd_config())
     tokenizer.learn_from(model)
-    assert tokenizer.init_state().teacher.proj is model.image_proj
+    assert tokenizer.init_state().model.proj is model.image_proj
 
 
 @pytest.mark.parametrize("kind", [BEiT3Config, RetrievalConfig])

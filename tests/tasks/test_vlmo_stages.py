@@ -66,8 +66,7 @@ def stages(tokens: Path) -> tuple[Run, ...]:
     text = replace(pairs, stage="text", joint_layers=0, text=replace(pairs.text, positions=30))
     system = {"image": image, "text": text, "pairs": pairs}
     init = Init(visual_tokenizer=str(tokens))
-    runs = [Run(name=n, system=system[n], data=data, train=train, init=Init()) for n in STAGES]
-    runs[0] = replace(runs[0], init=init)
+    runs = [Run(name=n, system=system[n], data=data, train=train, init=init) for n in STAGES]
     runs[1] = replace(runs[1], train=replace(train, freeze=frozen("text", text)))
     return tuple(runs)
 
@@ -121,3 +120,5 @@ def test_a_stage_alone_and_a_wrong_name(capsys) -> None:
     arguments = ["train", "vlmo_base", "--stage", "words", "--dry-run"]
     assert main(arguments) == 2
     assert "image, text, pairs" in capsys.readouterr().err
+    assert main(["train", "vlmo_base", "--stage", "text", "--dry-run"]) == 2
+    assert "--stage text holds still what the stage before it learned: give" in capsys.readouterr().err

@@ -63,6 +63,16 @@ def test_a_tokenizer_is_trained_without_its_teacher_in_the_folder(tokenizer: Pat
     assert model.quantizer.started
     torch.testing.assert_close(model.quantizer.codebook.norm(dim=1), torch.ones(tiny_beit.CODES))
     assert not any("teacher" in name for name in load_file(tokenizer / "model" / "model.safetensors"))
+    *_, checkpoint = sorted((tokenizer / "checkpoints").glob("step-*"))
+    assert set(load_file(checkpoint / "state.safetensors")) == {"step"}
+
+
+def test_the_teacher_moves_with_the_state(teacher: Path) -> None:
+    model = tiny_beit.vqkd()
+    model.learn_from(multiway.load(teacher))
+    state = model.init_state().to(torch.float64)
+    assert all(p.dtype == torch.float64 for p in state.model.parameters())
+    assert not list(state.parameters())
 
 
 def test_a_resumed_tokenizer_is_the_same(tokenizer: Path, teacher: Path, tmp_path: Path) -> None:

@@ -125,6 +125,13 @@ def test_at_full_size_there_are_the_official_keys(name: str) -> None:
 
 @pytest.mark.golden_shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded layouts are not beside the repository")
+def test_every_recorded_layout_is_among_them() -> None:
+    names = {path.stem for path in SHARED.glob("*.json")}
+    assert {name for name in names if name.startswith(("beit_", "beit2_", "vqkd_"))} == set(FULL)
+
+
+@pytest.mark.golden_shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded layouts are not beside the repository")
 @pytest.mark.parametrize("name", FULL)
 def test_the_recorded_layouts_say_the_same(name: str) -> None:
     recorded: Shapes = {}

@@ -164,25 +164,3 @@ def test_a_converted_file_tells_for_what_texts_its_table_is(stage: str, joint: i
 def test_what_a_file_would_not_tell_is_not_written(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         official_layout(tiny_vlmo.vlmo(tiny_vlmo.config(**changes)))
-
-
-def test_a_beit_becomes_the_stage_of_texts() -> None:
-    """The official rules, name by name; the maths is tests/golden's."""
-    table = torch.arange(60.0).view(10, 6)
-    beit = {
-        "cls_token": torch.zeros(1, 1, 2),
-        "blocks.0.mlp.fc1.weight": torch.ones(2, 2),
-        "blocks.0.norm2.bias": torch.ones(2),
-        "blocks.1.attn.relative_position_bias_table": torch.full((4, 3), 2.0),
-        "blocks.0.attn.relative_position_bias_table": torch.full((4, 3), 1.0),
-    }
-    found = vlmo.text_stage_keys(beit, table)
-    assert set(found) == {
-        "transformer.cls_token",
-        "transformer.blocks.0.mlp_imag.fc1.weight",
-        "transformer.blocks.0.norm2_imag.bias",
-        "relative_position_bias_table",
-    }
-    made = found["relative_position_bias_table"]
-    assert made[:4].tolist() == [[1.0] * 3 + [2.0] * 3] * 4
-    assert torch.equal(made[4:], table[4:])

@@ -72,6 +72,10 @@ def train(argv: Sequence[str]) -> None:
 
             run = find(run)
         resolved.append(run)
+    if args.stage is not None and run.train.freeze and run.init.checkpoint is None:
+        raise UserError(
+            f"--stage {run.name} holds still what the stage before it learned: give --init.checkpoint, its model"
+        )
 
     if args.dry_run:
         for run in resolved:

@@ -129,11 +129,11 @@ def resize_table(table: Float[Tensor, "R C"], old_grid: Grid, new_grid: Grid) ->
     vlmo_module.py `load_pretrained_weight`, BEiT run_class_finetuning.py.
 
     Raises:
-        UserError: a side of the old grid is shorter than 3 patches.
+        UserError: a side that changes is shorter than 3 patches.
     """
     if old_grid == new_grid:
         return table
-    if min(old_grid) < 3:
+    if any(old < 3 and old != new for old, new in zip(old_grid, new_grid, strict=True)):
         raise UserError(
             f"relative positions of {old_grid[0]} x {old_grid[1]} patches can't be resized to "
             f"{new_grid[0]} x {new_grid[1]}: start from a model whose pictures have 3 patches a side or more"
@@ -166,6 +166,8 @@ def cut_table(table: Float[Tensor, "R C"], grid: Grid, old: int, new: int) -> Fl
 
 def _spread(old: int, new: int) -> Float[Tensor, "M N"]:
     """The linear map from values at a side's old 2 `old` - 1 offsets to values at its new ones."""
+    if old == new:
+        return torch.eye(2 * old - 1, dtype=torch.float64)
     reach, steps = new - 1, torch.arange(old - 1, dtype=torch.float64)
     low, ratio, high = 1.01, 1.01, 1.5
     while high - low > 1e-6:

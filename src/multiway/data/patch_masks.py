@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from multiway.errors import UserError
+
 TRIES = 10  # places that a block is tried at before the masking stops
 
 
@@ -106,6 +108,17 @@ def _add_block(config: BlockMask, mask: NDArray[np.bool_], missing: int, chance:
 def block_masks(
     config: BlockMask, grid: tuple[int, int], batch: int, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """`[B, h * w]`, a mask for each picture of a batch."""
+    """`[B, h * w]`, a mask for each picture of a batch.
+
+    Raises:
+        UserError: no block fits into the grid, so that most masks would be empty.
+    """
+    room = (grid[0] - 1) * (grid[1] - 1)  # of the largest block
+    if not config.exact and (config.patches > grid[0] * grid[1] or config.smallest > min(config.patches, room)):
+        raise UserError(
+            f"{config.patches} patches in blocks of {config.smallest} or more can't be masked in pictures of "
+            f"{grid[0]} x {grid[1]} patches: make system.mask.patches and system.mask.smallest smaller (75 and "
+            "16 are for 14 x 14)"
+        )
     chance = Drawn(generator)
     return np.stack([block_mask(config, grid, chance).ravel() for _ in range(batch)])

@@ -34,7 +34,8 @@ from multiway.data.patch_masks import block_masks
 from multiway.objectives import masked_image
 from multiway.systems.beit_aggregation import Aggregation
 from multiway.systems.beit_config import BEiTConfig, ClassifierConfig
-from multiway.systems.visual_tokens import PredictsTokens, State
+from multiway.systems.teacher import FrozenState
+from multiway.systems.visual_tokens import PredictsTokens
 from multiway.systems.vit import VisionTransformer
 
 
@@ -107,7 +108,7 @@ class BEiT(PredictsTokens):
     def losses(
         self,
         batch: Batch,
-        state: State,
+        state: FrozenState,
         draws: Draws | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:

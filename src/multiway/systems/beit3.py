@@ -30,7 +30,8 @@ from multiway.objectives import language, masked_image
 from multiway.systems.beit3_config import BEiT3Config
 from multiway.systems.beit3_masks import Kinds, masked_patches, masked_words
 from multiway.systems.beit3_system import MultiwaySystem
-from multiway.systems.visual_tokens import PredictsTokens, State
+from multiway.systems.teacher import FrozenState
+from multiway.systems.visual_tokens import PredictsTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class BEiT3(PredictsTokens, MultiwaySystem):
     def losses(
         self,
         batch: Batch,
-        state: State,
+        state: FrozenState,
         draws: Draws | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
@@ -90,7 +91,7 @@ class BEiT3(PredictsTokens, MultiwaySystem):
     def figure(
         self,
         batch: Batch,
-        state: State,
+        state: FrozenState,
         draws: Draws | None = None,
         generator: torch.Generator | None = None,
     ) -> Figure:
@@ -152,7 +153,7 @@ class BEiT3(PredictsTokens, MultiwaySystem):
 
     @torch.no_grad()
     def codes(
-        self, image: Float[Tensor, "B 3 H W"], has_image: Bool[Tensor, " B"], state: State
+        self, image: Float[Tensor, "B 3 H W"], has_image: Bool[Tensor, " B"], state: FrozenState
     ) -> Int[Tensor, "B P"]:
         """The visual tokens of whole pictures, zeros where there is none.
 

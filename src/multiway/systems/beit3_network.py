@@ -116,7 +116,7 @@ class MultiwayNetwork(nn.Module):
     ) -> Float[Tensor, "B S D"]:
         """Last hidden states in rows of `[class token, patches, text]`; what is no token, or not read, is 0.
 
-        A text alone has no class token of a picture before it, where no row has one: S is then T.
+        Texts alone have no class token of a picture before them: S is then T.
 
         Args:
             has_image: rows with a picture; what the others hold is left out. None: all, if there are any.
@@ -141,7 +141,8 @@ class MultiwayNetwork(nn.Module):
             return self._whole(pictures, input_ids, rows, rows.mask(causal=causal)).where(
                 wanted[..., None], 0
             )
-        if read is None and bool(real.all() and has_image.all() == has_image.any()):
+        alike = pictures is None or len(pictures) == len(real)
+        if read is None and alike and bool(real.all()):
             first = Rows(has_image[:1], real[:1], rows.prefix)
             return self._whole(pictures, input_ids, rows, first.mask(causal=True) if causal else None)
         return self._packed(pictures, input_ids, rows, causal=causal, read=read)

@@ -24,6 +24,7 @@ from multiway.systems.beit3_config import (
 )
 from multiway.systems.beit3_network import MultiwayNetwork
 from multiway.systems.image_tower import ImageTower
+from multiway.systems.resizing import first_rows, fitted
 
 #: The parameters that officially belong to layer 0: their official names contain "embed".
 EMBEDDINGS = ("words", "text_positions", "patches", "cls_token", "mask_token", "image_positions")
@@ -133,7 +134,23 @@ class MultiwaySystem(System):
         embeds = name.startswith("network.") and name.split(".")[1] in EMBEDDINGS
         return 0 if embeds else depth + 1, depth
 
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """From another network of BEiT-3 in the same form.
+
+        Raises:
+            UserError: it has the other form.
+        """
+        form = "release" if "network.blocks.0.attention.qkv.image.weight" in tensors else "paper"
+        if "network.text_positions" in tensors and form != self.config.form:
+            raise UserError(
+                f"BEiT-3 in the form `{self.config.form}` can't start from the form `{form}`, whose layers have "
+                f"other parts: set system.form {form}"
+            )
+        return fitted(self, tensors)
+
     def resize(self, name: str, tensor: Tensor, old_grid: Grid | None = None) -> Tensor | None:
+        if name == "network.text_positions":
+            return first_rows(tensor, self.network.text_positions)
         if name != "network.image_positions":
             return None
         return MultiwayNetwork.resized(tensor, self.config.image.grid, old_grid)

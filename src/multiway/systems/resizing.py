@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from multiway.core.embed import resize_positions
@@ -25,6 +26,11 @@ def resize(name: str, tensor: Tensor, grid: Grid, old_grid: Grid | None = None) 
         side = (round((len(tensor) - EXTRA) ** 0.5) + 1) // 2
         return resize_table(tensor, old_grid or (side, side), grid)
     return None
+
+
+def first_rows(tensor: Tensor, own: Tensor) -> Tensor:
+    """A table of words' positions for texts of another length: cut, or its last rows as `own` has them."""
+    return torch.cat([tensor, own[len(tensor) :].to(tensor)])[: len(own)]
 
 
 def fitted(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

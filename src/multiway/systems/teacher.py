@@ -52,7 +52,7 @@ def tokenizer_of(model: nn.Module, codes: int, image_size: Size, grid: tuple[int
         UserError: it is no tokenizer, or has other tokens than the head, or not one for each patch.
     """
     kind, given = type(model).__name__, cast(Any, model)
-    if not isinstance(given, VisualTokenizer):
+    if not isinstance(given, VisualTokenizer) or not isinstance(given.codes, int):
         raise UserError(f"{kind} gives no visual tokens: take a VQ-KD or a dVAE")
     if given.codes != codes:
         raise UserError(f"{kind} has {given.codes} tokens: set system.codes, now {codes}, to it")
@@ -149,6 +149,27 @@ class Teacher(nn.Module):
         maps = rearrange(tokens, "b (h w) d -> b d h w", h=own[0])
         maps = F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
         return rearrange(maps, "b d h w -> b (h w) d")
+
+
+class FrozenState(nn.Module):
+    """A training state with a frozen model whose outputs are targets.
+
+    The model moves with the state, but no checkpoint holds it: a run finds it where its `init` says.
+    """
+
+    def __init__(self, model: nn.Module | None):
+        super().__init__()
+        self._model = () if model is None else (model,)  # in a tuple it is no submodule
+
+    @property
+    def model(self) -> Any:
+        """The frozen model, or None."""
+        return self._model[0] if self._model else None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        for model in self._model:
+            model._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
 
 def _has_class_token(tower: nn.Module) -> bool:

@@ -26,7 +26,7 @@ from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.systems.bert import unpadded
 from multiway.systems.fused import Tokens
-from multiway.systems.resizing import fitted
+from multiway.systems.resizing import first_rows, fitted
 from multiway.systems.vilt_config import NETWORKS, OneTowerConfig
 from multiway.systems.vit import VisionTransformer
 from multiway.systems.vlmo_config import network_config
@@ -60,7 +60,8 @@ class OneTower(System):
             eps=text.eps,
             dropout=text.dropout,
         )
-        self.text_embed.words.padding_idx = 0  # no gradient, as in BERT
+        if config.tokenizer.kind == "wordpiece":  # [PAD] gets no gradient, as in BERT
+            self.text_embed.words.padding_idx = 0
         self.types = nn.Embedding(config.types, width)
         self.pooler = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.image.dropout)
@@ -196,14 +197,14 @@ class OneTower(System):
         return fitted(self, found)
 
     def resize(self, name: str, tensor: Tensor, old_grid: Grid | None = None) -> Tensor | None:
-        """Positions of patches as a picture of that size has them; those of words are cut, and a second
-        picture's type starts as the first's.
+        """Positions of patches as a picture of that size has them; those of words as `first_rows` says, and a
+        second picture's type starts as the first's.
         """
-        rows = len(self.get_parameter(name))
+        own = self.get_parameter(name)
         if name == "image_tower.positions":
             return resize_positions(tensor, self.config.image.grid, old_grid=old_grid, corners=True)
         if name == "text_embed.positions.weight":
-            return tensor[:rows]
+            return first_rows(tensor, own)
         if name == "types.weight":
-            return torch.cat([tensor, *[tensor[1:2]] * (rows - len(tensor))])[:rows]
+            return torch.cat([tensor, *[tensor[1:2]] * (len(own) - len(tensor))])[: len(own)]
         return None

@@ -10,19 +10,7 @@ from torch import Tensor, nn
 
 from multiway.errors import UserError
 from multiway.systems.base import System
-from multiway.systems.teacher import VisualTokenizer, pixels, tokenizer_of
-
-
-class State(nn.Module):
-    """Nothing moves; the visual tokenizer, which is no part of the model.
-
-    Attributes:
-        tokenizer: frozen; None where the tokens are handed in.
-    """
-
-    def __init__(self, tokenizer: nn.Module | None):
-        super().__init__()
-        self.tokenizer = tokenizer
+from multiway.systems.teacher import FrozenState, VisualTokenizer, pixels, tokenizer_of
 
 
 class PredictsTokens(System):
@@ -39,20 +27,20 @@ class PredictsTokens(System):
         config = self.config
         self._tokenizer = (tokenizer_of(model, config.codes, self.image_size, config.image.grid),)
 
-    def init_state(self, *, steps_per_epoch: int = 1) -> State:
-        return State(self._tokenizer[0] if self._tokenizer else None)
+    def init_state(self, *, steps_per_epoch: int = 1) -> FrozenState:
+        return FrozenState(self._tokenizer[0] if self._tokenizer else None)
 
     @torch.no_grad()
-    def visual_tokens(self, image: Float[Tensor, "B 3 H W"], state: State) -> Int[Tensor, "B N"]:
+    def visual_tokens(self, image: Float[Tensor, "B 3 H W"], state: FrozenState) -> Int[Tensor, "B N"]:
         """What the tokenizer sees in the same pictures, whole.
 
         Raises:
             UserError: there is no tokenizer.
         """
-        if state.tokenizer is None:
+        if state.model is None:
             raise UserError(
                 "masked patches are predicted by visual tokens: give --init.visual-tokenizer the folder of a "
                 "VQ-KD or dVAE, or call learn_from"
             )
-        tokenizer = cast(VisualTokenizer, state.tokenizer)
+        tokenizer = cast(VisualTokenizer, state.model)
         return tokenizer.visual_tokens(pixels(image, self.image_mean, self.image_std))

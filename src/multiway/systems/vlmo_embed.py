@@ -12,7 +12,7 @@ from multiway.systems.vlmo_config import MultiwayConfig
 class TextEmbed(WordEmbed):
     """BERT's embeddings; where positions are relative, its table of positions is kept and never read.
 
-    The row of [PAD] gets no gradient, as in BERT.
+    The row of BERT's [PAD] gets no gradient.
     """
 
     def __init__(self, config: MultiwayConfig):
@@ -25,7 +25,8 @@ class TextEmbed(WordEmbed):
             eps=text.eps,
             dropout=text.dropout,
         )
-        self.words.padding_idx = 0
+        if config.tokenizer.kind == "wordpiece":  # row 0 is another token's elsewhere
+            self.words.padding_idx = 0
         self.relative = config.positions == "relative"
         self.positions.requires_grad_(not self.relative)
 

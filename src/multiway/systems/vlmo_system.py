@@ -20,7 +20,7 @@ from multiway.objectives import contrastive
 from multiway.systems.candidates import Candidates
 from multiway.systems.fused import Tokens
 from multiway.systems.image_tower import ImageTower
-from multiway.systems.resizing import fitted
+from multiway.systems.resizing import first_rows, fitted
 from multiway.systems.vlmo_config import MultiwayConfig, network_config
 from multiway.systems.vlmo_network import MultiwayTransformer, class_tokens
 
@@ -171,8 +171,8 @@ class Multiway(Candidates):
         return fitted(self, tensors)
 
     def resize(self, name: str, tensor: Tensor, old_grid: Grid | None = None) -> Tensor | None:
-        """As `System.resize`; positions of words are cut to this network's longest text, and a second
-        picture's type starts as the first's.
+        """As `System.resize`; positions of words are cut to this network's longest text, or go on as it
+        has them, and a second picture's type starts as the first's.
         """
         own, grid = self.get_parameter(name), self.config.image.grid
         if name == "transformer.positions":
@@ -185,7 +185,7 @@ class Multiway(Candidates):
                 return None
             return resize_table(tensor, old_grid, grid)
         if name == "transformer.text_embed.positions.weight":
-            return tensor[: len(own)]
+            return first_rows(tensor, own)
         if name == "transformer.types.weight":
             return torch.cat([tensor, *[tensor[1:2]] * (len(own) - len(tensor))])[: len(own)]
         return None
@@ -194,7 +194,7 @@ class Multiway(Candidates):
         """A BEiT's tensors under this network's names.
 
         Raises:
-            UserError: the networks differ in depth, width, heads or patches.
+            UserError: the networks differ in depth, widths, heads or patches.
         """
         found, tables = {}, []
         self._compare(tensors)
@@ -220,6 +220,12 @@ class Multiway(Candidates):
         found = {"depth": (1 + max(layers), config.depth)}
         if (cls_token := tensors.get(f"{tower}cls_token")) is not None:
             found["width"] = (cls_token.shape[-1], config.width)
+        for part, name, axis, own in (
+            ("patch_size", "patches.proj.weight", -1, config.image.patch_size),
+            ("hidden", "blocks.0.ffn.all.fc1.weight", 0, config.hidden),
+        ):
+            if (weight := tensors.get(tower + name)) is not None:
+                found[part] = (weight.shape[axis], own)
         tables = [t for name, t in tensors.items() if name.startswith(f"{tower}relative.")]
         if tables and self.transformer.relative is not None:
             found["heads"] = (tables[0].shape[1], config.heads)

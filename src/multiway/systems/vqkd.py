@@ -37,7 +37,7 @@ from multiway.core.init import rescale_residual
 from multiway.errors import UserError
 from multiway.objectives import masked_image
 from multiway.systems.base import System
-from multiway.systems.teacher import Size, Teacher, normalised, pair, pixels, sized
+from multiway.systems.teacher import FrozenState, Size, Teacher, normalised, pair, pixels, sized
 from multiway.systems.vit import VisionTransformer, ViTConfig
 from multiway.systems.vqkd_quantizer import Quantizer
 
@@ -91,14 +91,13 @@ class Draws:
     first: Int[Tensor, " K"] | None = None
 
 
-class State(nn.Module):
+class State(FrozenState):
     """The teacher, which is no part of the tokenizer, and how many steps were taken."""
 
     step: Tensor
 
     def __init__(self, teacher: Teacher | None):
-        super().__init__()
-        self.teacher = teacher
+        super().__init__(teacher)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
 
@@ -225,9 +224,9 @@ class VQKD(System):
         Raises:
             UserError: there is no teacher.
         """
-        if state.teacher is None:
+        if state.model is None:
             raise UserError("VQ-KD needs a teacher: give --init.teacher a model, or call learn_from")
-        return state.teacher(pixels(image, self.image_mean, self.image_std), self.config.image.grid)
+        return state.model(pixels(image, self.image_mean, self.image_std), self.config.image.grid)
 
     def advance(self, state: State, outputs: Sequence[dict[str, Tensor]]) -> None:
         """The codebook moves once, by the patches of all micro-batches and ranks."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from multiway import weights
 from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.licences import licences
+from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.train.loop import Result, train
 from multiway.train.run import Run
@@ -54,7 +55,7 @@ def pretrain_stages(
     """Train the stages of a recipe in turn, each from the model of the one before; the last is `out/model`.
 
     One stage trains in `out` itself, several in `out/1-name`, `out/2-name`, ... A stage that was finished is
-    not trained again.
+    not trained again. A later stage that predicts no visual tokens leaves `init.visual_tokenizer` out.
 
     Raises:
         UserError: as `pretrain`.
@@ -68,6 +69,8 @@ def pretrain_stages(
         if result.stopped_by is not None:
             return result
         init = replace(run.init, checkpoint=str(folder / "model"))
+        if NETWORKS[run.system.system].network().learn_from is System.learn_from:  # a flag is every stage's
+            init = replace(init, visual_tokenizer=None)
         folder = out / f"{number}-{run.name}"
         result = pretrain(replace(run, init=init), folder, resume=resume)
     if result.stopped_by is None and int(os.environ.get("RANK", "0")) == 0:

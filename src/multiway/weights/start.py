@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,9 +24,10 @@ def start_from_model(system: System, model: System, name: str, *, lora: LoRAConf
         lora: adapters to put beside what is taken; only they and what is left fresh are then trained.
 
     Raises:
-        UserError: none has, or no linear map that was taken is called as `lora` says; or `model`'s table of
-            relative positions is for shorter texts than `system`'s.
+        UserError: none has, or no linear map that was taken is called as `lora` says; or `model` has another
+            number of heads, or a table of relative positions for shorter texts than `system`'s.
     """
+    _compare_heads(model.config, system.config, name)
     image = system.config.image
     if hasattr(model.config.image, "grid") and model.config.image.image_size != image.image_size:
         model = resized(model, image.image_size)
@@ -42,6 +44,20 @@ def start_from_model(system: System, model: System, name: str, *, lora: LoRAConf
         said += f", {len(shapes)} of them for another shape: {', '.join(shapes[:5])}"
         said += " ..." if len(shapes) > 5 else ""
     return said if lora is None or not lora.rank else f"{said}; {_adapt(system, fits, lora)}"
+
+
+def _compare_heads(theirs: Any, ours: Any, name: str) -> None:
+    """Attention's weights have the same shapes for any number of heads, and mean something else."""
+    for part in ("image", "text"):
+        old, new = (
+            tuple(getattr(getattr(c, part, None), size, getattr(c, size, None)) for size in ("width", "heads"))
+            for c in (theirs, ours)
+        )
+        if old[0] == new[0] and None not in (old[1], new[1]) and old[1] != new[1]:
+            raise UserError(
+                f"init.checkpoint {name} has {old[1]} heads where it reads the {part}, and this run {new[1]}: "
+                f"give the run {old[1]}"
+            )
 
 
 def _tensors(model: System, system: System) -> dict[str, Tensor]:

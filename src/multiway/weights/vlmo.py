@@ -115,27 +115,6 @@ def _transformer(config: MultiwayConfig) -> list[Entry]:
     return entries
 
 
-def text_stage_keys(beit: Mapping[str, Tensor], table: Tensor) -> dict[str, Tensor]:
-    """A BEiT checkpoint as the stage of texts takes it: `convert_to_textpt_ckpt` of vlmo_module.py.
-
-    Args:
-        beit: of the official layout, its table of relative positions a layer's own.
-        table: the new model's, of which the rows of pictures are replaced.
-    """
-    found, tables = {}, {}
-    for key, tensor in beit.items():
-        layer = re.match(r"blocks\.(\d+)\.attn\.relative_position_bias_table", key)
-        if layer is not None:
-            tables[int(layer[1])] = tensor
-            continue
-        key = key.replace("mlp", "mlp_imag") if "mlp" in key else key.replace("norm2", "norm2_imag")
-        found[f"transformer.{key}"] = tensor
-    if tables:
-        columns = torch.cat([tables[i] for i in sorted(tables)], dim=1)
-        found["relative_position_bias_table"] = torch.cat([columns, table[len(columns) :]])
-    return found
-
-
 def is_vlmo(tensors: Mapping[str, Tensor]) -> bool:
     """Whether a checkpoint's keys are VLMo's."""
     return "transformer.blocks.0.mlp_imag.fc1.weight" in tensors
