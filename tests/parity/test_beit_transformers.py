@@ -113,3 +113,15 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
     model = theirs("BeitForMaskedImageModeling", "shared", use_mean_pooling=False)
     with pytest.raises(UserError, match="mean pooling"):
         loaded(model, tmp_path / "hf")
+    model = theirs("BeitForMaskedImageModeling", "shared", hidden_act="relu")
+    with pytest.raises(UserError, match="GELU"):
+        loaded(model, tmp_path / "relu")
+
+
+def test_one_channel_and_a_config_of_another_model(tmp_path: Path) -> None:
+    model = theirs("BeitForMaskedImageModeling", "shared", num_channels=1)
+    assert loaded(model, tmp_path / "hf").image_tower.patches.proj.weight.shape[1] == 1
+    config = tmp_path / "hf" / "config.json"
+    config.write_text(config.read_text().replace('"num_channels": 1', '"num_channels": 3'))
+    with pytest.raises(UserError, match=r"don't fit their config.json: image_tower\.patches\.proj\.weight"):
+        multiway.load(tmp_path / "hf")

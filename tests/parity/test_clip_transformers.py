@@ -260,9 +260,35 @@ def test_berts_words_leave_too(tmp_path: Path) -> None:
         torch.testing.assert_close(features, ours.text_context(ids, mask)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_a_vocabulary_of_its_own_keeps_what_ends_a_text(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    text = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 28, "num_attention_heads": 2}
+    vision = {"image_size": 32, "patch_size": 8, "hidden_size": 24, "intermediate_size": 40}
+    few = {"num_hidden_layers": 1, "projection_dim": 12}
+    values = transformers.CLIPConfig(
+        text_config=text | few | {"eos_token_id": 50, "bos_token_id": 1, "pad_token_id": 0},
+        vision_config=vision | few | {"num_attention_heads": 3},
+        projection_dim=12,
+    )
+    first = transformers.CLIPModel(values).eval()
+    first.save_pretrained(tmp_path / "first")
+    ours = multiway.save(multiway.load(tmp_path / "first"), tmp_path / "ours")
+    again = transformers.CLIPModel.from_pretrained(convert(ours, tmp_path / "again", to="transformers"))
+    ids = torch.tensor([[1, 7, 55, 50, 50], [1, 3, 50, 50, 50]])
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected, found = (m(input_ids=ids, pixel_values=pictures).text_embeds for m in (first, again.eval()))
+    torch.testing.assert_close(found, expected)
+
+
 def test_what_transformers_could_not_read_is_refused() -> None:
-    with pytest.raises(UserError, match="causal"):
+    with pytest.raises(UserError, match="no place for text.sees 'all': there it is 'before'"):
         to_transformers(small(sees="all"))
+    whole = small().config
+    for changes in ({"class_position": False}, {"layer_scale": 0.1}, {"relative_bias": "shared"}):
+        image = replace(whole.image, **changes)
+        with pytest.raises(UserError, match=f"no place for image.{next(iter(changes))}"):
+            to_transformers(CLIP(replace(whole, image=image)))
     ours = small()
     ours.tokenizer = Tokenizer.load(
         replace(ours.config.tokenizer, kind="wordpiece", vocab="bert-base-uncased")

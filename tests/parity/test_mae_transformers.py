@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems.mae import MAE, Draws
 from multiway.weights.convert import convert
-from multiway.weights.hf_mae import NEWER, OLDER
+from multiway.weights.hf_mae import NEWER, OLDER, config_of, to_transformers
 
 transformers = pytest.importorskip("transformers")
 
@@ -92,6 +93,14 @@ def test_published_names_and_those_of_the_fifth_version_are_read(tmp_path: Path)
     old, new = (new, old) if newer else (old, new)
     save_file({n.replace(old, new): t for n, t in tensors.items()}, folder / "model.safetensors")
     assert all(torch.equal(first[n], t) for n, t in multiway.load(folder).state_dict().items())
+
+
+def test_parts_without_a_counterpart_do_not_leave() -> None:
+    config = config_of(SIZES)
+    for changes in ({"layer_scale": 0.1}, {"class_position": False}):
+        model = MAE(replace(config, image=replace(config.image, **changes)))
+        with pytest.raises(UserError, match=f"no place for image.{next(iter(changes))}"):
+            to_transformers(model)
 
 
 def test_an_encoder_alone_is_refused(tmp_path: Path) -> None:

@@ -269,11 +269,34 @@ def test_what_changes_no_network_is_read() -> None:
             config_of({**values, name: value})
 
 
+#: What changes a network, and has no counterpart there.
+IMAGE_PARTS = {
+    "eps": 1e-6,
+    "layer_scale": 0.1,
+    "class_position": False,
+    "relative_bias": "shared",
+    "absolute_positions": False,
+    "quick_gelu": True,
+    "tanh_gelu": True,
+    "channels": 1,
+    "key_bias": False,
+}
+TEXT_PARTS = {"eps": 1e-2, "sees": "all", "reads": "first", "tanh_gelu": True}
+
+
 def test_what_open_clip_has_no_place_for_stays(tmp_path: Path) -> None:
     for changes, what in (
-        ({"multimodal": MultimodalConfig(layers=2, heads=4, hidden=64)}, "one feed-forward"),
+        ({"multimodal": MultimodalConfig(layers=2, heads=4, hidden=64)}, "multimodal.feed_forwards 1"),
         ({"embed_dim": 20}, "another width"),
         ({"tokenizer": TokenizerConfig(max_length=12)}, "another vocabulary"),
+        *(
+            ({"image": replace(coca_config().image, **{name: value})}, f"no place for image.{name}")
+            for name, value in IMAGE_PARTS.items()
+        ),
+        *(
+            ({"text": replace(coca_config().text, **{name: value})}, f"no place for text.{name}")
+            for name, value in TEXT_PARTS.items()
+        ),
     ):
         with pytest.raises(UserError, match=what):
             write(CoCa(coca_config(**changes)), tmp_path / "out")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import multiway
 from multiway.batch import Batch
+from multiway.errors import UserError
 from multiway.systems.vilt import ViLT
 from multiway.systems.vilt_heads import AnswerModel, ReasoningModel, Retrieval
 from multiway.weights.convert import convert
@@ -86,6 +87,34 @@ def asked(model: nn.Module, batch: Batch) -> Tensor:
     ids, mask = batch.text()
     logits = model(**fed(batch.image, ids, mask)).logits
     return logits[:, : ids.shape[1]][mask.bool()] if type(model).__name__ == "ViltForMaskedLM" else logits
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("ViltForImagesAndTextClassification", PAIR | {"num_images": 3, "num_labels": 2}, "not for 3 and 2"),
+        ("ViltForImagesAndTextClassification", PAIR | {"num_labels": 3}, "not for 2 and 3"),
+        ("ViltForMaskedLM", {"hidden_act": "relu"}, "with GELU"),
+    ],
+)
+def test_other_networks_are_refused(name: str, changes: dict, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        loaded(theirs(name, **changes), tmp_path / "hf")
+
+
+def test_one_picture_beside_a_table_for_two(tmp_path: Path) -> None:
+    model = theirs("ViltForQuestionAnswering", modality_type_vocab_size=3, num_labels=4)
+    ours = loaded(model, tmp_path / "hf")
+    assert type(ours) is AnswerModel
+    batch = tiny_vilt.batch_for("vilt")
+    close(answers(ours, batch), asked(model, batch))
+
+
+def test_parts_without_a_counterpart_do_not_leave() -> None:
+    for changes in ({"quick_gelu": True}, {"layer_scale": 0.1}):
+        config = tiny_vilt.config(image=replace(tiny_vilt.config().image, **changes))
+        with pytest.raises(UserError, match=f"no place for image.{next(iter(changes))}"):
+            to_transformers(ViLT(config))
 
 
 @pytest.mark.parametrize("name", KINDS)

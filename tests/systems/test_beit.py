@@ -13,6 +13,7 @@ from torch import nn
 
 import multiway
 from multiway.batch import Batch
+from multiway.core.embed import sincos_positions
 from multiway.data.patch_masks import BlockMask
 from multiway.errors import UserError
 from multiway.systems.beit import BEiT, Draws
@@ -124,6 +125,12 @@ def test_weights_begin_as_officially() -> None:
             uniform / (2 * layer) ** 0.5, rel=0.05
         )
     assert model.aggregation.head.weight.abs().max() <= 0.02
+
+
+def test_sines_and_cosines_stay_as_they_are() -> None:
+    image = replace(tiny_beit.vit(), absolute_positions=True, relative_bias="none", sincos=True)
+    tower = BEiT(tiny_beit.beit_config(image=image)).image_tower
+    assert torch.equal(tower.positions, sincos_positions(image.grid, image.width))
 
 
 def test_masks_are_drawn_from_the_generator() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from multiway.batch import Batch
+from multiway.core.embed import sincos_positions
 from multiway.core.packed import packed
 from multiway.errors import UserError
 from multiway.generation import GenerationConfig, generate
@@ -108,6 +109,13 @@ def test_a_pooler_of_one_form_is_what_the_paper_says() -> None:
             torch.testing.assert_close(vector, own.contrast(rest))
         if form == "parallel":
             torch.testing.assert_close(vector, own.contrast(own.norm(tokens)))
+
+
+def test_sines_and_cosines_stay_and_keys_may_go_without_a_bias() -> None:
+    image = replace(tiny_coca.config().image, sincos=True, key_bias=False)
+    tower = CoCa(tiny_coca.config(image=image)).image_tower
+    assert torch.equal(tower.positions, sincos_positions((4, 4), 24))
+    assert not tower.blocks[0].attention.qkv.bias.any()
 
 
 def test_widths_must_fit() -> None:

@@ -222,6 +222,16 @@ def test_texts_alone_are_refused() -> None:
 
 
 def test_configs_that_can_not_be() -> None:
+    for changes, says in (
+        ({"beta": 0.0}, "beta is 0.0"),
+        ({"iterations": 0}, "iterations 0"),
+        ({"max_patches": 0}, "max_patches is 0"),
+    ):
+        with pytest.raises(UserError, match=says):
+            tiny_vilt.config(**changes)
+    white = replace(tiny_vilt.config().image, mean=(1.0, 1.0, 1.0))
+    with pytest.raises(UserError, match="a colour that pictures have"):
+        tiny_vilt.config(image=white)
     with pytest.raises(UserError, match="mlm_weight are both 0"):
         tiny_vilt.config(mlm_weight=0.0, itm_weight=0.0, wpa_weight=0.0)
     with pytest.raises(UserError, match="set itm_weight too"):

@@ -74,7 +74,8 @@ def train(argv: Sequence[str]) -> None:
         resolved.append(run)
     if args.stage is not None and run.train.freeze and run.init.checkpoint is None:
         raise UserError(
-            f"--stage {run.name} holds still what the stage before it learned: give --init.checkpoint, its model"
+            f"--stage {run.name} holds still what the stage before it learned: give --init.checkpoint, its "
+            "model"
         )
 
     if args.dry_run:

@@ -10,6 +10,13 @@ from torch import nn
 from multiway.core.block import Block
 
 
+def zero_biases(module: nn.Module) -> None:
+    """Every bias in a module, of queries and values alone too (`NoKeyBias`)."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+
+
 def init_vit(module: nn.Module) -> None:
     """timm's ViT: Linear weights normal 0.02 (cut at +-2, so never cut), biases 0, LayerNorm 1 and 0.
 

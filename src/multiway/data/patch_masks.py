@@ -113,12 +113,12 @@ def block_masks(
     Raises:
         UserError: no block fits into the grid, so that most masks would be empty.
     """
-    room = (grid[0] - 1) * (grid[1] - 1)  # of the largest block
-    if not config.exact and (config.patches > grid[0] * grid[1] or config.smallest > min(config.patches, room)):
+    most = min(config.patches, (grid[0] - 1) * (grid[1] - 1))  # of one block
+    if not config.exact and (config.patches > grid[0] * grid[1] or config.smallest > most):
         raise UserError(
             f"{config.patches} patches in blocks of {config.smallest} or more can't be masked in pictures of "
-            f"{grid[0]} x {grid[1]} patches: make system.mask.patches and system.mask.smallest smaller (75 and "
-            "16 are for 14 x 14)"
+            f"{grid[0]} x {grid[1]} patches: make system.mask.patches and system.mask.smallest smaller (75 "
+            "and 16 are for 14 x 14)"
         )
     chance = Drawn(generator)
     return np.stack([block_mask(config, grid, chance).ravel() for _ in range(batch)])

@@ -80,7 +80,8 @@ class BEiT(PredictsTokens):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, image.width))
         self.head = nn.Linear(image.width, config.codes)
         init_beit(self)
-        for token in (self.image_tower.cls_token, self.mask_token, self.image_tower.positions):
+        positions = None if image.sincos else self.image_tower.positions
+        for token in (self.image_tower.cls_token, self.mask_token, positions):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02, a=-0.02, b=0.02)
         rescale_residual(self.image_tower.blocks)

@@ -143,8 +143,8 @@ class MultiwaySystem(System):
         form = "release" if "network.blocks.0.attention.qkv.image.weight" in tensors else "paper"
         if "network.text_positions" in tensors and form != self.config.form:
             raise UserError(
-                f"BEiT-3 in the form `{self.config.form}` can't start from the form `{form}`, whose layers have "
-                f"other parts: set system.form {form}"
+                f"BEiT-3 in the form `{self.config.form}` can't start from the form `{form}`, whose layers "
+                f"have other parts: set system.form {form}"
             )
         return fitted(self, tensors)
 

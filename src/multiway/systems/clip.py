@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.block import Block, Stack
+from multiway.core.init import zero_biases
 from multiway.core.pooling import AttentionPool, MeanPool
 from multiway.systems.base import System
 from multiway.systems.bert import unpadded
@@ -57,6 +58,7 @@ class CLIPTextConfig:
             with 0, so that a text does not depend on the others of its batch.
         reads: the feature is the last real token's, or the first one's (FLIP).
         quick_gelu, tanh_gelu: approximations of GELU (OpenAI's weights; FLIP's).
+        eos_id: ends a text where no tokenizer here has the model's vocabulary; kept for transformers.
     """
 
     vocab_size: int = 49408
@@ -70,6 +72,7 @@ class CLIPTextConfig:
     eps: float = 1e-5
     sees: Literal["before", "all"] = "before"
     reads: Literal["last", "first"] = "last"
+    eos_id: int | None = None
 
     def __post_init__(self) -> None:
         check_heads(self.heads, self.width, of="system.text.heads")
@@ -144,8 +147,9 @@ def init_clip(blocks: Stack, width: int) -> None:
     }
     for block in blocks:
         for name, std in stds.items():
-            nn.init.normal_(block.get_parameter(f"{name}.weight"), std=std)
-            nn.init.zeros_(block.get_parameter(f"{name}.bias"))
+            part = block.get_submodule(name)
+            nn.init.normal_(part.get_parameter("weight"), std=std)
+            zero_biases(part)
 
 
 class CLIP(System):

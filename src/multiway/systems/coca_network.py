@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from multiway.core.attention import CrossAttention
 from multiway.core.block import Block, Stack
+from multiway.core.init import zero_biases
 from multiway.core.pooling import AttentionPool
 from multiway.generation import GenerationConfig
 from multiway.systems.clip import CLIPTextConfig
@@ -134,7 +135,7 @@ def init_text(blocks: Stack, width: int) -> None:
         for part in ("qkv", "out"):
             std = width**-0.5 if part == "qkv" else residual
             nn.init.normal_(block.get_parameter(f"attention.{part}.weight"), std=std)
-            nn.init.zeros_(block.get_parameter(f"attention.{part}.bias"))
+        zero_biases(block.attention)
         for expert in block.ffn:
             nn.init.normal_(block.get_parameter(f"ffn.{expert}.fc1.weight"), std=(2 * width) ** -0.5)
             nn.init.normal_(block.get_parameter(f"ffn.{expert}.fc2.weight"), std=residual)
@@ -147,8 +148,7 @@ def init_default(blocks: Stack) -> None:
             if isinstance(part, nn.Linear):
                 part.reset_parameters()
         nn.init.xavier_uniform_(block.get_parameter("attention.qkv.weight"))
-        for part in ("qkv", "out"):
-            nn.init.zeros_(block.get_parameter(f"attention.{part}.bias"))
+        zero_biases(block.attention)
         if block.cross is not None:
             init_cross(block.cross)
 
@@ -170,7 +170,7 @@ def init_tower(tower: VisionTransformer) -> None:
     """open_clip's tower: normal tokens and positions, torch's own of the rest."""
     std = tower.width**-0.5
     nn.init.normal_(tower.cls_token, std=std)
-    if tower.positions is not None:
+    if tower.positions is not None and not tower.config.sincos:
         nn.init.normal_(tower.positions, std=std)
     init_default(tower.blocks)
 

@@ -48,6 +48,11 @@ class OneTowerConfig:
             )
         if not image.absolute_positions or not isinstance(image.image_size, int):
             raise UserError("system.image of a ViLT has one image_size, the shorter side, and positions")
+        if all(abs(255 * mean - round(255 * mean)) < 1e-4 for mean in image.mean):
+            raise UserError(
+                f"system.image.mean {image.mean} is a colour that pictures have, and a ViLT takes pixels of "
+                "0 for what lies beside a picture: give a mean between two of the 256 levels, as 0.5"
+            )
         if self.longest_side < image.image_size:
             raise UserError(
                 f"system.longest_side is {self.longest_side}, less than the shorter side, "
@@ -85,6 +90,12 @@ class ViLTConfig(OneTowerConfig):
         super().__post_init__()
         if self.wpa_weight and not self.itm_weight:
             raise UserError("system.wpa_weight tells pairs apart as ITM draws them: set itm_weight too, or 0")
+        if self.beta < 0.03 or self.iterations < 1:  # below, exp(-2 / beta) is 0 in single precision
+            raise UserError(
+                f"system.beta is {self.beta}, system.iterations {self.iterations}: give 0.03 and 1, or more"
+            )
+        if self.max_patches is not None and self.max_patches < 1:
+            raise UserError(f"system.max_patches is {self.max_patches}: give 1 or more, or none for all")
         if not self.itm_weight and not self.mlm_weight:
             raise UserError("system.itm_weight and system.mlm_weight are both 0: nothing would be learned")
 

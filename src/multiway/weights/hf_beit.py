@@ -16,11 +16,14 @@ from multiway.systems.beit_heads import Classifier
 from multiway.systems.vit import ViTConfig
 from multiway.weights.beit import HALF, TABLE
 from multiway.weights.keymap import STACK, Entry, Layout, linear, pairs, to_ours, to_theirs
+from multiway.weights.strict import load_theirs, same_network
 
 #: What a config.json that leaves a value out means by that (`BeitConfig`).
 DEFAULTS: dict[str, Any] = {
     "image_size": 224,
     "patch_size": 16,
+    "num_channels": 3,
+    "hidden_act": "gelu",
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
@@ -92,14 +95,16 @@ def config_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BEiTC
     values = DEFAULTS | dict(values)
     shared, own = values["use_shared_relative_position_bias"], values["use_relative_position_bias"]
     classifies = "classifier.weight" in tensors
-    if shared and own or not values["use_mean_pooling"] or not (classifies or "lm_head.weight" in tensors):
+    known = (classifies or "lm_head.weight" in tensors) and values["hidden_act"] == "gelu"
+    if shared and own or not values["use_mean_pooling"] or not known:
         raise UserError(
             "of transformers' BEiT these are known here: masked image modelling and classification, with "
-            "mean pooling, and one kind of relative positions at most"
+            "GELU, mean pooling, and one kind of relative positions at most"
         )
     image = beit_vit(
         image_size=values["image_size"],
         patch_size=values["patch_size"],
+        channels=values["num_channels"],
         width=values["hidden_size"],
         depth=values["num_hidden_layers"],
         heads=values["num_attention_heads"],
@@ -135,7 +140,7 @@ def from_transformers(tensors: Mapping[str, Tensor], values: Mapping[str, Any], 
     ours, missing, _ = to_ours(layout(config), tensors)
     if missing:
         raise UserError(f"these weights of transformers' BEiT lack {len(missing)}, the first {missing[0]}")
-    model.load_state_dict(ours)
+    load_theirs(model, ours, "transformers' BEiT")
     return model
 
 
@@ -146,6 +151,7 @@ def to_transformers(model: BEiT | Classifier) -> tuple[dict[str, Tensor], dict[s
         "model_type": "beit",
         "image_size": image.image_size,
         "patch_size": image.patch_size,
+        "num_channels": image.channels,
         "hidden_size": image.width,
         "num_hidden_layers": image.depth,
         "num_attention_heads": image.heads,
@@ -165,4 +171,6 @@ def to_transformers(model: BEiT | Classifier) -> tuple[dict[str, Tensor], dict[s
         values |= {"label2id": {name: i for i, name in enumerate(config.labels)}}
     else:
         values |= {"architectures": ["BeitForMaskedImageModeling"], "vocab_size": config.codes}
-    return to_theirs(layout(config), model.state_dict()), values
+    tensors = to_theirs(layout(config), model.state_dict())
+    same_network(config, config_of(values, tensors), "transformers' BEiT")
+    return tensors, values

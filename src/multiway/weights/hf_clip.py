@@ -16,6 +16,7 @@ from multiway.systems.vit import ViTConfig
 from multiway.text import Tokenizer, TokenizerConfig
 from multiway.weights.clip import transformers_layout
 from multiway.weights.keymap import to_ours, to_theirs
+from multiway.weights.strict import load_theirs, same_network
 
 #: What a config.json that leaves a value out means by that (`CLIPTextConfig`, `CLIPVisionConfig`).
 TEXT: dict[str, Any] = {
@@ -109,12 +110,16 @@ def from_transformers(
     """
     config = config_of(values, merges)
     config = replace(config, image=replace(config.image, **looks))
+    tokenizer = Tokenizer.load(config.tokenizer)
+    known = len(tokenizer) <= config.text.vocab_size  # else they are no words of this vocabulary
+    if not known:
+        end = values.get("text_config", {}).get("eos_token_id")
+        config = replace(config, text=replace(config.text, eos_id=end))
     model, (ours, missing, _) = CLIP(config), to_ours(transformers_layout(config), tensors)
     if missing:
         raise UserError(f"these weights of transformers' CLIP lack {len(missing)}, the first {missing[0]}")
-    model.load_state_dict(ours)
-    tokenizer = Tokenizer.load(config.tokenizer)
-    if len(tokenizer) <= config.text.vocab_size:  # else they are no words of this vocabulary
+    load_theirs(model, ours, "transformers' CLIP")
+    if known:
         model.tokenizer = tokenizer
     return model
 
@@ -126,13 +131,10 @@ def to_transformers(model: CLIP) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: `CLIPModel` is another network, or could not find where a text ends.
     """
     config, image, text = model.config, model.config.image, model.config.text
-    plain = isinstance(image, ViTConfig) and image.clip_stem and image.pool == "cls"
-    if not isinstance(image, ViTConfig) or not plain or text.sees != "before":
-        raise UserError(
-            "transformers' CLIP has a ViT with CLIP's stem, and causal text layers: this one has not"
-        )
-    ends: dict[str, int] = {}
-    if model.tokenizer is not None:
+    if not isinstance(image, ViTConfig):
+        raise UserError("transformers' CLIP has a ViT: this one has another image tower")
+    ends: dict[str, int] = {} if text.eos_id is None else {"eos_token_id": text.eos_id}
+    if text.eos_id is None and model.tokenizer is not None:
         last = model.tokenizer.sep_id
         if last == LEGACY_END or not (config.tokenizer.kind == "clip_bpe" or config.tokenizer.add_sep):
             raise UserError(
@@ -172,6 +174,7 @@ def to_transformers(model: CLIP) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "layer_norm_eps": image.eps,
         },
     }
+    same_network(config, config_of(values), "transformers' CLIP")
     return to_theirs(transformers_layout(config), model.state_dict(), ties=False), values
 
 

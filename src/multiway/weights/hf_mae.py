@@ -13,6 +13,7 @@ from multiway.systems.mae import MAE, MAEConfig
 from multiway.systems.mae_heads import mae_vit
 from multiway.weights.keymap import Entry, Layout, linear, pairs, to_ours, to_theirs
 from multiway.weights.parts import hf_vit_block
+from multiway.weights.strict import load_theirs, same_network
 
 #: What a config.json that leaves a value out means by that (`ViTMAEConfig`).
 DEFAULTS: dict[str, Any] = {
@@ -105,7 +106,7 @@ def from_transformers(tensors: Mapping[str, Tensor], values: Mapping[str, Any], 
     model, (ours, missing, _) = MAE(config), to_ours(layout(config), tensors)
     if missing:
         raise UserError(f"these weights of transformers' ViTMAE lack {len(missing)}, the first {missing[0]}")
-    model.load_state_dict(ours)
+    load_theirs(model, ours, "transformers' ViTMAE")
     return model
 
 
@@ -130,4 +131,5 @@ def to_transformers(model: MAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "mask_ratio": config.mask_ratio,
         "norm_pix_loss": config.normalised,
     }
+    same_network(config, config_of(values), "transformers' ViTMAE")
     return to_theirs(layout(config), model.state_dict()), values

@@ -29,6 +29,7 @@ from multiway.text import TokenizerConfig
 from multiway.weights.hf_blip import words_of
 from multiway.weights.keymap import Entry, Layout, linear, pairs, to_ours, to_theirs
 from multiway.weights.parts import hf_vit_block, word_embeddings
+from multiway.weights.strict import load_theirs, same_network
 
 #: What a config.json that leaves a value out means by that (`ViltConfig`).
 DEFAULTS: dict[str, Any] = {
@@ -45,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-12,
     "image_size": 384,
     "patch_size": 32,
+    "num_channels": 3,
     "qkv_bias": True,
 }
 CLASSES: dict[type[OneTowerConfig], str] = {
@@ -93,9 +95,18 @@ def config_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> OneTo
     values = DEFAULTS | dict(values)
     head = tensors.get("classifier.3.bias")
     known = head is not None or "rank_output.bias" in tensors or "mlm_score.transform.dense.bias" in tensors
-    if not known or values["hidden_act"] != "gelu" or not values["qkv_bias"]:
+    square = isinstance(values["image_size"], int) and isinstance(values["patch_size"], int)
+    if not known or values["hidden_act"] != "gelu" or not values["qkv_bias"] or not square:
         raise UserError(
-            f"of transformers' ViLT these are known here: {', '.join(CLASSES.values())}, with GELU and biases"
+            f"of transformers' ViLT these are known here: {', '.join(CLASSES.values())}, with GELU and "
+            "biases, and one number for image_size and for patch_size"
+        )
+    # what a head reads: of two pictures (NLVR2) twice as much as of one
+    pictures = 1 if head is None else tensors["classifier.0.weight"].shape[1] // values["hidden_size"]
+    if head is not None and (pictures > 2 or (pictures == 2 and len(head) != 2)):
+        raise UserError(
+            "of transformers' ViLT for several pictures those for 2 and for 2 classes are known here, not "
+            f"for {pictures} and {len(head)}"
         )
     eps, dropout = values["layer_norm_eps"], values["hidden_dropout_prob"]
     longest, side = values["max_position_embeddings"], values["image_size"]
@@ -103,6 +114,7 @@ def config_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> OneTo
         "image": vilt_vit(
             image_size=side,
             patch_size=values["patch_size"],
+            channels=values["num_channels"],
             width=values["hidden_size"],
             depth=values["num_hidden_layers"],
             heads=values["num_attention_heads"],
@@ -121,7 +133,7 @@ def config_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> OneTo
         "longest_side": int(1333 / 800 * side),
         "types": values["modality_type_vocab_size"],
     }
-    if head is not None and values["modality_type_vocab_size"] > 2:
+    if head is not None and pictures == 2:
         return ReasoningConfig(**sizes)
     if head is not None:
         names = values.get("id2label") or {}
@@ -151,7 +163,7 @@ def from_transformers(
     ours, missing, _ = to_ours(layout(config), tensors)
     if missing:
         raise UserError(f"these weights of transformers' ViLT lack {len(missing)}, the first {missing[0]}")
-    model.load_state_dict(ours)
+    load_theirs(model, ours, "transformers' ViLT")
     model.tokenizer = words_of(config.tokenizer, vocab, config.text.vocab_size)
     return model.eval()
 
@@ -183,6 +195,7 @@ def to_transformers(model: System) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "layer_norm_eps": image.eps,
         "image_size": image.image_size,
         "patch_size": image.patch_size,
+        "num_channels": image.channels,
         "max_image_length": -1,
         "tie_word_embeddings": False,
     }
@@ -191,4 +204,6 @@ def to_transformers(model: System) -> tuple[dict[str, Tensor], dict[str, Any]]:
         values |= {"id2label": {str(i): name for i, name in enumerate(names)}}
         values |= {"label2id": {name: i for i, name in enumerate(names)}}
         values |= {"num_images": 2} if isinstance(config, ReasoningConfig) else {}
-    return to_theirs(layout(config), model.state_dict()), values
+    tensors = to_theirs(layout(config), model.state_dict())
+    same_network(config, config_of(values, tensors), "transformers' ViLT", but=("text.eps",))
+    return tensors, values

@@ -24,6 +24,7 @@ from multiway.weights import clip, coca
 from multiway.weights.aside import replacing
 from multiway.weights.keymap import Layout, to_theirs
 from multiway.weights.parts import the_vit
+from multiway.weights.strict import same_network
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_model.pt")
@@ -244,19 +245,11 @@ def values_of(config: CLIPConfig | CoCaConfig) -> dict[str, Any]:
         UserError: open_clip has no such model.
     """
     image, text = the_vit(config.image), config.text
-    captions = isinstance(config, CoCaConfig)
-    wrong = {
-        "norms of another eps than 1e-5": image.eps != 1e-5,
-        "an image tower without CLIP's stem": not image.clip_stem,
-        "other activations in the tower than in the text": image.quick_gelu != text.quick_gelu,
-        "heads of unequal width": image.width % image.heads != 0,
-        "another vocabulary than CLIP's": config.tokenizer.kind != "clip_bpe",
-    }
-    if captions:
-        wrong["multimodal layers of another ratio than 4"] = config.multimodal.hidden != 4 * text.width
-    for name, is_so in wrong.items():
-        if is_so:
-            raise UserError(f"open_clip has no place for {name}: keep this model as a folder (multiway.save)")
+    if config.tokenizer.kind != "clip_bpe":
+        raise UserError(
+            "open_clip has no place for another vocabulary than CLIP's: keep this model as a folder "
+            "(multiway.save)"
+        )
     vision: dict[str, Any] = {
         "image_size": image.image_size,
         "layers": image.depth,
@@ -274,24 +267,26 @@ def values_of(config: CLIPConfig | CoCaConfig) -> dict[str, Any]:
         "mlp_ratio": text.hidden / text.width,
     }
     values = {"embed_dim": config.embed_dim, "quick_gelu": text.quick_gelu}
-    if not captions:
-        return {**values, "vision_cfg": vision, "text_cfg": words}
-    pools = {form: value for value, form in FORMS.items()}
-    vision |= {
-        "attentional_pool": pools[config.pooler.form],
-        "attn_pooler_queries": config.pooler.queries,
-        "attn_pooler_heads": config.pooler.heads,
-        "output_tokens": True,
-    }
-    words |= {"embed_cls": True, "output_tokens": True}
-    own = {
-        "context_length": text.positions,
-        "vocab_size": text.vocab_size,
-        "width": text.width,
-        "heads": config.multimodal.heads,
-        "layers": config.multimodal.layers,
-    }
-    return {**values, "vision_cfg": vision, "text_cfg": words, "multimodal_cfg": own, "custom_text": True}
+    values |= {"vision_cfg": vision, "text_cfg": words}
+    if isinstance(config, CoCaConfig):
+        pools = {form: value for value, form in FORMS.items()}
+        vision |= {
+            "attentional_pool": pools[config.pooler.form],
+            "attn_pooler_queries": config.pooler.queries,
+            "attn_pooler_heads": config.pooler.heads,
+            "output_tokens": True,
+        }
+        words |= {"embed_cls": True, "output_tokens": True}
+        own = {
+            "context_length": text.positions,
+            "vocab_size": text.vocab_size,
+            "width": text.width,
+            "heads": config.multimodal.heads,
+            "layers": config.multimodal.layers,
+        }
+        values |= {"multimodal_cfg": own, "custom_text": True}
+    same_network(config, config_of(values), "open_clip")
+    return values
 
 
 def layout_of(config: CLIPConfig | CoCaConfig) -> Layout:

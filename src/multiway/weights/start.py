@@ -15,6 +15,8 @@ from multiway.train import optim
 from multiway.train.run import LoRAConfig
 from multiway.weights.positions import resized
 
+SIZES = ("width", "heads")
+
 
 def start_from_model(system: System, model: System, name: str, *, lora: LoRAConfig | None = None) -> str:
     """Put every tensor of `model` that has a place in `system` there, positions resized; says how many.
@@ -50,13 +52,13 @@ def _compare_heads(theirs: Any, ours: Any, name: str) -> None:
     """Attention's weights have the same shapes for any number of heads, and mean something else."""
     for part in ("image", "text"):
         old, new = (
-            tuple(getattr(getattr(c, part, None), size, getattr(c, size, None)) for size in ("width", "heads"))
-            for c in (theirs, ours)
+            [getattr(getattr(config, part, None), size, getattr(config, size, None)) for size in SIZES]
+            for config in (theirs, ours)
         )
         if old[0] == new[0] and None not in (old[1], new[1]) and old[1] != new[1]:
             raise UserError(
-                f"init.checkpoint {name} has {old[1]} heads where it reads the {part}, and this run {new[1]}: "
-                f"give the run {old[1]}"
+                f"init.checkpoint {name} has {old[1]} heads where it reads the {part}, and this run {new[1]}:"
+                f" give it {old[1]}"
             )
 
 
