@@ -114,8 +114,6 @@ def masked(model: BEiT, layout: Layout, case: Case) -> dict[str, Any]:
 def hf(case: Case) -> dict[str, Any]:
     """transformers' `BeitForMaskedImageModeling`; without mean pooling it has two last norms in a row."""
     sizes = case.config["model"]
-    if sizes["use_mean_pooling"]:
-        raise ValueError("this replay is of no mean pooling")
     shared, own = (sizes[f"use_{kind}relative_position_bias"] for kind in ("shared_", ""))
     image = beit_vit(
         image_size=sizes["image_size"],
@@ -131,6 +129,9 @@ def hf(case: Case) -> dict[str, Any]:
     )
     config = BEiTConfig(image=image, codes=sizes["vocab_size"])
     model, layout = BEiT(config), hf_beit.layout(config)
+    if sizes["use_mean_pooling"]:
+        fill(model, layout, case)
+        return masked(model, layout, case)
     model.image_tower.norm = nn.Sequential(
         nn.LayerNorm(image.width, eps=image.eps), nn.LayerNorm(image.width, eps=image.eps)
     )

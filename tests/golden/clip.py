@@ -16,6 +16,7 @@ from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokeniz
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.vit import ViTConfig
 from multiway.weights import clip as layouts
+from multiway.weights.hf_clip import config_of as config_of_transformers
 from multiway.weights.keymap import Layout
 
 
@@ -49,35 +50,6 @@ def config_of(sizes: dict[str, Any]) -> CLIPConfig:
         ),
         tokenizer=clip_tokenizer(sizes["L"]),
         embed_dim=sizes["D"],
-    )
-
-
-def config_of_transformers(sizes: dict[str, Any]) -> CLIPConfig:
-    """Our config of a transformers `CLIPConfig`."""
-    vision, text = sizes["vision_config"], sizes["text_config"]
-    return CLIPConfig(
-        image=ViTConfig(
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-            width=vision["hidden_size"],
-            depth=vision["num_hidden_layers"],
-            heads=vision["num_attention_heads"],
-            hidden=vision["intermediate_size"],
-            eps=vision["layer_norm_eps"],
-            clip_stem=True,
-            quick_gelu=vision["hidden_act"] == "quick_gelu",
-        ),
-        text=CLIPTextConfig(
-            vocab_size=text["vocab_size"],
-            width=text["hidden_size"],
-            layers=text["num_hidden_layers"],
-            heads=text["num_attention_heads"],
-            hidden=text["intermediate_size"],
-            positions=text["max_position_embeddings"],
-            quick_gelu=text["hidden_act"] == "quick_gelu",
-        ),
-        tokenizer=clip_tokenizer(text["max_position_embeddings"]),
-        embed_dim=sizes["projection_dim"],
     )
 
 

@@ -164,7 +164,7 @@ def generation(case: Case, model: CoCa) -> dict[str, Tensor]:
     for name, beams, groups, penalty in (
         ("beam4_groups1", 4, 1, 1.0),
         ("beam6_groups3", 6, 3, 1.0),
-        ("beam3_groups3_reppen", 3, 3, PENALTY),
+        ("beam3_groups3_reppen", 3, 3, given.get("repetition_penalty", PENALTY)),
     ):
         texts = run(
             method="beam",

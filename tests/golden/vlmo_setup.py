@@ -181,16 +181,18 @@ def stages_textmlm(case: Case) -> dict[str, Any]:
     with torch.no_grad():
         before.transformer.relative.table.copy_(case.inputs["before/relative_position_bias_table"])
     given, own = before.adopt(to_ours(beit_layout, beit)[0]), before.state_dict()
-    converted = to_theirs(layout, {n: t for n, t in given.items() if n in own})
-    unexpected = {  # their names for what has no place, and their buffers
-        f"transformer.{key}"
+    taken = {n: t for n, t in given.items() if n in own}
+    converted = to_theirs(layout, taken, ties=False)
+    found = {  # their names for what has a place
+        key
         for e in beit_layout.entries
-        if e.ours.replace("image_tower.", "transformer.") in given.keys() - own.keys()
+        if e.ours.replace("image_tower.", "transformer.") not in given.keys() - own.keys()
         for key in e.theirs
-    } | {f"transformer.{key}" for key in beit.keys() - beit_layout.keys()}
+    }
+    unexpected = {f"transformer.{key}": tensor for key, tensor in beit.items() if key not in found}
     model = vlmo.load(VLMo, config, stage2)
     loaded = model.state_dict()
-    different = [n for n, t in given.items() if n in own and not torch.equal(t, loaded[n])]
+    different = [n for n, t in taken.items() if not torch.equal(t, loaded[n])]
     if different:
         raise ValueError(f"the recorded model of the second stage was not given these of BEiT: {different}")
     prefixes = frozen("text", config)
@@ -216,7 +218,7 @@ def stages_textmlm(case: Case) -> dict[str, Any]:
         out
         | vlmo.relative(network, ids.shape[1])
         | vlmo.gradients(model)
-        | {f"converted/{n}": t for n, t in converted.items()}
+        | {f"converted/{n}": t for n, t in (converted | unexpected).items()}
         | {
             "text/text_embeddings": at_tokens(network.text_embed(ids).detach(), mask),
             "text_only/text_feats": at_tokens(hidden, mask),
@@ -225,7 +227,7 @@ def stages_textmlm(case: Case) -> dict[str, Any]:
             "stage3/relative_position_bias_table": third.transformer.relative.table,
             "stage3/text_embeddings.position_embeddings.weight": words.positions.weight,
             f"{mapping}stage1_beit_to_stage2.missing_keys": layout.keys() - set(converted),
-            f"{mapping}stage1_beit_to_stage2.unexpected_keys": unexpected,
+            f"{mapping}stage1_beit_to_stage2.unexpected_keys": set(unexpected),
             f"{mapping}stage2_trainable": moving,
             f"{mapping}stage2_frozen": standing,
             f"{mapping}stage2_to_stage3.missing_keys": {
