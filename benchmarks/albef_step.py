@@ -28,9 +28,9 @@ from pathlib import Path
 
 import torch
 from plain_albef import PlainALBEF
-from torch.utils.flop_counter import FlopCounterMode
 
 from multiway.batch import Batch
+from multiway.core.flops import counted
 from multiway.systems.albef import ALBEF, ALBEFConfig, Draws
 from multiway.systems.bert import BertConfig
 from multiway.systems.vit import ViTConfig
@@ -119,7 +119,7 @@ class Trainer:
 
     def count(self, path: str, batch: Batch, draws: Draws) -> tuple[int, dict[str, float]]:
         """FLOPs of forward and backward (a multiply and an add are two), and the losses; nothing moves."""
-        with FlopCounterMode(display=False) as counter:
+        with counted() as counter:
             out = self.models[path].losses(batch, self.state, draws)
             out["loss"].backward()
         self.optimizer.zero_grad(set_to_none=True)

@@ -14,9 +14,9 @@ import sys
 
 import torch
 from beside import DEC, SEP, Matrix, Products, arguments, interleave, peer, report, write
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import BlipForConditionalGeneration
 
+from multiway.core.flops import counted
 from multiway.core.packed import packed
 from multiway.generation import GenerationConfig, generate
 from multiway.weights.hf_blip import from_transformers
@@ -56,7 +56,7 @@ def main() -> None:
         )
         return found[:, prompt.shape[1] :].tolist()
 
-    with FlopCounterMode(display=False) as counter:  # it knows no packed products
+    with counted() as counter:  # it knows no packed products
         expected = our_captions(plain)
     flops = counter.get_total_flops()
     with Products() as products:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from beside import SIZES, arguments, interleave, report, write
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from multiway.core.flops import counted
 from multiway.systems.flip import flip_vit
 from multiway.systems.patch_dropping import drawn_noise, split
 from multiway.systems.vit import VisionTransformer
@@ -47,7 +47,7 @@ def main() -> None:
 
     flops, tokens = {}, {}
     for share in SHARES:
-        with FlopCounterMode(display=False) as counter:
+        with counted() as counter:
             tokens[str(share)] = step(share).shape[1]
         flops[str(share)] = counter.get_total_flops()
     paths = {str(share): lambda share=share: step(share) for share in SHARES}

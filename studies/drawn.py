@@ -10,7 +10,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from multiway.tasks import nlvr2, retrieval
 from multiway.text import TokenizerConfig
 from multiway.text.wordpiece import SPECIAL
 from multiway.train.loop import train
+from multiway.train.optim import build_optimizer
 from multiway.train.parallel import Ranks
 from multiway.train.run import Run, TrainConfig
 
@@ -212,7 +213,11 @@ def labelled(source: str, seed: int) -> TaskData:
     return TaskData(train=(LabelledSource(path=source),), augment=PLAIN, seed=seed)
 
 
-def trained(run: Run, out: Path, make: Callable[[Run, Ranks], tuple[System, Any]]) -> dict[str, float]:
+#: A run's system and its loader.
+Make = Callable[[Run, Ranks], tuple[System, Any]]
+
+
+def trained(run: Run, out: Path, make: Make) -> dict[str, float]:
     """Train a stage unless it was finished; returns its steps, seconds and mean loss at the end."""
     spent = out / "spent.json"
     if not spent.exists():
@@ -222,6 +227,34 @@ def trained(run: Run, out: Path, make: Callable[[Run, Ranks], tuple[System, Any]
         seconds, loss = round(time.monotonic() - began, 1), round(last_loss(out, 10), 4)
         spent.write_text(json.dumps({"steps": run.train.steps, "seconds": seconds, "loss": loss}))
     return json.loads(spent.read_text())
+
+
+def step_seconds(runs: Mapping[str, Run], make: Make, repeats: int) -> dict[str, float]:
+    """Median processor seconds of a training step of each run, batch and optimizer included.
+
+    A step of each in turn, so that a machine that is busy for a while is so for all.
+    """
+    torch.set_num_threads(1)
+    steps = {name: _timed_steps(run, make) for name, run in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(-2, repeats):
+        for name, taken in steps.items():
+            spent = next(taken)
+            if repeat >= 0:
+                seconds[name].append(spent)
+    return {name: round(statistics.median(times), 4) for name, times in seconds.items()}
+
+
+def _timed_steps(run: Run, make: Make) -> Iterator[float]:
+    system, loader = make(run, Ranks(0, 1, torch.device("cpu")))
+    state, optimizer = system.init_state(), build_optimizer(system, run.train)
+    generator, batches = torch.Generator().manual_seed(0), loader.iterate()
+    while True:
+        began = time.process_time()
+        system.losses(next(batches), state, None, generator)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield time.process_time() - began
 
 
 def last_loss(run: Path, parts: int) -> float:

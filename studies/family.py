@@ -4,9 +4,10 @@
     python studies/family.py --judge    only the table, of what is there
     python studies/family.py --tiny     a few steps of everything, elsewhere: does it run?
 
-First each system's cost is measured: seconds, memory, counted FLOPs and passes of a training step of 32 pairs
-on one core. Then a learning rate is chosen for each by the mean loss at the end of short runs. Then each is
-trained from scratch, at a rate that stays as it is after the warm-up, so that one run passes all budgets:
+First each system's cost is measured: processor seconds, memory, counted FLOPs and passes of a training step
+of 32 pairs on one core. Then a learning rate is chosen for each by the mean loss at the end of short runs;
+what is fine-tuned has one rate for all. Then each is trained from scratch, at a rate that stays as it is
+after the warm-up, so that one run passes all budgets:
 
     steps   the same number of optimizer steps
     flops   the same number of counted FLOPs
@@ -23,10 +24,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,10 +37,10 @@ from drawn import PatchCodes, Sizes
 from family_members import CODES, World, drawings, members, scenes
 from family_table import METRICS, SYSTEMS, table
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import multiway
 from multiway.core.block import Block
+from multiway.core.flops import counted
 from multiway.data.dataset import Dataset
 from multiway.data.labelled import LabelledSource
 from multiway.errors import UserError
@@ -77,7 +75,7 @@ class Budget:
     sweep: int = 100
     after: int = 150
     task: int = 200
-    repeats: int = 7
+    repeats: int = 25
 
 
 def world_of(name: str, work: Path, sizes: Sizes) -> World:
@@ -122,38 +120,38 @@ def pretrained(
 # --- what a step costs
 
 
-def cost(study: Study, open_: Open, place: str, name: str, budget: Budget) -> None:
-    """Seconds, FLOPs, passes and memory of a step of 32 pairs, forward and backward."""
+def costs(study: Study, open_: Open, place: str, budget: Budget) -> None:
+    """Seconds, FLOPs, passes and memory of each system's training step of 32 pairs."""
+    if all(study.path(f"{place}-{name}-cost", 0).exists() for name in SYSTEMS):
+        return
+    world = open_()
+    runs = {name: pretrain(world, name, 0, RATES[0], budget.steps) for name in SYSTEMS}
+    seconds = drawn.step_seconds(runs, partial(make, world), budget.repeats)
+    for name, run in runs.items():
+        keep(study, f"{place}-{name}-cost", 0, partial(cost, world, run, seconds[name]))
 
-    def measure() -> dict[str, Any]:
-        world = open_()
-        run = pretrain(world, name, 0, RATES[0], budget.steps)
-        system, loader = make(world, run, Ranks(0, 1, torch.device("cpu")))
-        batch, state = next(iter(loader.iterate())), system.init_state()
 
-        def losses() -> Tensor:
-            return system.losses(batch, state, None, torch.Generator().manual_seed(0))["loss"]
+def cost(world: World, run: Run, seconds: float) -> dict[str, Any]:
+    """What a step costs that takes so many seconds."""
+    system, loader = make(world, run, Ranks(0, 1, torch.device("cpu")))
+    batch, state = next(iter(loader.iterate())), system.init_state()
 
-        def step() -> float:
-            began = time.perf_counter()
-            losses().backward()
-            system.zero_grad(set_to_none=True)
-            return time.perf_counter() - began
+    def losses() -> Tensor:
+        return system.losses(batch, state, None, torch.Generator().manual_seed(0))["loss"]
 
-        with FlopCounterMode(display=False) as counter:
-            step()
-        return {
-            "metrics": {},
-            "step": {
-                "seconds": round(statistics.median(step() for _ in range(budget.repeats)), 4),
-                "gflops": round(counter.get_total_flops() / 1e9, 3),
-                "passes": passes(system, losses, run.train.batch_size),
-                "kept_mb": round(kept(system, losses) / 2**20, 1),
-                "parameters": sum(p.numel() for p in system.parameters() if p.requires_grad) / 1e3,
-            },
-        }
-
-    keep(study, f"{place}-{name}-cost", 0, measure)
+    with counted() as counter:
+        losses().backward()
+    system.zero_grad(set_to_none=True)
+    return {
+        "metrics": {},
+        "step": {
+            "seconds": seconds,
+            "gflops": round(counter.get_total_flops() / 1e9, 3),
+            "passes": passes(system, losses, run.train.batch_size),
+            "kept_mb": round(kept(system, losses) / 2**20, 1),
+            "parameters": sum(p.numel() for p in system.parameters() if p.requires_grad) / 1e3,
+        },
+    }
 
 
 def passes(system: System, losses: Callable[[], Tensor], pairs: int) -> float:
@@ -267,13 +265,14 @@ def measured(
     test, base = Dataset(world.test), models["pretrain"]
     found: dict[str, float | None] = dict.fromkeys(METRICS)
     texts = "first" if world.first else "all"
-    with suppress(UserError):  # no contrast and no matching head
-        ranks = retrieval.evaluate(models.get("retrieval", base), test, texts=texts, k=16, batch_size=64)
+    searcher = models.get("retrieval", base)
+    if searcher.has_itc or searcher.has_itm:
+        ranks = retrieval.evaluate(searcher, test, texts=texts, k=16, batch_size=64)
         for metric, stage in (("itc", "itc"), ("reranked", "itm")):
             if ranks.get(stage):
                 found[metric] = round((ranks[stage]["tr_r1"] + ranks[stage]["ir_r1"]) / 2, 2)
-    with suppress(UserError):  # it generates no text
-        writer, captions = models.get("caption", base), []
+    writer, captions = models.get("caption", base), []
+    if type(writer).caption is not System.caption:
         for first in range(0, len(test), 50):
             images = [test.image(i) for i in range(first, min(first + 50, len(test)))]
             captions += writer.caption(images)
@@ -283,10 +282,18 @@ def measured(
         ("vqa", "vqa", world.questions),
         ("reasoning", "nlvr2", world.reasoning),
     ):
-        with suppress(UserError):  # no network for the task
-            if sources is not None:
-                found[metric] = round(tuned(task, sources, out, seed, budget), 2)
+        if sources is not None and has_network(base, task):
+            found[metric] = round(tuned(task, sources, out, seed, budget), 2)
     return found
+
+
+def has_network(system: System, task: str) -> bool:
+    """Whether a system says what its network for a task is."""
+    try:
+        system.fine_tuning(task, ("yes", "no"))
+    except UserError:
+        return False
+    return True
 
 
 def tuned(
@@ -316,7 +323,7 @@ def run(study: Study, workers: int, tiny: bool) -> None:
     for make_world in open_.values():
         make_world()
     everything = [(place, name) for place in WORLDS for name in SYSTEMS]
-    in_processes(cost, [(study, open_[p], p, n, budget) for p, n in everything], 1)
+    in_processes(costs, [(study, open_[place], place, budget) for place in WORLDS], 1)
     in_processes(sweep, [(study, open_[p], p, n, lr, budget) for p, n in everything for lr in RATES], workers)
     runs = sorted(((p, n, seed) for p, n in everything for seed in WORLDS[p]), key=lambda run: run[2])
     in_processes(arms, [(study, open_[p], p, n, seed, budget) for p, n, seed in runs], workers)

@@ -145,7 +145,9 @@ def members(world: World) -> dict[str, Member]:
     towers: dict[str, Any] = {"image": image, "text": text, "embed_dim": 128, "positives": "ids", **common}
     plain = replace(image, clip_stem=False, eps=1e-6)
     bert = BertConfig(vocab_size=words, layers=2, fusion_layers=1, positions=POSITIONS, dropout=0.0, **SIZE)
-    med = med_config(vocab_size=words, fusion_layers=3, positions=POSITIONS, dropout=0.0, **SIZE)
+    # its decoder and its matching head begin a text with words of their own
+    beginnings = replace(world.tokenizer, extra=("[DEC]", "[ENC]"))
+    med = med_config(vocab_size=words + 2, fusion_layers=3, positions=POSITIONS, dropout=0.0, **SIZE)
     half = coca_text(vocab_size=words, layers=2, positions=POSITIONS - 1, **SIZE)
     multiway: dict[str, Any] = {"image": ImageConfig(**SEEN), "depth": 4, **SIZE}
     beit3: dict[str, Any] = multiway | {
@@ -183,8 +185,8 @@ def members(world: World) -> dict[str, Member]:
                 rerank="itm+itc",
                 label_smoothing=0.0,
                 caption_length=length,
+                tokenizer=beginnings,
                 **still,
-                **common,
             )
         ),
         "coca": Member(

@@ -146,6 +146,34 @@ def test_the_systems_of_the_family_are_of_one_size(arms, tmp_path):
     assert max(found.values()) < 1.4 * min(found.values())
 
 
+def test_what_the_family_has_no_network_for(arms, tmp_path):
+    family = importlib.import_module("family")
+    from multiway.systems import NETWORKS
+
+    world = family.scenes(tmp_path, family.Sizes(pairs=10, reasoning=10, test=4, test_reasoning=4))
+    systems = {n: NETWORKS[m.pretrain.system].network()(m.pretrain) for n, m in family.members(world).items()}
+    without = {name for name, system in systems.items() if not family.has_network(system, "nlvr2")}
+    assert without == {"clip", "flip", "coca", "simvlm"}
+    blip = systems["blip"]
+    blip.tokenizer = family.multiway.text.Tokenizer.load(blip.config.tokenizer)
+    words = world.vocabulary.read_text().splitlines()
+    assert {blip.dec_id, blip.enc_id} == {len(words), len(words) + 1}
+
+
+def test_steps_are_timed_in_turn(arms, tmp_path, monkeypatch):
+    drawn = importlib.import_module("drawn")
+    taken = []
+
+    def steps(run, make):
+        while True:
+            taken.append(run)
+            yield {"a": 1.0, "b": 3.0}[run] * (10 if len(taken) <= 4 else 1)  # the first are slow
+
+    monkeypatch.setattr(drawn, "_timed_steps", steps)
+    assert drawn.step_seconds({"one": "a", "two": "b"}, None, 3) == {"one": 1.0, "two": 3.0}
+    assert taken == ["a", "b"] * 5
+
+
 def test_a_run_of_the_family_passes_its_budgets(arms, tmp_path):
     from dataclasses import replace
 
@@ -188,6 +216,8 @@ def by_path(name):
 
 
 def test_arms_of_mae_and_flip(arms, tmp_path):
+    from multiway.systems.flip import FLIP
+
     mae, flip = by_path("mae"), by_path("flip")
     for module in (mae, flip):
         named = {claim.better for claim in module.CLAIMS} | {claim.worse for claim in module.CLAIMS}
@@ -199,7 +229,7 @@ def test_arms_of_mae_and_flip(arms, tmp_path):
     drawn = importlib.import_module("drawn")
     world = drawn.World(tmp_path, drawn.Sizes())
     for drop, _ in flip.ARMS.values():
-        assert flip.FLIP(flip.config(world, drop)).config.drop == drop
+        assert FLIP(flip.config(world, drop)).config.drop == drop
     for ratio in mae.RATIOS.values():
         assert mae.MAE(mae.config(ratio)).config.mask_ratio == ratio
 

@@ -26,14 +26,23 @@ class SpecialTokens(System):
     @property
     def dec_id(self) -> int:
         """[DEC], with which a decoder begins; the last row but one of the word table, as officially."""
-        known = None if self.tokenizer is None else self.tokenizer.dec_id
-        return self.config.text.vocab_size - 2 if known is None else known
+        return self._special("dec_id", 2)
 
     @property
     def enc_id(self) -> int:
         """[ENC], with which a grounded text begins; the last row of the word table."""
-        known = None if self.tokenizer is None else self.tokenizer.enc_id
-        return self.config.text.vocab_size - 1 if known is None else known
+        return self._special("enc_id", 1)
+
+    def _special(self, name: str, from_last: int) -> int:
+        rows, tokenizer = self.config.text.vocab_size, self.tokenizer
+        if tokenizer is None or getattr(tokenizer, name) is None:
+            if tokenizer is not None and len(tokenizer) > rows - 2:
+                raise UserError(
+                    f"[DEC] and [ENC] would be words of the {len(tokenizer)} that the tokenizer has: set "
+                    f"system.text.vocab_size, now {rows}, to {len(tokenizer) + 2}"
+                )
+            return rows - from_last
+        return getattr(tokenizer, name)
 
     @staticmethod
     def first(input_ids: Int[Tensor, "B T"], token: int) -> Int[Tensor, "B T"]:

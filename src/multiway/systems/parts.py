@@ -7,9 +7,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from multiway.batch import Batch
+from multiway.core.flops import counted
 from multiway.systems import SYSTEMS
 from multiway.systems.base import System
 from multiway.systems.beit3_system import MultiwaySystem
@@ -47,7 +47,7 @@ def _gflops(model: System) -> dict[str, float]:
     mask = torch.ones_like(ids)
 
     def count(forward: Callable) -> float:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), counted() as counter:
             forward()
         return counter.get_total_flops() / 1e9
 
