@@ -1,7 +1,7 @@
 """What every system promises, asked of each at a tiny size.
 
-That writing with caches equals writing without, token for token, each system's own tests say beside its plain
-path: `tests/generation/test_search.py`, `tests/systems/test_{beit3_captioner,coca,simvlm,generalist}.py`.
+Whole searches with caches and without, and fine-tuning networks, are beside each system's plain path:
+`tests/generation/test_search.py`, `tests/systems/test_{beit3_captioner,coca,simvlm,generalist}.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from tiny_encoders import ENCODERS, encoder
 
 import multiway
 from multiway.systems import SYSTEMS
+from multiway.systems.decoding import StackDecoding
+from multiway.systems.prefix_network import PrefixDecoding
 
 #: BLIP's labels: nine tenths for the word, a tenth for all words alike.
 SMOOTHED = torch.tensor([0.9] + [0.0] * (tiny_blip.VOCAB - 1)) + 0.1 / tiny_blip.VOCAB
@@ -35,6 +37,8 @@ FLOORS = {
     "vilt": -0.1 * 2 / 5 * 2,  # its weight is 0.1
 }
 
+#: What writes texts of pictures.
+WRITERS = [name for name in MAKE if hasattr(SYSTEMS[name].network(), "decoding")]
 KINDS = [(name, kind) for name in MAKE for kind in ENCODERS[name]]
 
 
@@ -108,6 +112,34 @@ def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path) -> None:
     again = multiway.load(multiway.save(model, tmp_path / "model"))
     assert again.config == model.config
     tiny.assert_same(dict(again.state_dict()), dict(model.state_dict()), tolerance=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", WRITERS)
+def test_writing_with_a_cache_equals_reading_all_again(name: str) -> None:
+    model, _, batch = built(name)
+    image, prompt = batch.image[:3], torch.full((3, 1), tiny.CLS)
+    tokens = torch.randint(5, 30, (3, 4), generator=torch.Generator().manual_seed(0))
+    cached = decoding(name, model.eval(), image)
+    found = [cached.start(prompt)]
+    found += [cached.step(tokens[:, i : i + 1], torch.arange(3)[:, None])[:, 0] for i in range(4)]
+    assert not torch.allclose(found[0], found[1])
+    for i, logits in enumerate(found):
+        again = reading(decoding(name, model, image), prompt).start(torch.cat([prompt, tokens[:, :i]], dim=1))
+        torch.testing.assert_close(logits, again, rtol=1e-4, atol=1e-5)
+
+
+def decoding(name: str, model: Any, image: torch.Tensor) -> Any:
+    return model.decoding(image, len(image)) if name == "generalist" else model.decoding(image)
+
+
+def reading(fresh: Any, prompt: torch.Tensor) -> Any:
+    """A decoding that was asked nothing, whose `start` reads a whole text; a prefix stays the encoder's."""
+    if not isinstance(fresh, PrefixDecoding):
+        return fresh
+    network = fresh.network
+    context = network.context(*fresh.encode(prompt, torch.ones_like(prompt)))
+    return StackDecoding(network.embed, network.decoder, network.logits, context=context)
 
 
 @pytest.mark.parametrize("name", MAKE)
