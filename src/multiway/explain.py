@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def gradcam(
         own = score[:, 1] if by == "itm" else score.diagonal()
         (gradient,) = torch.autograd.grad(own.sum(), [maps[number]])
     attention, score = maps[number].detach(), score.detach()
-    down, across = model.config.image.grid
+    down, across = _grid(model, image)
     heat = (attention * gradient.clamp_min(0))[..., -down * across :].unflatten(-1, (down, across)).mean(1)
     if by == "itc":
         return Explained(heat=heat[:, 0], score=score, attention=attention, gradient=gradient)
@@ -92,6 +92,17 @@ def gradcam(
         gradient=gradient,
         by_token=by_token,
     )
+
+
+@torch.no_grad()
+def _grid(model: Any, image: Float[Tensor, "B 3 H W"]) -> tuple[int, int]:
+    """Patches down and across; of a convolutional tower, what a picture of this shape leaves."""
+    if hasattr(model.config.image, "grid"):
+        return model.config.image.grid
+    tower, (height, width) = model.image_tower, image.shape[-2:]
+    places = tower(image[:1]).shape[1] - (tower.pooled_index == 0)
+    down = round((places * height / width) ** 0.5)
+    return down, places // down
 
 
 @torch.no_grad()

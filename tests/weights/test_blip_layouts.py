@@ -20,6 +20,7 @@ from multiway.systems.blip_config import (
     FeaturesConfig,
     NLVRConfig,
     VQAConfig,
+    blip_tokenizer,
 )
 from multiway.systems.blip_heads import AnswerModel, Captioner, PairModel
 from multiway.systems.vit import ViTConfig
@@ -87,15 +88,15 @@ def official() -> dict[str, tuple[Shapes, object]]:
         ),
         "retrieval": (
             momentum(384, 4096) | {"ptr_queue": (1,), "idx_queue": (1, 4096)},
-            sized(BLIPConfig, 384, queue_size=4096, **blip.RETRIEVAL),
+            sized(BLIPConfig, 384, queue_size=4096, tokenizer=blip_tokenizer(35), **blip.RETRIEVAL),
         ),
-        "itm": (itm, sized(BLIPConfig, 384, **blip.RETRIEVAL)),
+        "itm": (itm, sized(BLIPConfig, 384, tokenizer=blip_tokenizer(35), **blip.RETRIEVAL)),
         "base": (vit("visual_encoder.", size=224) | bert("text_encoder."), sized(FeaturesConfig, 224)),
         "decoder": (vit("visual_encoder.", size=384) | decoder(), sized(CaptionerConfig, 384)),
-        "vqa": (vit("visual_encoder.", size=480) | bert("text_encoder.") | decoder(), sized(VQAConfig, 480)),
+        "vqa": (vit("visual_encoder.", size=480) | bert("text_encoder.") | decoder(), VQAConfig()),
         "nlvr": (
             vit("visual_encoder.", size=384) | bert("text_encoder.", twin=True) | heads,
-            sized(NLVRConfig, 384),
+            NLVRConfig(),
         ),
     }
 
@@ -179,7 +180,8 @@ def test_a_checkpoint_loads_by_itself_and_says_what_it_would_do(tmp_path: Path) 
 @pytest.mark.parametrize("kind", [Captioner, AnswerModel, PairModel])
 def test_fine_tuning_starts_from_a_checkpoint_at_a_larger_resolution(kind: type, tmp_path: Path) -> None:
     path, config = checkpoint(tmp_path)
-    sizes = {"image": replace(config.image, image_size=48), "text": config.text}
+    image = replace(config.image, image_size=48)
+    sizes = {"image": image, "text": config.text, "tokenizer": config.tokenizer}
     names = {Captioner: CaptionerConfig, AnswerModel: VQAConfig, PairModel: NLVRConfig}
     run = Run(
         name="tune",

@@ -21,6 +21,7 @@ from multiway.systems.blip_config import (
     FeaturesConfig,
     NLVRConfig,
     VQAConfig,
+    blip_tokenizer,
 )
 from multiway.systems.captioning import Captioning
 from multiway.weights import blip
@@ -30,6 +31,7 @@ SIZES = {
     "image": tiny.vit(width=64, heads=1),
     "text": tiny_blip.med(width=64, heads=1, vocab_size=30524, dropout=0.1),
 }
+DROPPING = SIZES | {"image": tiny.vit(width=64, heads=1, drop_path=0.1)}
 TEXTS = ["a cat", "two dogs on a red mat", "no"]
 
 #: kind -> its config, and what is left out of it: the name of the official class and its file.
@@ -38,8 +40,8 @@ KINDS = {
     "retrieval": BLIPConfig(**SIZES, embed_dim=12, queue_size=8, **blip.RETRIEVAL),
     "itm": BLIPConfig(**SIZES, embed_dim=12, **blip.RETRIEVAL),
     "caption": CaptionerConfig(**SIZES),
-    "vqa": VQAConfig(**SIZES),
-    "nlvr": NLVRConfig(**SIZES, merge_from=1),
+    "vqa": VQAConfig(**DROPPING),
+    "nlvr": NLVRConfig(**DROPPING, tokenizer=blip_tokenizer(max_words=40), merge_from=1),
     "base": FeaturesConfig(**SIZES),
 }
 

@@ -19,6 +19,7 @@ from multiway.systems.albef_heads import EntailmentConfig, EntailmentModel
 from multiway.systems.albef_nlvr import NLVRConfig, PairModel
 from multiway.systems.albef_vqa import AnswerModel, VQAConfig
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokenizer, clip_vit
+from multiway.text import TokenizerConfig
 from multiway.weights import albef, clip, official
 from multiway.weights.keymap import Layout, to_ours, to_theirs
 
@@ -66,7 +67,9 @@ def test_albef_at_full_size_has_the_official_keys(retrieval: bool) -> None:
     config = ALBEFConfig()
     if retrieval:
         image = replace(config.image, image_size=384)
+        words = TokenizerConfig(max_length=30)
         config = replace(config, image=image, mlm_weight=0.0, positives="ids", temperature_range=None)
+        config = replace(config, tokenizer=words)
     with torch.device("meta"):
         model = ALBEF(config)
         state = model.init_state()
@@ -185,7 +188,8 @@ def test_layouts_for_two_pictures() -> None:
 
 def test_checkpoints_of_tasks_are_told_apart(tmp_path: Path) -> None:
     """By their keys, as load_checkpoint does; heads are 64 wide in all official ones."""
-    sizes = {"image": tiny.vit(heads=1), "text": tiny.bert(heads=1, fusion_layers=4, dropout=0.1)}
+    text = tiny.bert(heads=1, fusion_layers=4, dropout=0.1, positions=60)
+    sizes = {"image": tiny.vit(heads=1), "text": text}
     for model, layout in (
         (PairModel(NLVRConfig(**sizes)), albef.nlvr_layout),
         (TextAssignment(AssignmentConfig(**sizes, embed_dim=12)), albef.assignment_layout),

@@ -33,13 +33,14 @@ from multiway.batch import Batch
 from multiway.core.block import Context
 from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
-from multiway.systems.bert import BertConfig
+from multiway.systems.bert import BertConfig, check_fusion
 from multiway.systems.candidates import under_each_other
 from multiway.systems.encoders import Encoders
 from multiway.systems.mae_heads import tower_classifier
 from multiway.systems.masking import mask_words
 from multiway.systems.momentum import Aligned, MomentumSystem
 from multiway.systems.momentum_state import MomentumConfig, MomentumState
+from multiway.systems.sizes import longer
 from multiway.systems.towers import BackboneConfig, build_image_tower
 from multiway.systems.vit import ViTConfig
 from multiway.text import TokenizerConfig
@@ -64,6 +65,9 @@ class ALBEFConfig(MomentumConfig):
     mlm_probability: float = 0.15
     whole_word: bool = False
     rerank: Literal["itm", "itm+itc"] = "itm"
+
+    def __post_init__(self) -> None:
+        check_fusion(self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,20 +203,22 @@ class ALBEF(MomentumSystem[Encoders]):
         if task == "classify":
             return tower_classifier(config.image, labels)
         if task == "retrieval":
-            return replace(config, mlm_weight=0.0, positives="ids", temperature_range=None)
+            words = longer(config.tokenizer, 30, config.text.positions)
+            return replace(config, mlm_weight=0.0, positives="ids", temperature_range=None, tokenizer=words)
         same: dict[str, Any] = {name: getattr(config, name) for name in ("image", "tokenizer", "null_token")}
         same["pooling"] = config.match_pooling
         twice = replace(config.text, fusion_layers=2 * config.text.fusion_layers)
         if task == "assignment":
             return AssignmentConfig(text=twice, embed_dim=config.embed_dim, **same)
         same |= {name: getattr(config, name) for name in ("momentum", "alpha", "alpha_ramp_epochs")}
+        whole = longer(config.tokenizer, 60, config.text.positions)  # officially texts are cut by words alone
         if task == "nlvr2":
-            return NLVRConfig(text=twice, **same)
+            return NLVRConfig(text=twice, **(same | {"tokenizer": whole}))
         if task == "vqa":
             layers = config.text.fusion_layers
             return VQAConfig(text=config.text, decoder_layers=layers, labels=labels, **same)
         if task == "entailment":
-            return EntailmentConfig(text=config.text, **same)
+            return EntailmentConfig(text=config.text, **(same | {"alpha_ramp_epochs": 0, "tokenizer": whole}))
         return super().fine_tuning(task, labels)
 
     # --- two-stage retrieval

@@ -60,6 +60,10 @@ class TextAssignment(System):
         self.config = config
         self.network = PairEncoder(config, nn.Linear(config.text.width, 3), image_tower)
         tower = self.network.image_tower
+        if tower.pooled_index is None:
+            raise UserError(
+                "text assignment finds companions by a picture's class token: take an image tower with one"
+            )
         self.image_proj = nn.Linear(tower.width, config.embed_dim)
         self.text_proj = nn.Linear(config.text.width, config.embed_dim)
         self.temperature = nn.Parameter(torch.tensor(TEMPERATURE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives.classification import classify
 from multiway.systems.distilled import Distilled, DistilledConfig, DistillState, Reader
 from multiway.systems.two_pictures import share_right
+from multiway.text import TokenizerConfig
 
 #: In the order of the official head (dataset/ve_dataset.py).
 LABELS: tuple[str, ...] = ("contradiction", "neutral", "entailment")
@@ -21,13 +22,15 @@ LABELS: tuple[str, ...] = ("contradiction", "neutral", "entailment")
 
 @dataclass(frozen=True, kw_only=True)
 class EntailmentConfig(DistilledConfig):
-    """Visual entailment (configs/VE.yaml).
+    """Visual entailment (configs/VE.yaml: without a ramp).
 
     Attributes:
         labels: the names of the classes, row by row of the head.
     """
 
     system: Literal["albef_ve"] = "albef_ve"
+    tokenizer: TokenizerConfig = field(default_factory=lambda: TokenizerConfig(max_length=60))
+    alpha_ramp_epochs: int = 0
     labels: tuple[str, ...] = LABELS
 
 

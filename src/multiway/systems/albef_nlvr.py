@@ -26,6 +26,7 @@ from multiway.batch import Batch
 from multiway.core.attention import CrossAttention
 from multiway.core.block import Context
 from multiway.core.pooling import pool_text
+from multiway.errors import UserError
 from multiway.objectives.classification import classify
 from multiway.systems.bert import BertConfig
 from multiway.systems.distilled import (
@@ -37,6 +38,7 @@ from multiway.systems.distilled import (
     from_albef,
 )
 from multiway.systems.two_pictures import TwoPictures, one_after_the_other, share_right
+from multiway.text import TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class NLVRConfig(DistilledConfig):
 
     system: Literal["albef_nlvr2"] = "albef_nlvr2"
     text: BertConfig = field(default_factory=lambda: BertConfig(fusion_layers=12))
+    tokenizer: TokenizerConfig = field(default_factory=lambda: TokenizerConfig(max_length=60))
 
 
 class PairEncoder(Reader):
@@ -61,6 +64,11 @@ class PairEncoder(Reader):
     def __init__(self, config: ReaderConfig, head: nn.Module, image_tower: nn.Module | None = None):
         super().__init__(config, image_tower)
         crosses = self._crosses()
+        if len(crosses) % 2:
+            raise UserError(
+                f"system.text.fusion_layers is {len(crosses)}: two of them look at a picture each, give an "
+                "even number"
+            )
         for first, second in zip(crosses[::2], crosses[1::2], strict=True):
             del second.key_value
             second.__dict__["key_value"] = first.key_value  # not registered: it is the other's

@@ -50,6 +50,12 @@ class Asking:
     n: int = 1
     config: GenerationConfig | None = None
 
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.n < 1:
+            raise UserError(f"k is {self.k} and n is {self.n}: give 1 or more of both")
+        if isinstance(self.answers, str):
+            raise UserError(f"answers is one text, {self.answers!r}: give a list of texts")
+
 
 BY_ITSELF = Asking()
 

@@ -14,6 +14,7 @@ from multiway.core.embed import WordEmbed
 from multiway.core.experts import Route
 from multiway.core.init import init_bert
 from multiway.core.ragged import Ragged, countable
+from multiway.errors import UserError
 from multiway.systems.sizes import check_heads
 
 
@@ -41,6 +42,16 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         check_heads(self.heads, self.width, of="system.text.heads")
+
+
+def check_fusion(text: BertConfig) -> None:
+    """Refuse a text stack that never looks at its context.
+
+    Raises:
+        UserError: there is no such layer.
+    """
+    if text.fusion_layers < 1:
+        raise UserError("system.text.fusion_layers is 0: give 1 or more layers that look at pictures")
 
 
 class TextStack(nn.Module):

@@ -32,12 +32,20 @@ from multiway.core.gather import rank, world_size
 from multiway.core.init import init_bert
 from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
-from multiway.systems.blip_config import RETRIEVAL, BLIPConfig, CaptionerConfig, NLVRConfig, VQAConfig
+from multiway.systems.blip_config import (
+    RETRIEVAL,
+    BLIPConfig,
+    CaptionerConfig,
+    NLVRConfig,
+    VQAConfig,
+    dropping,
+)
 from multiway.systems.captioning import Captioning
 from multiway.systems.mae_heads import tower_classifier
 from multiway.systems.med import Decoder, MEDEncoders, shift
 from multiway.systems.momentum import Aligned, MomentumSystem, Similarities
 from multiway.systems.momentum_state import MomentumState
+from multiway.systems.sizes import longer
 from multiway.systems.towers import build_image_tower
 
 
@@ -96,16 +104,24 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
         if task == "classify":
             return tower_classifier(self.config.image, labels)
+        words, places = self.config.tokenizer, self.config.text.positions
         if task == "retrieval":
-            return replace(self.config, **RETRIEVAL)
+            return replace(self.config, tokenizer=longer(words, 35, places), **RETRIEVAL)
         names = ("image", "text", "tokenizer", "null_token")
         own: dict[str, Any] = {name: getattr(self.config, name) for name in names}
         if task == "caption":  # a prompt is officially learned here, pre-training has none
             own["prompt"] = self.config.prompt or CaptionerConfig.prompt
             return CaptionerConfig(caption_length=self.config.caption_length, **own)
         if task == "vqa":
+            rule = "blip_question" if words.cleaning == "blip" else words.cleaning
+            own |= {"image": dropping(self.config.image)}
+            own |= {"tokenizer": longer(words, 35, places, cleaning=rule, max_words=50)}
             return VQAConfig(labels=labels, **own)
-        return NLVRConfig(**own) if task == "nlvr2" else super().fine_tuning(task, labels)
+        if task == "nlvr2":
+            own |= {"image": dropping(self.config.image)}
+            own |= {"tokenizer": longer(words, 100, places, max_words=40)}
+            return NLVRConfig(**own)
+        return super().fine_tuning(task, labels)
 
     # --- the figure
 
@@ -171,17 +187,21 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
         """Token ids as the grounded encoder reads them, [ENC] first."""
         return input_ids if "itm_reads_cls" in self.config.compat else self.first(input_ids, self.enc_id)
 
+    #: Parts of the momentum model that the official code drew apart from the online one's.
+    _tied: tuple[str, ...] = ("words", "positions", "types", "norm", "cross", "norm_cross", "ffn", "norm2")
+
     def init_state(self, *, steps_per_epoch: int = 1) -> State:
         state = super().init_state(steps_per_epoch=steps_per_epoch)
         if "momentum_before_tying" in self.config.compat and state.encoders is not None:
             for part in (state.encoders.text.embed, *state.encoders.text.fusion):
                 for name, module in part.named_children():
-                    if name not in ("attention", "norm1"):
+                    if name in self._tied:
                         init_bert(module)
         return state
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A related system's tensors; where it had no decoder, the encoder's self-attention begins one."""
+        self._tied = ()  # a checkpoint's network has its own moving average
         if self.decoder is None or any(name.startswith("decoder.") for name in tensors):
             return tensors
         text = {n: t for n, t in tensors.items() if n.startswith("encoders.text.fusion.")}
@@ -189,6 +209,7 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
         return tensors | {n.replace("encoders.text.", "decoder."): t for n, t in own.items()}
 
     def start_from_text(self) -> None:
+        self._tied = ("cross", "norm_cross")  # of the rest the tied networks have the same weights
         if self.decoder is not None:
             self.decoder.start_from(self.encoders.med)
 

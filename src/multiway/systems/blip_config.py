@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from multiway.systems.bert import BertConfig
+from multiway.errors import UserError
+from multiway.systems.bert import BertConfig, check_fusion
 from multiway.systems.momentum_state import MomentumConfig
 from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import ViTConfig
-from multiway.text import TokenizerConfig
+from multiway.text import Cleaning, TokenizerConfig
 
 #: Slips of the official code that are mended unless `compat` names them: see docs/compat.md.
 Quirk = Literal["momentum_before_tying", "itm_reads_cls", "question_padding"]
 OFFICIAL: tuple[Quirk, ...] = ("momentum_before_tying", "itm_reads_cls", "question_padding")
+
+
+def dropping(image: ViTConfig | BackboneConfig) -> ViTConfig | BackboneConfig:
+    """A tower with stochastic depth of 0.1, if it has none: so VQA and NLVR2 are learned officially."""
+    if not isinstance(image, ViTConfig) or image.drop_path:
+        return image
+    return replace(image, drop_path=0.1)
 
 
 def med_config(**sizes: Any) -> BertConfig:
@@ -22,9 +30,24 @@ def med_config(**sizes: Any) -> BertConfig:
     return BertConfig(**(defaults | sizes))
 
 
-def blip_tokenizer(max_length: int = 30, *, cleaning: Literal["blip", "none"] = "blip") -> TokenizerConfig:
+def check_med(text: BertConfig) -> None:
+    """Refuse layers that BLIP's networks would not go through.
+
+    Raises:
+        UserError: there are some, or none that look at pictures.
+    """
+    check_fusion(text)
+    if text.layers:
+        raise UserError(
+            f"system.text.layers is {text.layers}: all of BLIP's layers can look at pictures, give "
+            "system.text.fusion_layers instead"
+        )
+
+
+def blip_tokenizer(max_length: int = 30, *, cleaning: Cleaning = "blip", **options: Any) -> TokenizerConfig:
     """BERT's vocabulary with [DEC] and [ENC], and [SEP] at the end."""
-    return TokenizerConfig(cleaning=cleaning, add_sep=True, max_length=max_length, extra=("[DEC]", "[ENC]"))
+    special = ("[DEC]", "[ENC]")
+    return TokenizerConfig(cleaning=cleaning, add_sep=True, max_length=max_length, extra=special, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +84,9 @@ class BLIPConfig(MomentumConfig):
     caption_length: tuple[int, int] = (5, 20)
     compat: tuple[Quirk, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_med(self.text)
+
 
 #: What `BLIPConfig` is in retrieval fine-tuning (models/blip_retrieval.py).
 RETRIEVAL: dict[str, Any] = {
@@ -84,6 +110,9 @@ class FineTunedConfig:
     text: BertConfig = field(default_factory=med_config)
     tokenizer: TokenizerConfig = field(default_factory=blip_tokenizer)
     null_token: bool = False
+
+    def __post_init__(self) -> None:
+        check_med(self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +153,9 @@ class VQAConfig(FineTunedConfig):
     image: ViTConfig | BackboneConfig = field(
         default_factory=lambda: ViTConfig(image_size=480, drop_path=0.1)
     )
-    tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(35, cleaning="none"))
+    tokenizer: TokenizerConfig = field(
+        default_factory=lambda: blip_tokenizer(35, cleaning="blip_question", max_words=50)
+    )
     label_smoothing: float = 0.1
     labels: tuple[str, ...] = ()
     compat: tuple[Quirk, ...] = ()
@@ -142,5 +173,5 @@ class NLVRConfig(FineTunedConfig):
     image: ViTConfig | BackboneConfig = field(
         default_factory=lambda: ViTConfig(image_size=384, drop_path=0.1)
     )
-    tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(35, cleaning="none"))
+    tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(100, max_words=40))
     merge_from: int = 6

@@ -5,6 +5,7 @@ Image-text matching and retrieval are `BLIP` itself with `lm_weight=0`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,6 +47,12 @@ class Captioner(FineTuned, Captioning):
         prompt = self.prompt_ids().expand(len(ids), -1)
         ids = torch.cat([prompt, ids[:, 1:]], dim=1)
         mask = torch.cat([torch.ones_like(prompt), mask[:, 1:]], dim=1)
+        longest = self.config.tokenizer.max_length  # of prompt and caption together (models/blip.py)
+        if ids.shape[1] > longest:
+            assert self.tokenizer is not None  # the prompt was tokenized
+            cut, last = mask[:, longest : longest + 1] > 0, ids[:, longest - 1 : longest]
+            ids = torch.cat([ids[:, : longest - 1], torch.where(cut, self.tokenizer.sep_id, last)], dim=1)
+            mask = mask[:, :longest]
         embeds = self.image_tower.rest(self.image_tower.batch_prefix(batch))
         tokens = seen(embeds, self.image_norm, self.null_token)
         _, _, loss = self.figure(tokens, ids, mask, prompt.shape[1])
@@ -93,6 +100,10 @@ class AnswerModel(FineTuned, Writing):
     def smoothing(self) -> float:
         """Of the answers' cross-entropy, also where they are ranked."""
         return self.config.label_smoothing
+
+    def answer_ids(self, answers: Sequence[str]) -> tuple[Int[Tensor, "A T"], Int[Tensor, "A T"]]:
+        """As they are: the rule of questions is not theirs (data/vqa_dataset.py)."""
+        return self.tokenize(answers, clean=False)
 
     def question(
         self,

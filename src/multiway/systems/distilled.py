@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from multiway.core.momentum import ema_update, momentum_copy
 from multiway.systems.base import System
-from multiway.systems.bert import BertConfig, TextStack
+from multiway.systems.bert import BertConfig, TextStack, check_fusion
 from multiway.systems.encoders import seen
 from multiway.systems.image_tower import ImageTower
 from multiway.systems.momentum_state import Ramp
@@ -46,6 +46,9 @@ class DistilledConfig:
     alpha_ramp_epochs: int = 1
     null_token: bool = False
     pooling: Literal["cls", "mean"] = "cls"
+
+    def __post_init__(self) -> None:
+        check_fusion(self.text)
 
 
 @runtime_checkable

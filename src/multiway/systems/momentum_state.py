@@ -56,7 +56,8 @@ class Ramp(nn.Module):
     """How many steps were taken, and what weight a moving average's soft targets have by then.
 
     Args:
-        ramp_steps: steps over which `alpha` grows linearly from 0 to `alpha_end`.
+        ramp_steps: steps over which `alpha` grows linearly from 0 to `alpha_end`; 0: it is that from the
+            first on.
     """
 
     step: Tensor
@@ -64,12 +65,14 @@ class Ramp(nn.Module):
     def __init__(self, alpha_end: float, ramp_steps: int):
         super().__init__()
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.alpha_end, self.ramp_steps = alpha_end, max(ramp_steps, 1)
+        self.alpha_end, self.ramp_steps = alpha_end, ramp_steps
 
     @property
     def alpha(self) -> Tensor:
         """The weight at this step, 0-d double."""
-        return self.alpha_end * (self.step.cpu().double() / self.ramp_steps).clamp(max=1)
+        step = self.step.cpu().double()
+        ramp = torch.ones_like(step) if self.ramp_steps < 1 else (step / self.ramp_steps).clamp(max=1)
+        return self.alpha_end * ramp
 
 
 class MomentumState(Ramp, Generic[E]):

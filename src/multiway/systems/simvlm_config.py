@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from multiway.errors import UserError
 from multiway.systems.conv_tower import StemConfig
 from multiway.systems.prefix_network import PrefixConfig
 from multiway.systems.sizes import check_positions
@@ -36,6 +37,8 @@ class SimVLMConfig:
 
     def __post_init__(self) -> None:
         check_positions(self.text.positions, self.tokenizer.max_length)
+        if not self.tokenizer.add_sep:
+            raise UserError("SimVLM's texts end with [SEP]: set system.tokenizer.add_sep true")
 
 
 @dataclass(frozen=True, kw_only=True)

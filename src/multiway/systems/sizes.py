@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from multiway.errors import UserError
+from multiway.text import TokenizerConfig
+
+
+def longer(tokenizer: TokenizerConfig, length: int, positions: int, **changes: Any) -> TokenizerConfig:
+    """A tokenizer for texts of `length` tokens, if it was for shorter ones and the table of positions allows.
+
+    Args:
+        changes: other fields.
+    """
+    length = max(tokenizer.max_length, min(length, positions))
+    return replace(tokenizer, max_length=length, **changes)
 
 
 def check_heads(heads: int, width: int, *, of: str, width_of: str | None = None) -> None:

@@ -156,10 +156,14 @@ class Writing(Answering):
     ) -> list[list[Reply]]:
         """The best of a list of answers, or, without one, generated ones."""
         answers, n = asking.answers, asking.n
+        if answers is not None and asking.inference == "generate":
+            raise UserError(
+                "answers of a list are ranked, not generated: leave the list or the inference out"
+            )
         if answers is None and asking.inference != "generate":
-            answers = self.config.labels
+            answers = self.config.labels or None
         question = self.question(image, input_ids, attention_mask)
-        if self.way(asking.inference, "rank" if answers else "generate") == "generate":
+        if self.way(asking.inference, "generate" if answers is None else "rank") == "generate":
             return self._written(question, attention_mask, asking)
         if not answers:
             raise UserError("no answers to rank: give a list, or fine-tune a model, which keeps one")

@@ -22,9 +22,12 @@ from torch import Tensor
 from multiway.errors import UserError
 from multiway.text import cleaning, clip_bpe, spm, wordpiece
 
+#: What is done to a text first: see `TokenizerConfig`.
+Cleaning = Literal["albef", "blip", "blip_question", "multilingual", "none"]
 CLEANERS: dict[str, Callable[[str, int], str]] = {
     "albef": cleaning.pre_caption,
     "blip": cleaning.blip_caption,
+    "blip_question": cleaning.blip_question,
     "multilingual": cleaning.clean_multilingual,
     "none": lambda text, max_words: text,
 }
@@ -43,7 +46,8 @@ class TokenizerConfig:
         kind: `wordpiece` as BERT has it, `clip_bpe` as CLIP has it, or `sentencepiece` as BEiT-3 has it.
         vocab: a shipped name (`bert-base-uncased`, `clip`), a path (vocab.txt, BPE merges, or an spm file),
             or `trained`: the vocabulary lies beside the model.
-        cleaning: the official caption rules of ALBEF or BLIP, one that is safe for every language, or none.
+        cleaning: the official rules of ALBEF's or BLIP's captions or of BLIP's questions, one that is safe
+            for every language, or none.
             CLIP's own (ftfy, lower case) is part of its BPE and always happens; give it `none` here.
         add_sep: end WordPiece texts with [SEP], SentencePiece's with </s>. ALBEF's have none.
         max_length: tokens a text may have, special ones included.
@@ -55,7 +59,7 @@ class TokenizerConfig:
 
     kind: Literal["wordpiece", "clip_bpe", "sentencepiece"] = "wordpiece"
     vocab: str = "bert-base-uncased"
-    cleaning: Literal["albef", "blip", "multilingual", "none"] = "albef"
+    cleaning: Cleaning = "albef"
     add_sep: bool = False
     max_length: int = 25
     max_words: int = 30

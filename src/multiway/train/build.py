@@ -21,9 +21,10 @@ from multiway.data.sample import BadSample
 from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
-from multiway.systems.bert import TextStack
+from multiway.systems.bert import BertConfig, TextStack
 from multiway.systems.encoders import Encoders
 from multiway.systems.med import MED
+from multiway.systems.sizes import check_positions
 from multiway.text import Tokenizer, train_vocabulary
 from multiway.train import optim
 from multiway.train.features import PrefixLoader, cached_dataset, one_view
@@ -32,7 +33,7 @@ from multiway.train.run import Init, LoRAConfig, Run
 from multiway.weights import load
 from multiway.weights.alignment import fusion_from_itc, grounding_from_itc
 from multiway.weights.frozen import load_frozen
-from multiway.weights.initial import load_image_tower, load_text
+from multiway.weights.initial import load_image_tower, load_text, load_word_head
 from multiway.weights.start import start_from_model
 
 Picture = TypeVar("Picture")
@@ -96,6 +97,8 @@ def build_system(run: Run, say: Callable[[str], None] = print) -> System:
     widen(system, run.init.gain, run.init.table_gain)  # before anything is loaded, which keeps its weights
     if system.has_text:
         system.tokenizer = _tokenizer(run)
+        if isinstance(run.system.text, BertConfig):
+            check_positions(run.system.text.positions, run.system.tokenizer.max_length)
     _start_from(system, run.init, run.train.lora, say)
     for name in (run.init.teacher, run.init.visual_tokenizer):
         if name is not None:
@@ -186,7 +189,9 @@ def _start_from(system: System, init: Init, lora: LoRAConfig, say: Callable[[str
         say(f"image tower from {init.image_tower}: {load_image_tower(tower, init.image_tower).sentence()}")
     if init.text is not None:
         text = _part(system, "text", lambda _, module: isinstance(module, TextStack))
-        say(f"text from {init.text}: {load_text(text, init.text).sentence()}")
+        heads = [load_word_head(part, init.text) for part in system.modules() if isinstance(part, WordHead)]
+        head = ", and of the head for words" if any(heads) else ""
+        say(f"text from {init.text}: {load_text(text, init.text).sentence()}{head}")
         system.start_from_text()
     if init.text_proj == "identity":
         proj = _part(system, "text_proj", lambda name, _: name.split(".")[-1] == "text_proj")

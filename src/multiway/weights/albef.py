@@ -16,7 +16,9 @@ from multiway.systems.albef_heads import LABELS, EntailmentConfig
 from multiway.systems.albef_nlvr import NLVRConfig
 from multiway.systems.albef_vqa import VQAConfig
 from multiway.systems.bert import BertConfig
+from multiway.systems.sizes import longer
 from multiway.systems.vit import ViTConfig
+from multiway.text import TokenizerConfig
 from multiway.weights.keymap import ROW, SCALAR, TRANSPOSE, Entry, Layout, linear
 from multiway.weights.parts import bert, timm_vit, word_head
 
@@ -178,10 +180,11 @@ def recognised(tensors: Mapping[str, Tensor]) -> tuple[Any, Layout] | None:
         return config, vqa_layout(config)
     if "cls_head.2.weight" in tensors:
         image, text = _sizes(tensors, "text_encoder.")
+        words = longer(TokenizerConfig(), 60, text.positions)
         if len(tensors["cls_head.2.weight"]) == len(LABELS):
-            config = EntailmentConfig(image=image, text=text)
+            config = EntailmentConfig(image=image, text=text, tokenizer=words)
             return config, entailment_layout(config)
-        config = NLVRConfig(image=image, text=text)
+        config = NLVRConfig(image=image, text=text, tokenizer=words)
         return config, nlvr_layout(config)
     if "temp" in tensors:
         config = config_of(tensors)
@@ -201,6 +204,7 @@ def config_of(tensors: Mapping[str, Tensor], *, patch_size: int | None = None) -
         mlm_weight=1.0 if pretrain else 0.0,
         positives="pair" if pretrain else "ids",
         temperature_range=(0.001, 0.5) if pretrain else None,
+        tokenizer=longer(TokenizerConfig(), 25 if pretrain else 30, text.positions),
     )
 
 

@@ -18,8 +18,11 @@ from multiway.systems.blip_config import (
     FeaturesConfig,
     NLVRConfig,
     VQAConfig,
+    blip_tokenizer,
+    dropping,
     med_config,
 )
+from multiway.systems.sizes import longer
 from multiway.systems.vit import ViTConfig
 from multiway.weights.keymap import ROW, SCALAR, TRANSPOSE, Entry, Layout, linear
 from multiway.weights.parts import bert, bert_layer, timm_vit, word_head
@@ -159,20 +162,27 @@ def config_of(tensors: Mapping[str, Tensor]) -> BLIPKind:
         "image": _image(tensors),
         "text": text_config(tensors, "text_encoder." if encoder else "text_decoder.bert."),
     }
+    positions = sizes["text"].positions
     if not encoder:
         return CaptionerConfig(**sizes)
     if "text_encoder.encoder.layer.0.crossattention.self0.query.weight" in tensors:
         merged = _numbers(
             tensors, r"text_encoder\.encoder\.layer\.(\d+)\.crossattention\.output\.merge_layer"
         )
+        sizes["image"] = dropping(sizes["image"])
+        sizes["tokenizer"] = longer(blip_tokenizer(max_words=40), 100, positions)
         return NLVRConfig(**sizes, merge_from=min(merged, default=max(sizes["text"].fusion_layers, 6)))
     decoder = "text_decoder.cls.predictions.bias" in tensors
+    if "itm_head.weight" not in tensors and decoder:
+        sizes["image"] = dropping(sizes["image"])
     if "itm_head.weight" not in tensors:
         return VQAConfig(**sizes) if decoder else FeaturesConfig(**sizes)
     sizes["embed_dim"] = tensors["vision_proj.weight"].shape[0]
     if "image_queue" in tensors:
         sizes["queue_size"] = tensors["image_queue"].shape[1]
-    return BLIPConfig(**sizes) if decoder else BLIPConfig(**sizes, **RETRIEVAL)
+    if decoder:
+        return BLIPConfig(**sizes)
+    return BLIPConfig(**sizes, tokenizer=longer(blip_tokenizer(), 35, positions), **RETRIEVAL)
 
 
 def _image(tensors: Mapping[str, Tensor]) -> ViTConfig:
@@ -185,6 +195,7 @@ def _image(tensors: Mapping[str, Tensor]) -> ViTConfig:
         depth=1 + max(_numbers(tensors, r"visual_encoder\.blocks\.(\d+)\.")),
         heads=max(width // 64, 1),
         hidden=tensors["visual_encoder.blocks.0.mlp.fc1.bias"].shape[0],
+        drop_path=0.1 if width == 1024 else 0.0,  # `create_vit` of models/blip.py
     )
 
 

@@ -114,15 +114,19 @@ def open_clip_config_of(tensors: Mapping[str, Tensor], *, quick_gelu: bool = Fal
     )
 
 
+#: Width of a tower -> of its heads, where that is not 64: H, g, bigG and e of open_clip.
+HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
+
+
 def vision_sizes(tensors: Mapping[str, Tensor], **options: Any) -> ViTConfig:
-    """The sizes of open_clip's ViT, whose pictures are cropped; heads are 64 wide."""
+    """The sizes of open_clip's ViT, whose pictures are cropped; heads are as wide as in its own configs."""
     patch, rows = tensors["visual.conv1.weight"], tensors["visual.positional_embedding"].shape[0] - 1
     return ViTConfig(
         image_size=round(rows**0.5) * patch.shape[-1],
         patch_size=patch.shape[-1],
         width=patch.shape[0],
         depth=depth(tensors, "visual.transformer."),
-        heads=max(patch.shape[0] // 64, 1),
+        heads=max(patch.shape[0] // HEAD_WIDTHS.get(patch.shape[0], 64), 1),
         hidden=tensors["visual.transformer.resblocks.0.mlp.c_fc.bias"].shape[0],
         eps=1e-5,
         clip_stem=True,

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from multiway.core.embed import resize_positions
+from multiway.core.heads import WordHead
 from multiway.errors import UserError
 from multiway.systems.bert import TextStack
 from multiway.systems.efficientnet import EfficientNetLite0
 from multiway.systems.vit import VisionTransformer
 from multiway.weights.keymap import Layout, Report, to_ours
 from multiway.weights.official import read_tensors
-from multiway.weights.parts import bert, bert_layer, timm_vit
+from multiway.weights.parts import bert, bert_layer, timm_vit, word_head
 
 #: Weights that lie in packages of the registry: name -> (package, file in it). They are read, never imported.
 PACKAGES = {
@@ -95,7 +96,7 @@ def load_text(text: TextStack, name: str, *, fusion_from: int | None = None) -> 
         UserError: a tensor is missing or has another shape.
     """
     path = find(name)
-    tensors = {k.removeprefix("bert."): v for k, v in read_tensors(path).items()}
+    tensors = _bert_tensors(path)
     config = text.config
     depth = 1 + max((int(k.split(".")[2]) for k in tensors if k.startswith("encoder.layer.")), default=-1)
     first = config.layers if fusion_from is None else fusion_from
@@ -113,6 +114,32 @@ def load_text(text: TextStack, name: str, *, fusion_from: int | None = None) -> 
             ours[table] = torch.cat([given[:rows], own.detach()[rows:]])
     _fill(text, ours, missing, path)
     return Report(tuple(ours), (), tuple(missing), tuple(unexpected))
+
+
+def load_word_head(head: WordHead, name: str) -> bool:
+    """Load BERT's own head for masked words, where the weights have one of this width; whether they have.
+
+    ALBEF's head and BLIP's decoder begin with it officially (`BertForMaskedLM`, `BertLMHeadModel`).
+    """
+    tensors, theirs = _bert_tensors(find(name)), "cls.predictions."
+    ours, missing, _ = to_ours(Layout(tuple(word_head("", theirs))), tensors)
+    if missing or ours["dense.weight"].shape != head.dense.weight.shape:
+        return False
+    given, own = ours["bias"], head.bias.detach()
+    ours["bias"] = torch.cat([given, own[len(given) :]])[: len(own)]
+    head.load_state_dict(ours)
+    return True
+
+
+def _bert_tensors(path: Path) -> dict[str, Tensor]:
+    """A BERT's tensors without the `bert.` before them, norms as today's files name them."""
+    olds = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    found = {}
+    for key, tensor in read_tensors(path).items():
+        for old, new in olds.items():
+            key = f"{key.removesuffix(old)}{new}" if key.endswith(old) else key
+        found[key.removeprefix("bert.")] = tensor
+    return found
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], missing: list[str], path: Path) -> None:

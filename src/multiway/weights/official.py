@@ -115,7 +115,7 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
     Raises:
         UserError: the layout is none that is known here.
     """
-    if "visual_encoder.pos_embed" in tensors:
+    if "visual_encoder.pos_embed" in tensors and any(key.startswith("text_") for key in tensors):
         if not any(key.endswith("token_type_embeddings.weight") for key in tensors):  # BLIP has no such table
             config = blip.config_of(tensors)
             return config, blip.layout_of(config, tensors)
@@ -127,7 +127,8 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, Layout]:
     if "visual.conv1.weight" in tensors and "text_decoder.text_projection" in tensors:
         config = coca.config_of(tensors)
         return config, coca.layout(config)
-    if "visual.conv1.weight" in tensors and "token_embedding.weight" in tensors:
+    vit = "visual.class_embedding" in tensors  # else a ResNet
+    if vit and "visual.conv1.weight" in tensors and "token_embedding.weight" in tensors:
         config = clip.open_clip_config_of(tensors, quick_gelu="input_resolution" in tensors)
         return config, clip.open_clip_layout(config)
     if vqkd.is_vqkd(tensors):

@@ -31,7 +31,8 @@ def start_from_model(system: System, model: System, name: str, *, lora: LoRAConf
     """
     _compare_heads(model.config, system.config, name)
     image = system.config.image
-    if hasattr(model.config.image, "grid") and model.config.image.image_size != image.image_size:
+    sized = hasattr(model.config.image, "grid") and not hasattr(model.config, "longest_side")  # ViLT adopts
+    if sized and model.config.image.image_size != image.image_size:
         model = resized(model, image.image_size)
     given, own = system.adopt(_tensors(model, system)), system.state_dict()
     fits = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
