@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -303,6 +303,9 @@ def tuned(
     data, folder = drawn.labelled(sources[0](seed), seed), out / task
     train = drawn.training(budget.task, seed, 2e-4, batch_size=64)
     run = finetune.plan(task, out / "model", data, train=train)
+    image = run.system.image
+    if hasattr(image, "drop_path"):  # BLIP's fine-tunings have it officially; no arm has
+        run = replace(run, system=replace(run.system, image=replace(image, drop_path=0.0)))
     drawn.trained(run, folder, lambda run, ranks: finetune.build(task, run, ranks))
     model, kind = multiway.load(folder / "model").eval(), finetune.task_of(task)
     samples = kind.open((LabelledSource(path=sources[1]),), finetune.labels_of(run.system), None)

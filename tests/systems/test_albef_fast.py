@@ -49,6 +49,8 @@ def test_alpha_ramps_over_the_first_epoch_and_stays() -> None:
         found.append(float(state.alpha))
         state.step += 1
     assert found == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4])
+    at_once = ALBEF(tiny.albef_config(alpha=0.4, alpha_ramp_epochs=0)).init_state(steps_per_epoch=4)
+    assert float(at_once.alpha) == 0.4
 
 
 def test_the_temperature_is_clamped_before_the_next_forward() -> None:

@@ -12,6 +12,7 @@ from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems.albef_assignment import AssignmentConfig, TextAssignment, companions
 from multiway.systems.albef_nlvr import NLVRConfig, PairModel
+from multiway.systems.towers import BackboneConfig
 
 
 def pairs(size: int = 4) -> Batch:
@@ -27,6 +28,14 @@ def model(**changes) -> PairModel:
     for parameter in found.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return found
+
+
+def test_layers_come_in_pairs_and_companions_need_a_class_token() -> None:
+    with pytest.raises(UserError, match="fusion_layers is 3: .* an even number"):
+        model(text=tiny.bert(fusion_layers=3))
+    tower = BackboneConfig(name="efficientnet_lite0", image_size=64)
+    with pytest.raises(UserError, match="an image tower with one"):
+        TextAssignment(AssignmentConfig(image=tower, text=tiny.bert(fusion_layers=4)))
 
 
 def test_a_layer_looks_at_its_own_picture_and_a_pair_shares_keys_and_values() -> None:

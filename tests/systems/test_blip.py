@@ -16,11 +16,12 @@ from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems import NETWORKS, SYSTEMS
 from multiway.systems.blip import BLIP, Draws
-from multiway.systems.blip_config import CaptionerConfig
-from multiway.systems.blip_heads import Captioner
+from multiway.systems.blip_config import BLIPConfig, CaptionerConfig, NLVRConfig, VQAConfig
+from multiway.systems.blip_heads import AnswerModel, Captioner
 from multiway.systems.med import Decoder, shift
 from multiway.systems.parts import profile
 from multiway.systems.towers import BackboneConfig
+from multiway.text import Tokenizer
 from multiway.train.optim import build_optimizer
 from multiway.train.run import TrainConfig
 
@@ -235,6 +236,69 @@ def test_a_captioner_sees_what_the_model_that_it_starts_from_saw() -> None:
             decoder = model.writer()
             found.append(decoder.logits(decoder(ids, mask, model.caption_context(image))))
     torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.filterwarnings("ignore:a text was cut")
+def test_prompt_and_caption_are_cut_together(monkeypatch) -> None:
+    tokens = replace(tiny_blip.config().tokenizer, max_length=9)
+    text = tiny_blip.med(vocab_size=30524)
+    captioner = Captioner(CaptionerConfig(image=tiny.vit(), text=text, tokenizer=tokens))
+    captioner.tokenizer = Tokenizer.load(tokens)
+    seen = []
+
+    def figure(embeds, ids, mask, prompt):
+        seen.append((ids, mask))
+        return None, None, torch.zeros(())
+
+    monkeypatch.setattr(captioner, "figure", figure)
+    ids, mask = captioner.tokenize(["a red dog on a big blue boat", "a dog"])
+    captioner.losses(Batch(image=torch.randn(2, 3, 32, 32), input_ids=ids, attention_mask=mask))
+    (ids, mask) = seen[0]
+    expected = [captioner.tokenizer.encode(f"a picture of {text}") for text in ("a red dog on", "a dog")]
+    assert ids[0, 1:].tolist() == expected[0][1:]  # [DEC] comes before both
+    assert mask[0].all()
+    assert ids[1][mask[1].bool()][1:].tolist() == expected[1][1:]
+
+
+def test_fine_tunings_read_texts_as_officially() -> None:
+    model = BLIP(BLIPConfig(image=tiny.vit(), text=tiny_blip.med(vocab_size=30524, positions=512)))
+    vqa, nlvr = model.fine_tuning("vqa", ("12:30",)), model.fine_tuning("nlvr2")
+    assert vqa.tokenizer == VQAConfig().tokenizer
+    assert nlvr.tokenizer == NLVRConfig().tokenizer
+    assert vqa.image.drop_path == nlvr.image.drop_path == 0.1
+    assert model.fine_tuning("retrieval").tokenizer.max_length == 35
+    answers = AnswerModel(vqa)
+    answers.tokenizer = Tokenizer.load(vqa.tokenizer)
+    questions, _ = answers.tokenize(["is it 12:30 (or so)?"])
+    plain, _ = answers.tokenize(["is it 1230 or so?"], clean=False)
+    assert torch.equal(questions, plain)
+    ids, mask = answers.answer_ids(["12:30"])
+    assert answers.tokenizer.decode([ids[0][mask[0].bool()].tolist()])[0].split() == ["12", ":", "30"]
+
+
+def test_the_official_order_touches_only_what_was_not_loaded() -> None:
+    model = BLIP(tiny_blip.config(compat=("momentum_before_tying",)))
+
+    def same() -> set[str]:
+        state, own = model.init_state().encoders.text.fusion[0], model.encoders.med.fusion[0]
+        return {
+            n for n, p in own.named_parameters() if torch.equal(p, state.get_parameter(n)) and p.ndim == 2
+        }
+
+    assert all(name.startswith("attention") for name in same())
+    model.start_from_text()
+    assert {name.split(".")[0] for name in same()} == {"attention", "ffn"}
+    model.adopt(model.state_dict())
+    assert {name.split(".")[0] for name in same()} == {"attention", "ffn", "cross"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"), [({"layers": 1}, "text.layers is 1"), ({"fusion_layers": 0}, "fusion_layers is 0")]
+)
+def test_layers_that_no_forward_goes_through(changes: dict, says: str) -> None:
+    for kind in (BLIPConfig, CaptionerConfig):
+        with pytest.raises(UserError, match=says):
+            kind(image=tiny.vit(), text=tiny_blip.med(**changes))
 
 
 # --- ranks

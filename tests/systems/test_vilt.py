@@ -18,7 +18,7 @@ from multiway.errors import UserError
 from multiway.explain import carried, overlay, resize_heat
 from multiway.objectives import alignment
 from multiway.systems import NETWORKS
-from multiway.systems.vilt import Draws
+from multiway.systems.vilt import Draws, ViLT
 from multiway.systems.vilt_config import RetrievalConfig
 from multiway.systems.vilt_heads import Draws as RetrievalDraws
 from multiway.systems.vilt_heads import Retrieval
@@ -219,6 +219,15 @@ def test_texts_alone_are_refused() -> None:
         model.losses(batch, model.init_state(), tiny_vilt.draws(batch))
     with pytest.raises(UserError, match="classify: it has networks for retrieval"):
         model.fine_tuning("classify")
+
+
+def test_a_run_for_larger_pictures_starts_from_a_model_for_smaller_ones() -> None:
+    old, config = tiny_vilt.vilt(), tiny_vilt.config()
+    larger = replace(config, image=replace(config.image, image_size=64), longest_side=112)
+    model = ViLT(larger)
+    assert "shape" not in start_from_model(model, old, "old")
+    name = "image_tower.blocks.0.attention.qkv.weight"
+    assert torch.equal(model.get_parameter(name), old.get_parameter(name))
 
 
 def test_configs_that_can_not_be() -> None:

@@ -20,6 +20,7 @@ from multiway.data.referring import Referring
 from multiway.errors import UserError
 from multiway.explain import gradcam, overlay, resize_heat
 from multiway.metrics.grounding import best_box, iou, points_into
+from multiway.systems.towers import BackboneConfig
 
 
 def test_boxes_by_hand() -> None:
@@ -64,6 +65,14 @@ def test_heat_is_attention_times_its_gradient(kind: str) -> None:
     with pytest.raises(UserError, match="no layer 9"):
         gradcam(model, *pairs, layer=9)
     assert len(maps) == 2
+
+
+def test_a_convolutional_tower_is_looked_through_by_its_own_grid() -> None:
+    tower = BackboneConfig(name="efficientnet_lite0", image_size=(64, 96))
+    model, _ = tiny.albef(tiny.albef_config(image=tower))
+    batch = tiny.batch(2)
+    heat = gradcam(model.eval(), torch.randn(2, 3, 64, 96), *batch.text()).heat
+    assert heat.shape == (2, 2, 3)
 
 
 def test_drawn_worlds_and_files(tmp_path: Path) -> None:

@@ -8,20 +8,21 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from multiway.batch import Batch
 from multiway.core import masks
 from multiway.core.embed import resize_positions
+from multiway.core.heads import WordHead
 from multiway.errors import UserError
 from multiway.systems.albef import ALBEF, Draws
 from multiway.systems.bert import TextStack
 from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import VisionTransformer
 from multiway.weights.alignment import SPREAD, fusion_from_itc
-from multiway.weights.initial import load_image_tower, load_text
+from multiway.weights.initial import load_image_tower, load_text, load_word_head
 from multiway.weights.keymap import Layout, to_theirs
-from multiway.weights.parts import bert, timm_vit
+from multiway.weights.parts import bert, timm_vit, word_head
 
 
 def saved(tensors: dict[str, torch.Tensor], path: Path) -> str:
@@ -72,6 +73,30 @@ def test_text_layers_first_then_fusion_layers(tmp_path: Path, layers, fusion_fro
         assert torch.equal(text.fusion[i].attention.qkv.weight, source.text[taken[i]].attention.qkv.weight)
     for name, value in fresh.items():
         assert torch.equal(text.get_parameter(name), value), name
+
+
+def test_berts_published_file_names_its_norms_otherwise_and_has_a_head(tmp_path: Path) -> None:
+    source, path = bert_file(tmp_path / "bert.safetensors", layers=4, prefix="bert.")
+    head = WordHead(16, 50, eps=1e-12)
+    torch.nn.init.normal_(head.bias)
+    tensors = load_file(path) | {
+        f"cls.predictions.{key}": tensor
+        for key, tensor in to_theirs(Layout(tuple(word_head("", ""))), head.state_dict()).items()
+    }
+    olds = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
+    for new, old in olds:
+        tensors = {key.replace(new, old): tensor for key, tensor in tensors.items()}
+    path = saved(tensors, tmp_path / "published.safetensors")
+    text = TextStack(tiny.bert(), context_width=24)
+    load_text(text, path)
+    assert torch.equal(text.embed.norm.weight, source.embed.norm.weight)
+    own = WordHead(16, 52, eps=1e-12)  # two more words
+    assert load_word_head(own, path)
+    assert torch.equal(own.dense.weight, head.dense.weight)
+    assert torch.equal(own.norm.bias, head.norm.bias)
+    assert torch.equal(own.bias, torch.cat([head.bias, torch.zeros(2)]))
+    assert not load_word_head(WordHead(24, 50, eps=1e-12), path)  # of another width
+    assert not load_word_head(own, bert_file(tmp_path / "bare.safetensors", layers=4)[1])
 
 
 def test_shorter_tables_keep_their_rows_and_other_widths_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,29 @@ import pytest
 import torch
 
 from multiway.errors import UserError
-from multiway.weights.official import read_tensors
+from multiway.weights.clip import vision_sizes
+from multiway.weights.official import read_tensors, recognise
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("visual.conv1.weight", "token_embedding.weight", "visual.layer1.0.conv1.weight"),  # a ResNet of CLIP
+        ("visual_encoder.pos_embed", "query_tokens"),  # BLIP-2
+    ],
+)
+def test_networks_that_are_unknown_here(keys: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="layout"):
+        recognise({key: torch.zeros(1, 1) for key in keys}, tmp_path / "x.pt")
+
+
+def test_heads_of_the_largest_towers_are_wider() -> None:
+    shapes = {
+        "visual.conv1.weight": (1280, 3, 14, 14),
+        "visual.positional_embedding": (257, 1280),
+        "visual.transformer.resblocks.0.mlp.c_fc.bias": (5120,),
+    }
+    assert vision_sizes({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}).heads == 16
 
 
 class Hostile:
