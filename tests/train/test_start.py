@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tiny
 import tiny_beit3
 import tiny_blip
 import torch
@@ -18,7 +19,7 @@ from multiway.systems.blip_config import blip_tokenizer
 from multiway.systems.vit import VisionTransformer
 from multiway.text import Tokenizer
 from multiway.train.build import _start_heads, build_system
-from multiway.train.run import Init, Run, TrainConfig
+from multiway.train.run import Init, LoRAConfig, Run, TrainConfig
 from multiway.weights import save
 
 
@@ -56,6 +57,22 @@ def test_beit3s_head_for_words_starts_so_too() -> None:
     assert model.mlm_head.bias.argmax() != model.tokenizer.cls_id
 
 
+def test_words_need_rows_and_places_and_adapters_a_checkpoint_as_it_is() -> None:
+    def built(lora: int = 0, **text) -> None:
+        config = tiny.albef_config(text=tiny.bert(**({"vocab_size": 30522, "positions": 25} | text)))
+        train = TrainConfig(steps=1, lora=LoRAConfig(rank=lora))
+        init = Init(checkpoint="nowhere", fusion="itc")
+        build_system(Run(name="", system=config, data=None, train=train, init=init))
+
+    for changes, says in (
+        ({"vocab_size": 50}, "vocab_size is 50, and the tokenizer has 30522 tokens: set it to 30522"),
+        ({"positions": 20}, "positions for texts of 20"),
+        ({"lora": 2}, "which init.fusion and init.head would change"),
+    ):
+        with pytest.raises(UserError, match=says):
+            built(**changes)
+
+
 def test_gains_are_of_fresh_linear_maps_and_tables_alone(tmp_path) -> None:
     def built(**init) -> BLIP:
         torch.manual_seed(0)
@@ -64,7 +81,7 @@ def test_gains_are_of_fresh_linear_maps_and_tables_alone(tmp_path) -> None:
             Run(name="", system=config, data=data, train=TrainConfig(steps=1), init=Init(**init))
         )
 
-    config = tiny_blip.config()
+    config = tiny_blip.config(text=tiny_blip.med(vocab_size=30524))
     config = replace(config, tokenizer=replace(config.tokenizer, max_length=20))
     plain, wide = built(), built(gain=2.0, table_gain=3.0)
     for (name, module), other in zip(plain.named_modules(), wide.modules(), strict=True):

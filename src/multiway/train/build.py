@@ -97,13 +97,24 @@ def build_system(run: Run, say: Callable[[str], None] = print) -> System:
     widen(system, run.init.gain, run.init.table_gain)  # before anything is loaded, which keeps its weights
     if system.has_text:
         system.tokenizer = _tokenizer(run)
-        if isinstance(run.system.text, BertConfig):
-            check_positions(run.system.text.positions, run.system.tokenizer.max_length)
+        _check_words(run, system.tokenizer)
     _start_from(system, run.init, run.train.lora, say)
     for name in (run.init.teacher, run.init.visual_tokenizer):
         if name is not None:
             system.learn_from(load_frozen(name))
     return system
+
+
+def _check_words(run: Run, tokenizer: Tokenizer) -> None:
+    """Whether the text stack has a row for every word, and a position for every place."""
+    text, count = run.system.text, len(tokenizer)
+    if getattr(text, "vocab_size", count) < count:
+        raise UserError(
+            f"system.text.vocab_size is {text.vocab_size}, and the tokenizer has {count} tokens: set it to "
+            f"{count}, or choose another system.tokenizer.vocab"
+        )
+    if isinstance(text, BertConfig):
+        check_positions(text.positions, run.system.tokenizer.max_length)
 
 
 def _tokenizer(run: Run) -> Tokenizer:
@@ -177,6 +188,11 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _start_from(system: System, init: Init, lora: LoRAConfig, say: Callable[[str], None]) -> None:
+    if lora.rank and (init.fusion != "fresh" or init.head != "fresh"):
+        raise UserError(
+            "train.lora keeps the weights that the checkpoint brings, which init.fusion and init.head would "
+            "change: set both to fresh, or train.lora.rank 0"
+        )
     if lora.rank and init.checkpoint is None:
         raise UserError(
             "train.lora adapts a checkpoint: name it as init.checkpoint, or set train.lora.rank 0"
