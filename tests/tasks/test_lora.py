@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import multiway
 from multiway.cli.main import main
@@ -67,6 +67,20 @@ def test_adapters_alone_are_trained_and_written(folder, tmp_path):
             planned(folder, lora=LoRAConfig(rank=2, targets=("nothing",))),
             CPU,
         )
+
+
+def test_a_damaged_adapter_is_one_sentence(folder, tmp_path):
+    out = tmp_path / "out"
+    finetune("nlvr2", planned(folder, lora=LoRAConfig(rank=2)), out)
+    file = out / "model-adapter" / "adapter.safetensors"
+    tensors = load_file(file)
+    name = min(tensors)
+    save_file(tensors | {name: tensors[name][:1].clone()}, file)
+    with pytest.raises(UserError, match=f"does not fit .* \\({name}\\)"):
+        multiway.load(file.parent)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="no whole adapter"):
+        multiway.load(file.parent)
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(folder, tmp_path):

@@ -60,7 +60,7 @@ def test_beit3s_head_for_words_starts_so_too() -> None:
 def test_words_need_rows_and_places_and_adapters_a_checkpoint_as_it_is() -> None:
     def built(lora: int = 0, **text) -> None:
         config = tiny.albef_config(text=tiny.bert(**({"vocab_size": 30522, "positions": 25} | text)))
-        train = TrainConfig(steps=1, lora=LoRAConfig(rank=lora))
+        train = TrainConfig(steps=1, lora=LoRAConfig(rank=lora), freeze=("itm_head",) * (lora == 3))
         init = Init(checkpoint="nowhere", fusion="itc")
         build_system(Run(name="", system=config, data=None, train=train, init=init))
 
@@ -68,6 +68,7 @@ def test_words_need_rows_and_places_and_adapters_a_checkpoint_as_it_is() -> None
         ({"vocab_size": 50}, "vocab_size is 50, and the tokenizer has 30522 tokens: set it to 30522"),
         ({"positions": 20}, "positions for texts of 20"),
         ({"lora": 2}, "which init.fusion and init.head would change"),
+        ({"lora": 3}, "leave train.freeze out"),
     ):
         with pytest.raises(UserError, match=says):
             built(**changes)

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multiway.core.lora import merged
@@ -56,14 +57,14 @@ def load_adapter(folder: Path, load: Callable[[str], System]) -> System:
         config = read_config(facts["config"]["system"], facts["config"], folder / "adapter.json")
         lora = TypeAdapter(LoRAConfig).validate_python(facts["lora"])
         base = facts["base"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} is no whole adapter ({error}): take another copy") from None
     network, model = NETWORKS[config.system].network(), load(base)
     adapted = network(config)
     start_from_model(adapted, model, base, lora=lora)
-    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
-    if trained != set(tensors):
-        odd = min(trained ^ set(tensors))
+    trained = {name: p.shape for name, p in adapted.named_parameters() if p.requires_grad}
+    if trained != (given := {name: tensor.shape for name, tensor in tensors.items()}):
+        odd = min(name for name, _ in trained.items() ^ given.items())
         raise UserError(f"{folder} does not fit {base} ({odd}): name the model that it was trained from")
     adapted.load_state_dict(tensors, strict=False)
     plain = network(config)
