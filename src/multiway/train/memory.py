@@ -53,10 +53,9 @@ def explained(step: Step) -> Step:
 def advice(config: TrainConfig, world: int) -> str:
     """What to change, the gentlest first: what keeps the result before what alters it."""
     size = config.per_rank(world) // config.accumulate
-    said = [
-        f"--find-batch-size, or --accumulate {2 * config.accumulate} (the batch in parts, of which ITC compares one at a time)"
-    ]
-    said += [] if config.checkpointing else ["--checkpointing True (slower, same numbers)"]
+    said = [] if config.checkpointing else ["--checkpointing True (slower, same numbers)"]
+    parts = f"--find-batch-size, or --accumulate {2 * config.accumulate}"
+    said += [f"{parts} (the batch in parts, of which ITC compares one at a time)"]
     said += [] if config.precision == "bf16" else ["--precision bf16"]
     said += [] if config.lora.rank else ["--lora.rank 8 (adapters alone are trained)"]
     said += ["a smaller --batch-size", "a smaller image size"]
