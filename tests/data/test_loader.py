@@ -1,8 +1,12 @@
 """Every sample once; resume and workers change nothing; bad samples are replaced and counted."""
 
+import io
 import itertools
+import json
 import pickle
+import tarfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,6 +165,20 @@ def test_bad_samples_are_replaced_by_the_next_good_one_and_counted(make_tars, en
     assert loader.tally.reasons == {"not_an_image": 2, "empty_caption": 1}
     list(loader.iterate(2, steps=4))  # met again, not counted again
     assert loader.tally.sentence() == "7 samples read, 3 skipped (not_an_image 2, empty_caption 1)"
+
+
+def test_a_caption_that_ends_in_half_an_emoji_is_a_bad_sample(make_tars, encode):
+    captions = json.dumps({"caption": "nice \ud83d"})
+    path = Path(make_tars(4))
+    with tarfile.open(path / "00000.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("00009.jpg"))
+        info = tarfile.TarInfo("00009.json")
+        info.size = len(captions)
+        tar.addfile(info, io.BytesIO(captions.encode()))
+    dataset = Dataset(Source(path=str(path)))
+    loader = Loader(dataset, encode=encode, transform=None, batch_size=5, shuffle=False, max_bad_share=0.5)
+    assert len(next(loader.iterate()).keys) == 5
+    assert loader.tally.reasons == {"bad_text": 1}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
