@@ -141,9 +141,11 @@ def _members(file: io.IOBase, path: str, problems: Counter[str]) -> Iterator[tup
         if len(header) < BLOCK:
             problems["truncated_tar"] += 1  # no end-of-archive block was met
             return
-        after: int | None = at + BLOCK
-        if not any(header) and (after := _after_zeros(file, at)) is None:
-            return
+        after = at + BLOCK
+        if not any(header):
+            after = _after_zeros(file, at)
+            if after == end:
+                return
         size = _size(header)
         if size is None:
             if not lost:
@@ -165,8 +167,8 @@ def _members(file: io.IOBase, path: str, problems: Counter[str]) -> Iterator[tup
             longname = None
 
 
-def _after_zeros(file: io.IOBase, at: int) -> int | None:
-    """The first block from `at` on that is not of zeros; None where the tar ends with them.
+def _after_zeros(file: io.IOBase, at: int) -> int:
+    """Where the first block from `at` on begins that is not of zeros; the file's end where there is none.
 
     A tar ends with two such blocks. One between members is damage, two are where tars were joined.
     """
@@ -175,7 +177,7 @@ def _after_zeros(file: io.IOBase, at: int) -> int | None:
         if rest := piece.lstrip(b"\0"):
             return at + (len(piece) - len(rest)) // BLOCK * BLOCK
         at += len(piece)
-    return None
+    return at
 
 
 def _size(header: bytes) -> int | None:
