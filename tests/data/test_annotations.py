@@ -148,6 +148,9 @@ def test_captions_that_are_no_text(folder):
         ("x.json", '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "x"}]}', "lacks what"),
         ("x.json", '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 2}]}', "lacks what"),
         ("x.json", '{"images": [{"split": "val", "filename": "a.jpg"}]}', "lacks what"),
+        ("x.jsonl", '\n{"image": "a.jpg"}\n\n{"image"}\n', "line 4, column 9: Expecting ':'"),
+        ("x.jsonl", "[" * 200_000, "can't be read as jsonl: line 1"),
+        ("x.json", "[" * 200_000, "can't be read as json"),
         ("x.jsonl", '{"image": "nowhere.jpg", "caption": "x"}', "name their folder"),
         ("x.jsonl", '{"image": "a.jpg", "caption": ""}', "No picture with a caption"),
     ],
@@ -191,3 +194,13 @@ def test_a_column_of_splits_and_other_columns(folder, tmp_path):
     (tmp_path / "nocaps.json").write_text(table("nocaps.json"))
     found = Dataset(Source(path=str(tmp_path / "nocaps.json"), images=str(folder)))
     assert found.meta(1)["domain"] == "near-domain"
+
+
+def test_names_that_no_file_can_have(folder):
+    rows = [{"image": name, "caption": "[" * 200_000} for name in ("x" * 300, "nul\0", "a.jpg")]
+    (folder / "x.json").write_text(json.dumps(rows))
+    files = read_annotations(folder / "x.json")
+    for i in range(2):
+        with pytest.raises(BadSample, match="unreadable"):
+            files.image(i)
+    assert files.image(2)

@@ -1,8 +1,12 @@
 """Every sample once; resume and workers change nothing; bad samples are replaced and counted."""
 
+import io
 import itertools
+import json
 import pickle
+import tarfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +15,14 @@ from hypothesis import strategies as st
 
 from multiway.data.augment import Augment, eval_transform, train_transform
 from multiway.data.dataset import Dataset, Source
+from multiway.data.labelled import LabelledSource
 from multiway.data.loader import Loader
 from multiway.data.order import Order
+from multiway.data.questions import Questions
+from multiway.data.referring import Referring
+from multiway.data.sample import BadSample
+from multiway.data.sentences import Sentences
+from multiway.data.two_pictures import PicturePairs
 from multiway.errors import UserError
 
 
@@ -161,6 +171,41 @@ def test_bad_samples_are_replaced_by_the_next_good_one_and_counted(make_tars, en
     assert loader.tally.reasons == {"not_an_image": 2, "empty_caption": 1}
     list(loader.iterate(2, steps=4))  # met again, not counted again
     assert loader.tally.sentence() == "7 samples read, 3 skipped (not_an_image 2, empty_caption 1)"
+
+
+def test_a_caption_that_ends_in_half_an_emoji_is_a_bad_sample(make_tars, encode):
+    captions = json.dumps({"caption": "nice \ud83d"})
+    path = Path(make_tars(4))
+    with tarfile.open(path / "00000.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("00009.jpg"))
+        info = tarfile.TarInfo("00009.json")
+        info.size = len(captions)
+        tar.addfile(info, io.BytesIO(captions.encode()))
+    dataset = Dataset(Source(path=str(path)))
+    loader = Loader(dataset, encode=encode, transform=None, batch_size=5, shuffle=False, max_bad_share=0.5)
+    assert len(next(loader.iterate()).keys) == 5
+    assert loader.tally.reasons == {"bad_text": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        (Questions, {"image": "a.png", "question": "x", "answer": "y"}),
+        (Referring, {"image": "a.png", "text": "x", "box": [0, 0, 2, 2]}),
+        (Sentences, {"image": "a.png", "sentence": "x", "label": "neutral"}),
+        (PicturePairs, {"images": ["a.png", "a.png"], "sentence": "x", "label": "True"}),
+    ],
+)
+def test_hostile_rows_of_tasks_are_bad_samples(tmp_path, make_picture, kind, row):
+    (tmp_path / "a.png").write_bytes(make_picture(format="PNG"))
+    text = next(name for name in ("question", "text", "sentence") if name in row)
+    long = {**row, **({"image": "a" * 300} if "image" in row else {"images": ["a" * 300, "a.png"]})}
+    (tmp_path / "rows.json").write_text(json.dumps([long, {**row, text: "nice \ud83d"}]))
+    data = kind(LabelledSource(path=str(tmp_path / "rows.json")))
+    with pytest.raises(BadSample, match="unreadable"):
+        data.image(0)
+    with pytest.raises(BadSample, match="bad_text"):
+        data.texts(1)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,5 +1,7 @@
 """`multiway data pack`: files as they were, with source, licence and opt-out."""
 
+import json
+
 import pytest
 
 from multiway.data.dataset import Dataset, Source
@@ -66,3 +68,14 @@ def test_a_caption_of_two_lines_stays_one(tmp_path, make_picture):
     again = Dataset(Source(path=str(tmp_path / "tars")))
     assert again.texts(0) == ["line one line\u2028two", "other"]
     assert again.meta(0)["caption"] == "line one line\u2028two"
+
+
+def test_half_an_emoji_is_skipped_and_counted(tmp_path, make_picture):
+    rows = [("a", "nice \ud83d", ""), ("b", "good", "of \ud83d")]
+    for name, *_ in rows:
+        (tmp_path / f"{name}.png").write_bytes(make_picture(format="PNG"))
+    lines = [json.dumps({"image": f"{n}.png", "caption": text, "note": note}) for n, text, note in rows]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    found = pack(Dataset(Source(path=str(tmp_path / "list.jsonl"))), tmp_path / "tars")
+    assert (found["written"], found["skipped"]) == (1, {"bad_text": 1})
+    assert Dataset(Source(path=str(tmp_path / "tars"))).meta(0)["note"] == "of \ud83d"

@@ -108,6 +108,31 @@ def test_after_a_damaged_header_the_next_one_is_found(make_tars):
     assert shards.problems == {"corrupt_tar": 1, "no_image": 1}
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_zeros_between_members_do_not_end_the_tar(make_tars, blocks):
+    path = Path(expand(make_tars(24, shard_size=24))[0])
+    with tarfile.open(path) as tar:
+        at = tar.getmember("00005.jpg").offset
+    content = bytearray(path.read_bytes())
+    content[at : at + 512 * blocks] = bytes(512 * blocks)
+    path.write_bytes(content)
+    shards = Shards([str(path)])
+    assert [int(shards.key(i)) for i in range(len(shards))] == [n for n in range(24) if n != 5]
+    assert shards.problems == {"corrupt_tar": 1, "no_image": 1}
+
+
+def test_a_negative_size_is_no_header(make_tars):
+    path = Path(expand(make_tars(3, shard_size=3))[0])
+    with tarfile.open(path) as tar:
+        at = tar.getmember("00001.jpg").offset
+    content = bytearray(path.read_bytes())
+    content[at + 124 : at + 136] = b"-0000001000\0"  # back to this very header
+    checksum = sum(content[at : at + 148]) + sum(content[at + 156 : at + 512]) + 8 * ord(" ")
+    content[at + 148 : at + 156] = b"%06o\0 " % checksum
+    path.write_bytes(content)
+    assert len(Shards([str(path)])) == 2
+
+
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_long_and_foreign_names_in_every_dialect(tmp_path, format):
     names = [
@@ -169,6 +194,8 @@ def test_brace_ranges_globs_and_folders(make_tars, tmp_path):
     every = [f"{folder}/0000{i}.tar" for i in range(3)]
     assert expand(f"{folder}/{{00000..00002}}.tar") == every
     assert expand(f"{folder}/0000{{0,2}}.tar") == [every[0], every[2]]
+    with pytest.raises(UserError, match=r"names what is not there \(.*00003.tar, .*00005.tar and 4 more\)"):
+        expand(f"{folder}/{{00000..00009}}.tar")
     assert expand(f"{folder}/*.tar") == expand(folder) == every
 
 
@@ -220,3 +247,21 @@ def test_no_damage_raises_anything_but_a_bad_sample(make_tars, damage, cut):
         with contextlib.suppress(BadSample):
             shards.texts(i)
             decode(shards.image(i))
+
+
+def test_hostile_json_is_a_bad_sample_and_what_can_not_be_written_leaves_nothing(tmp_path, make_picture):
+    sample = {"__key__": "a", "jpg": make_picture(), "json": {"caption": "x", "title": "cut \ud83d"}}
+    write_shards(tmp_path, [sample, {**sample, "__key__": "b", "json": None}])
+    path = tmp_path / "00000.tar"
+    assert Shards([str(path)]).meta(0)["title"] == "cut \ud83d"
+    deep = (b"[" * 200_000).ljust(200_192)
+    with tarfile.open(path, "a") as tar:
+        for name, content in (("c.jpg", make_picture()), ("c.json", deep)):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(BadSample, match="bad_json"):
+        Shards([str(path)]).texts(2)
+    with pytest.raises(UnicodeEncodeError):
+        write_shards(tmp_path / "other", [{**sample, "txt": "cut \ud83d"}])
+    assert not list((tmp_path / "other").iterdir())

@@ -44,6 +44,9 @@ def model(folder):
 def test_stages_follow_each_other_and_go_on_after_a_kill(tmp_path, monkeypatch):
     runs, whole, killed = stages(), tmp_path / "whole", tmp_path / "killed"
     pretrain.pretrain_stages(runs, whole)
+    (whole / "model" / "calibration.json").touch()
+    pretrain.pretrain_stages(runs, whole)  # a finished one: what was measured of its model stays
+    assert (whole / "model" / "calibration.json").exists()
     first, last = model(whole / "1-align"), model(whole / "2-fuse")
     assert {n for n in last if torch.equal(last[n], model(whole)[n])} == set(last)
     for name, tensor in last.items():

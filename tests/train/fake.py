@@ -154,6 +154,7 @@ def build(run: Run, ranks):
 
 def save(system: System, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
     save_file({k: v.contiguous() for k, v in system.state_dict().items()}, folder / "model.safetensors")
 
 

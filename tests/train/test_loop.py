@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
+import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from multiway.errors import UserError
-from multiway.train import loop
+from multiway.train import checkpoint, loop
 from multiway.train.log import read_metrics
 from multiway.train.run import Init, read_run, write_run
 
@@ -273,4 +276,115 @@ def test_run_json_is_written_first(fit, fake, tmp_path):
     fit(steps=2, validate_every=1, evaluate=evaluate)
     assert there[0]
     write_run(fake.make_run(steps=9), out)  # a harmless difference
-    fit(steps=1)
+    fit(steps=2)
+
+
+def signal_at(fake, monkeypatch, step):
+    """SIGTERM while the batch of this step, counted from 1, is made."""
+    left = itertools.count(1)
+    kill = lambda _: next(left) == step and os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    monkeypatch.setattr(fake, "time", SimpleNamespace(sleep=kill))
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_signal_drops_no_validation(fit, fake, monkeypatch, step):
+    sums = []
+
+    def evaluate(model):
+        sums.append(float(model.encoders.proj.weight.abs().sum()))
+        return {"r1": sums[-1]}
+
+    options = {"steps": 6, "validate_every": 2, "best_metric": "r1", "best_mode": "min", "evaluate": evaluate}
+    whole_result, *_, whole = fit("whole", **options)
+    with monkeypatch.context() as patch:
+        signal_at(fake, patch, step)
+        result, *_ = fit("cut", **options)
+    assert (result.stopped_by, result.progress.step) == ("SIGTERM", step)
+    result, *_, cut = fit("cut", **options)
+    assert result == whole_result
+    assert sums[3:] == sums[:3]
+    best = [fake.load_file(out / "best" / "model.safetensors") for out in (whole, cut)]
+    assert_same(*best)
+
+
+def test_a_validation_that_failed_is_made_up_for(fit):
+    def fails(model):
+        raise OSError("no such picture")
+
+    options = {"steps": 2, "best_metric": "r1"}
+    with pytest.raises(OSError, match="no such picture"):
+        fit(evaluate=fails, **options)
+    result, _, loader, out = fit(evaluate=lambda model: {"r1": 3.0}, **options)
+    assert (result.validation, loader.served) == ({"r1": 3.0}, [])
+    assert (out / "best").is_dir()
+    result, *_ = fit(evaluate=fails, **options)  # not again
+    assert result.progress.best == 3.0
+
+
+def test_another_metric_starts_without_a_best_value(fit):
+    options = {"evaluate": lambda model: {"r1": 50.0, "gap": 2.0}}
+    assert fit(steps=1, best_metric="r1", **options)[0].progress.best == 50.0
+    assert fit(steps=2, best_metric="gap", **options)[0].progress.best == 2.0
+    assert fit(steps=3, **options)[0].progress.best == 2.0
+
+
+def test_a_finished_run_is_left_as_it_is(fit, fake, monkeypatch):
+    written, save = [], fake.save
+
+    def noted(system, folder):
+        written.append(folder.name)
+        save(system, folder)
+
+    monkeypatch.setattr(fake, "save", noted)
+    *_, out = fit(steps=4)
+    fit(steps=4)
+    assert written == ["model"]
+    said = (out / "run.json").read_text()
+    with pytest.raises(UserError, match="holds a run of 4 steps already, and 2 are asked for"):
+        fit(steps=2)
+    assert (out / "run.json").read_text() == said
+    with monkeypatch.context() as patch:
+        signal_at(fake, patch, 2)
+        fit(steps=6)
+    fit(steps=6)  # its last step was taken, and `model/` is still that of step 4
+    (out / "model" / "config.json").unlink()
+    fit(steps=6)
+    assert written == ["model"] * 3
+
+
+@pytest.fixture
+def keep(tmp_path):
+    """keep(step, keep): a checkpoint of nothing much; its path."""
+
+    def keep(step, keep=9):
+        parts = torch.nn.Linear(2, 2), torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(parts[0].parameters(), 0.1)
+        checkpoint.save(tmp_path, loop.Progress(step), *parts, optimizer, {}, keep=keep, write=True)
+        return tmp_path / f"step-{step:08d}"
+
+    return keep
+
+
+def test_only_intact_checkpoints_up_to_this_one_are_counted(keep, tmp_path):
+    keep(2), keep(4)
+    (keep(8) / "state.safetensors").write_bytes(b"")
+    shutil.copytree(tmp_path / "step-00000002", tmp_path / "step-00000002.bak")
+    keep(6, keep=1)
+    assert sorted(p.name[-5:] for p in tmp_path.iterdir()) == ["00006", "00008", "2.bak"]
+    assert checkpoint.newest(tmp_path, print).progress.step == 6
+
+
+def test_a_kill_between_two_renames_loses_no_checkpoint(keep, tmp_path):
+    keep(2).rename(tmp_path / ".step-00000002.old")
+    shutil.copytree(keep(4), tmp_path / ".step-00000004.old")
+    checkpoint.sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000004"]
+
+
+def test_a_checkpoint_of_zeros_is_passed_over(keep, tmp_path):
+    keep(2)
+    file = keep(4) / "model.safetensors"
+    file.write_bytes(bytes(file.stat().st_size))
+    said = []
+    assert checkpoint.newest(tmp_path, said.append).progress.step == 2
+    assert "step-00000004 is not a whole checkpoint" in said[0]

@@ -9,8 +9,11 @@ import pytest
 import tiny_all
 
 from multiway import recipes
-from multiway.data.dataset import Source
+from multiway.data.dataset import DataConfig, Source
+from multiway.data.labelled import TaskData
 from multiway.errors import UserError
+from multiway.systems.albef import ALBEFConfig
+from multiway.systems.blip_config import BLIPConfig
 from multiway.train.build import describe, refuse_alone
 from multiway.train.log import read_metrics
 from multiway.train.run import Run, TrainConfig, check_same_run, differences, read_run, write_run
@@ -112,6 +115,8 @@ def test_batches_are_divided_or_refused():
         ("lr", -1.0),
         ("min_lr", float("nan")),
         ("clip_grad", -1.0),
+        ("clip_grad", 0.0),
+        ("seed", -1),
         ("warmup_steps", -1),
         ("weight_decay", -0.1),
         ("betas", (0.9, 1.0)),
@@ -121,6 +126,22 @@ def test_batches_are_divided_or_refused():
 def test_numbers_that_no_optimizer_takes_are_refused(field, value):
     with pytest.raises(UserError, match=field):
         TrainConfig(steps=1, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "options"),
+    [
+        (DataConfig, "data.seed", {"train": ()}),
+        (DataConfig, "data.workers", {"train": ()}),
+        (TaskData, "data.seed", {"train": ()}),
+        (TaskData, "data.workers", {"train": ()}),
+        (ALBEFConfig, "system.queue_size", {}),
+        (BLIPConfig, "system.queue_size", {}),
+    ],
+)
+def test_numbers_below_zero_are_refused(config, field, options):
+    with pytest.raises(UserError, match=rf"{field} is -1: give a whole number, 0 or more"):
+        config(**options, **{field.split(".")[1]: -1})
 
 
 @pytest.mark.parametrize("name", tiny_all.MAKE)

@@ -57,6 +57,22 @@ def test_saving_replaces_what_was_there(model: ALBEF, tmp_path: Path) -> None:
     assert not (tmp_path / "model" / "old").exists()
 
 
+def test_saving_deletes_nothing_of_the_users(
+    model: ALBEF, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thesis = tmp_path / "work" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("ten years")
+    monkeypatch.chdir(thesis.parent)
+    for place in (thesis.parent, thesis, ".", "../work"):
+        with pytest.raises(UserError, match="is no model folder, and saving would delete it"):
+            multiway.save(model, place)
+    assert thesis.read_text() == "ten years"
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert (multiway.save(model, ".") / "config.json").is_file()
+
+
 class Killed(BaseException):
     """A kill, as far as one process can play it: nothing that follows runs."""
 

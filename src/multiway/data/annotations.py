@@ -79,7 +79,8 @@ class Files:
         self._about = about
         if not self.names:
             raise UserError(f"No picture with a caption in {where}: give captions, {OR_PREDICT}.")
-        if not any(self._path(i).exists() for i in range(min(len(self), 100))):
+        # unlike Path.exists, it says no to a name that no file can have
+        if not any(os.path.exists(self._path(i)) for i in range(min(len(self), 100))):
             raise UserError(
                 f"The pictures of {where} are not under {self.root}: name their folder with `images`."
             )
@@ -223,6 +224,6 @@ def _karpathy(images: list[dict[str, Any]], root: Path) -> Iterator[Row]:
     for image in images:
         # COCO's pictures lie in train2014 and val2014, Flickr30k's in one folder
         inside = os.path.join(image.get("filepath") or "", image["filename"])
-        name = inside if (root / inside).exists() else image["filename"]
+        name = inside if os.path.exists(root / inside) else image["filename"]
         texts = [sentence["raw"] for sentence in image["sentences"]]
         yield name, texts, _others(image, "filename", "sentences", "sentids")

@@ -166,7 +166,7 @@ def _by_table(path: Path, images: str | None, source: _Described, *, unlabelled:
         keys.append(name)
         labels.append(value)
         about.append(row)
-    if not any((root / name).exists() for name in keys[:100]):
+    if not any(os.path.exists(root / name) for name in keys[:100]):
         raise UserError(f"The pictures of {path} are not under {root}: name their folder with `images`.")
     return Listed(keys, labels, _Paths([root / key for key in keys]), problems=problems, about=about)
 

@@ -17,11 +17,11 @@ from multiway.data.annotations import read_annotations
 from multiway.data.augment import Augment
 from multiway.data.images import decode
 from multiway.data.numbered import Keyed, Numbered
-from multiway.data.sample import BadSample, Sample
+from multiway.data.sample import BadSample, Sample, sound
 from multiway.data.shards import Shards, expand
 from multiway.data.streams import Use
 from multiway.data.tables import TABLES
-from multiway.errors import UserError
+from multiway.errors import UserError, refuse_negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,9 @@ class DataConfig:
     merge_equal_texts: bool = False
     cache_views: int = 0
 
+    def __post_init__(self) -> None:
+        refuse_negative("data", workers=self.workers, seed=self.seed, cache_views=self.cache_views)
+
 
 @runtime_checkable
 class Store(Keyed, Protocol):
@@ -125,7 +128,7 @@ class Dataset(Numbered[Source, Store]):
         texts = store.texts(inside)
         if not texts and not self.unlabelled:
             raise BadSample("empty_caption")
-        return texts[:1] if self.sources[number].texts == "first" else texts
+        return sound(texts[:1] if self.sources[number].texts == "first" else texts)
 
     def use(self, i: int) -> Use:
         """What of sample `i` is used."""

@@ -101,7 +101,7 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise BadSample("missing", str(path)) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         raise BadSample("unreadable", str(error)) from error
 
 

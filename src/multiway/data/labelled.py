@@ -14,7 +14,7 @@ from multiway.data.images import decode
 from multiway.data.mixing import Mixing
 from multiway.data.numbered import Numbered
 from multiway.data.unlabelled import UNKNOWN
-from multiway.errors import UserError
+from multiway.errors import UserError, refuse_negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,9 @@ class TaskData:
     max_bad_share: float = 0.05
     workers: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        refuse_negative("data", workers=self.workers, seed=self.seed)
 
 
 class LabelledPictures(Numbered[LabelledSource, Listed]):

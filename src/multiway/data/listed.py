@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -48,7 +49,8 @@ class ListedPictures(Generic[RowT]):
         self.problems: Counter[str] = Counter() if problems is None else problems
         if not self.rows:
             raise UserError(f"No row in {where} can be used: give {wanted}.")
-        if not any((root / row.picture).exists() for row in self.rows[:100]):
+        # unlike Path.exists, it says no to a name that no file can have
+        if not any(os.path.exists(root / row.picture) for row in self.rows[:100]):
             raise UserError(f"The pictures of {where} are not under {root}: name their folder with `images`.")
 
     def __len__(self) -> int:

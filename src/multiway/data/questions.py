@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from multiway.data import scenes
 from multiway.data.labelled import LabelledSource
 from multiway.data.listed import ListedPictures
 from multiway.data.numbered import NumberedPictures, Pictured
+from multiway.data.sample import sound
 from multiway.data.scene_questions import ask
 from multiway.data.tables import (
     IMAGE_COLUMNS,
@@ -85,7 +87,7 @@ class Questions(NumberedPictures[LabelledSource, Pictured]):
 
     def texts(self, i: int) -> list[str]:
         """The question itself."""
-        return [self.asked(i).question]
+        return sound([self.asked(i).question])
 
 
 def _listed(root: Path, rows: Iterable[Asked], where: Path, unlabelled: bool) -> ListedPictures[Asked]:
@@ -204,7 +206,7 @@ def _table(
 
 def _folder(root: Path, folders: Sequence[str], name: str) -> str:
     """The first of these folders under `root` that has the file, else the first."""
-    return next((folder for folder in folders if (root / folder / name).exists()), folders[0])
+    return next((folder for folder in folders if os.path.exists(root / folder / name)), folders[0])
 
 
 def count_answers(data: Questions, spell: Callable[[str], str]) -> Counter[str]:

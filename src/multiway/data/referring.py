@@ -21,6 +21,7 @@ from multiway.data import boxes, scenes
 from multiway.data.labelled import LabelledSource
 from multiway.data.listed import ListedPictures
 from multiway.data.numbered import NumberedPictures, Pictured
+from multiway.data.sample import sound
 from multiway.data.tables import (
     IMAGE_COLUMNS,
     check_rows,
@@ -72,7 +73,7 @@ class Referring(NumberedPictures[LabelledSource, Pictured]):
 
     def texts(self, i: int) -> list[str]:
         """The text itself."""
-        return [self.referred(i).text]
+        return sound([self.referred(i).text])
 
 
 class DrawnScenes:

@@ -40,6 +40,19 @@ class BadSample(Exception):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
+def sound(texts: list[str]) -> list[str]:
+    """`texts`, all of which can be written.
+
+    Raises:
+        BadSample: `bad_text`: one holds half an emoji, as a caption that was cut in UTF-16 ends.
+    """
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise BadSample("bad_text", str(error)) from error
+    return texts
+
+
 @dataclass
 class Tally:
     """How many different samples were used, and how many were not, by reason.

@@ -15,6 +15,7 @@ from multiway.data import scenes
 from multiway.data.labelled import LabelledSource
 from multiway.data.listed import ListedPictures
 from multiway.data.numbered import NumberedPictures, Pictured
+from multiway.data.sample import sound
 from multiway.data.scene_claims import TRUTHS, draw_claim, make_claim
 from multiway.data.tables import (
     IMAGE_COLUMNS,
@@ -75,7 +76,7 @@ class Sentences(NumberedPictures[LabelledSource, Pictured]):
 
     def texts(self, i: int) -> list[str]:
         """The sentence about picture `i`."""
-        return [self.row(i).sentence]
+        return sound([self.row(i).sentence])
 
 
 class Drawn:

@@ -31,23 +31,26 @@ def expand(path: str) -> list[str]:
     URL.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing there, or not all that a brace range names.
     """
-    found: list[str] = []
-    for one in _braces(path):
-        if "://" in one:
-            found += _expand_remote(one)
-        elif os.path.isdir(one):
-            found += sorted(glob.glob(os.path.join(glob.escape(one), "*.tar")))
-        elif os.path.exists(one):
-            found.append(one)
-        else:
-            found += sorted(glob.glob(one, recursive=True))
-    if not found:
+    found = {one: _expand_one(one) for one in _braces(path)}
+    missing = [one for one, tars in found.items() if not tars]
+    if len(missing) == len(found):
         raise UserError(
             f"No tar at {path}: give a .tar, a folder of tars, a glob or a range like 'x-{{000..009}}.tar'."
         )
-    return found
+    if missing:
+        named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise UserError(f"{path} names what is not there ({named}): fetch it, or name a smaller range.")
+    return [tar for tars in found.values() for tar in tars]
+
+
+def _expand_one(path: str) -> list[str]:
+    if "://" in path:
+        return _expand_remote(path)
+    if os.path.isdir(path):
+        return sorted(glob.glob(os.path.join(glob.escape(path), "*.tar")))
+    return [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
 
 
 def _expand_remote(url: str) -> list[str]:
@@ -141,7 +144,7 @@ class Shards:
         if (content := self._read(i, "json")) is not None:
             try:
                 read = json.loads(content)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadSample("bad_json", str(error)) from error
             meta = read if isinstance(read, dict) else {}
         if (content := self._read(i, "cls")) is not None:
@@ -232,20 +235,24 @@ def write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> None:
     Equal samples give equal bytes: no time, owner or machine is written.
     """
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(aside, "wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for sample in samples:
-                for extension, value in sample.items():
-                    if extension != "__key__":
-                        _add(tar, f"{sample['__key__']}.{extension}", value)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with open(aside, "wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                for sample in samples:
+                    for extension, value in sample.items():
+                        if extension != "__key__":
+                            _add(tar, f"{sample['__key__']}.{extension}", value)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)  # of a sample that can't be written
 
 
 def _add(tar: tarfile.TarFile, name: str, value: Any) -> None:
     if name.endswith(".json"):
-        value = json.dumps(value, ensure_ascii=False)
+        # half an emoji, which UTF-8 has not, stays the escape that JSON writes it as
+        value = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace")
     content = value.encode() if isinstance(value, str) else value
     info = tarfile.TarInfo(name)
     info.size = len(content)

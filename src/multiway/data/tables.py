@@ -49,11 +49,25 @@ def read_table(path: Path) -> Any:
             return [{"image": name.rpartition("#")[0], "caption": caption} for name, caption in pairs]
         if kind == ".json" and not _is_lines(text):
             return json.loads(text)
-        return [json.loads(line) for line in lines_of(text)]
+        return _objects(text)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 ({error}): save it as UTF-8.") from error
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"{path} can't be read as {kind.lstrip('.')}: {error}.") from error
+
+
+def _objects(text: str) -> list[Any]:
+    """What the lines of a jsonl hold; an error names its line of the file, which JSON itself can't know."""
+    found = []
+    for number, line in enumerate(re.split(r"[\r\n]", text), 1):
+        try:
+            if line.strip():
+                found.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a thousand brackets
+            raise ValueError(f"line {number}: {error}") from error
+    return found
 
 
 def _whole(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
@@ -112,7 +126,7 @@ def listed(value: Any) -> list[str]:
     holds as JSON (Flickr30k's on the hub).
     """
     if isinstance(value, str) and value.startswith("["):
-        with suppress(ValueError):  # or a text that begins so
+        with suppress(ValueError, RecursionError):  # or a text that begins so
             value = json.loads(value)
     values = value if isinstance(value, list) else [value]
     return [text for one in values if one is not None and (text := str(one).strip())]

@@ -24,8 +24,9 @@ from multiway.data.images import EXTENSIONS
 from multiway.errors import UserError
 
 BLOCK = 512
+CHUNK = 2**20
 PARTS = ("image", "txt", "json", "cls")  # what a sample may hold; columns 2k and 2k + 1 of `spans`
-VERSION = 1
+VERSION = 2
 SMALL = 16 * 2**20  # a tar this small is indexed faster than it is worth a second file
 
 
@@ -140,13 +141,16 @@ def _members(file: io.IOBase, path: str, problems: Counter[str]) -> Iterator[tup
         if len(header) < BLOCK:
             problems["truncated_tar"] += 1  # no end-of-archive block was met
             return
+        after = at + BLOCK
         if not any(header):
-            return
+            after = _after_zeros(file, at)
+            if after == end:
+                return
         size = _size(header)
         if size is None:
             if not lost:
                 problems["corrupt_tar"] += 1
-            at, lost, longname = at + BLOCK, True, None
+            at, lost, longname = after, True, None
             continue
         lost, content = False, at + BLOCK
         at = content + -(-size // BLOCK) * BLOCK
@@ -163,6 +167,19 @@ def _members(file: io.IOBase, path: str, problems: Counter[str]) -> Iterator[tup
             longname = None
 
 
+def _after_zeros(file: io.IOBase, at: int) -> int:
+    """Where the first block from `at` on begins that is not of zeros; the file's end where there is none.
+
+    A tar ends with two such blocks. One between members is damage, two are where tars were joined.
+    """
+    file.seek(at)
+    while piece := file.read(CHUNK):
+        if rest := piece.lstrip(b"\0"):
+            return at + (len(piece) - len(rest)) // BLOCK * BLOCK
+        at += len(piece)
+    return at
+
+
 def _size(header: bytes) -> int | None:
     """The size that a sound header names; None for a block that is no header."""
     try:
@@ -171,7 +188,8 @@ def _size(header: bytes) -> int | None:
             return None
         if header[124] & 0x80:  # base 256: files over 8 GB
             return int.from_bytes(header[125:136], "big")
-        return int(header[124:136].rstrip(b"\0 ").strip() or b"0", 8)
+        size = int(header[124:136].rstrip(b"\0 ").strip() or b"0", 8)
+        return size if size >= 0 else None
     except ValueError:
         return None
 

@@ -6,6 +6,7 @@ picture and its last one the second; any other picture of a tar is cut in halves
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from multiway.data.collate import stacked
 from multiway.data.images import decode, read_file
 from multiway.data.labelled import LabelledSource
 from multiway.data.numbered import Keyed, Numbered
-from multiway.data.sample import BadSample
+from multiway.data.sample import BadSample, sound
 from multiway.data.scene_text import make_picture_pair
 from multiway.data.shards import Shards, expand
 from multiway.data.tables import (
@@ -93,7 +94,7 @@ class PicturePairs(Numbered[LabelledSource, Store]):
             BadSample: it has none that can be read.
         """
         _, store, inside = self._place(i)
-        return [store.sentence(inside)]
+        return sound([store.sentence(inside)])
 
     def image(self, i: int) -> TwoPictures:
         """Both pictures of pair `i`.
@@ -246,7 +247,7 @@ class ListedPairs:
                 f"No labelled pair in {path}: give rows of two pictures, a sentence and a label, "
                 f"{OR_PREDICT}."
             )
-        if not any((root / name).exists() for two, *_ in self.rows[:100] for name in two):
+        if not any(os.path.exists(root / name) for two, *_ in self.rows[:100] for name in two):
             raise UserError(f"The pictures of {path} are not under {root}: name their folder with `images`.")
 
     def __len__(self) -> int:
@@ -285,7 +286,7 @@ def _by_identifier(row: dict[str, Any], root: Path) -> tuple[str, str]:
     """NLVR2: `train-10171-0-0` means `train-10171-0-img0.png` and `-img1.png`, in folders by `directory`."""
     stem = str(row["identifier"]).rsplit("-", 1)[0]
     folders = _folders(stem.split("-")[0], row.get("directory"))
-    found = next((f for f in folders if (root / f / f"{stem}-img0.png").exists()), ".")
+    found = next((f for f in folders if os.path.exists(root / f / f"{stem}-img0.png")), ".")
     return str(Path(found) / f"{stem}-img0.png"), str(Path(found) / f"{stem}-img1.png")
 
 

@@ -67,6 +67,7 @@ class ALBEFConfig(MomentumConfig):
     rerank: Literal["itm", "itm+itc"] = "itm"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_fusion(self.text)
 
 

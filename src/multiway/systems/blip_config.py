@@ -85,6 +85,7 @@ class BLIPConfig(MomentumConfig):
     compat: tuple[Quirk, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_med(self.text)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from multiway.core.momentum import FeatureQueue, momentum_copy
+from multiway.errors import refuse_negative
 from multiway.systems.encoders import Encoders
 
 E = TypeVar("E", bound=Encoders)
@@ -50,6 +51,9 @@ class MomentumConfig:
     match_pooling: Literal["cls", "mean"] = "cls"
     null_token: bool = False
     hard_negatives: int = 1
+
+    def __post_init__(self) -> None:
+        refuse_negative("system", queue_size=self.queue_size)
 
 
 class Ramp(nn.Module):

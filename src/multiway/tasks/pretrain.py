@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from multiway.weights.adapter import save_adapter
 from multiway.weights.aside import replacing
 from multiway.weights.card import add_metrics
 from multiway.weights.card import card as make_card
+from multiway.weights.folder import FILES, is_model
 
 RERANKED = 16  # candidates that a validation re-ranks
 
@@ -74,9 +76,16 @@ def pretrain_stages(
         folder = out / f"{number}-{run.name}"
         result = pretrain(replace(run, init=init), folder, resume=resume)
     if result.stopped_by is None and int(os.environ.get("RANK", "0")) == 0:
-        with replacing(out / "model") as aside:
-            shutil.copytree(folder / "model", aside, dirs_exist_ok=True)
+        _copy_model(folder / "model", out / "model")
     return result
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    """Copy a model folder, unless the same model is there: what was measured of it since stays beside it."""
+    if is_model(target) and all(filecmp.cmp(source / name, target / name, shallow=False) for name in FILES):
+        return
+    with replacing(target) as aside:
+        shutil.copytree(source, aside, dirs_exist_ok=True)
 
 
 def validation(data: DataConfig) -> Evaluate | None:

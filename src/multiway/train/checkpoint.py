@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -25,7 +27,7 @@ from multiway.errors import UserError
 from multiway.train import parallel
 from multiway.train.parallel import Ranks, whole
 from multiway.train.run import Run, check_same_run
-from multiway.weights.aside import replacing
+from multiway.weights.aside import replacing, standing
 
 
 @dataclass
@@ -35,7 +37,9 @@ class Progress:
     Attributes:
         step: batches consumed, which is also the loader's position.
         skipped: those of them that were not finite; in_a_row: how many of the latest.
-        best: the best value so far of the metric that decides.
+        best: the best value so far of the metric that decides. best_of: which that is, with its mode.
+        validated: the latest step after which the model was validated.
+        written: the step whose model lies in `model/`.
         world: ranks that took the latest step.
     """
 
@@ -43,11 +47,22 @@ class Progress:
     skipped: int = 0
     in_a_row: int = 0
     best: float | None = None
+    best_of: str | None = None
+    validated: int = 0
+    written: int | None = None
     world: int = 1
 
     def due(self, every: int | None) -> bool:
         """Whether what happens every so many steps happens after this one."""
         return every is not None and self.step % every == 0
+
+    def decide_by(self, metric: str | None, mode: str) -> None:
+        """From here on `metric` decides what is best; the best value of another one is forgotten."""
+        rule = f"{mode} {metric}"
+        if metric is not None and rule != self.best_of:
+            if self.best_of is not None:  # older checkpoints don't say which one it was
+                self.best = None
+            self.best_of = rule
 
     def count(self, taken: bool) -> None:
         """One more step, taken or skipped."""
@@ -139,7 +154,7 @@ def save(
     keep: int,
     write: bool,
 ) -> None:
-    """Write a checkpoint, then remove all but the latest `keep`.
+    """Write a checkpoint, then remove what is older than the latest `keep` intact ones up to it.
 
     Args:
         names: the trained parameters' names. write: on one rank only; under FSDP2 all have to call.
@@ -155,18 +170,23 @@ def save(
     }
     if not write:
         return
-    with replacing(folder / f"step-{progress.step:08d}") as aside:
+    path = folder / f"step-{progress.step:08d}"
+    with replacing(path) as aside:
         for name, content in tensors.items():
             save_file(content, aside / f"{name}.safetensors")
         facts = {"progress": asdict(progress), "files": {f.name: f.stat().st_size for f in aside.iterdir()}}
         (aside / "trainer.json").write_text(json.dumps(facts, indent=2))
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        remove(old)
+    # a torn one is no copy to go back to, and a later one is of steps that are taken again
+    steps = _steps(folder)
+    oldest = [*(step for step in steps if step < path and _intact(step)), path][-keep:][0]
+    for old in steps:
+        if old < oldest:
+            remove(old)
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """The latest intact checkpoint; a torn one is passed over with a word."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(_steps(folder)):
         facts = _intact(path)
         if facts is not None:
             return Checkpoint(path, Progress(**facts["progress"]))
@@ -174,12 +194,22 @@ def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
+def _steps(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, whole or torn, the oldest first; a copy of another name is the user's."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+
+
 def _intact(path: Path) -> dict[str, Any] | None:
     try:
         facts = json.loads((path / "trainer.json").read_text())
-        whole_files = all((path / name).stat().st_size == size for name, size in facts["files"].items())
-        return facts if whole_files and facts["files"] and Progress(**facts["progress"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        Progress(**facts["progress"])
+        for name, size in facts["files"].items():
+            if (path / name).stat().st_size != size:
+                return None
+            with safe_open(path / name, "pt"):  # raises where the header is damaged
+                pass
+        return facts if facts["files"] else None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
 
 
@@ -192,7 +222,11 @@ def remove(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half written or half deleted."""
+    """Remove what a killed process left half written or half deleted; what it had only moved comes back."""
+    for old in folder.glob(".step-*.old"):
+        path = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+        if standing(path) == old:
+            os.rename(old, path)
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
 

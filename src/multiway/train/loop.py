@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -20,6 +20,7 @@ from torch import nn
 
 from multiway import weights
 from multiway.batch import Batch
+from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.train import checkpoint, memory, optim, parallel
 from multiway.train.build import build
@@ -27,6 +28,7 @@ from multiway.train.checkpoint import Progress
 from multiway.train.log import Log
 from multiway.train.run import Run, TrainConfig, write_run
 from multiway.train.validate import Evaluate, check, improves, validate
+from multiway.weights.folder import is_model
 
 SKIPS_ALLOWED = 10  # in a row; more is a broken run, not a bad batch
 
@@ -92,6 +94,11 @@ def train(
             return Result(progress, stopped_by=stop.name)
         system, loader = built
         epoch, total = len(loader), config.total_steps(len(loader))
+        if progress.step > total:
+            raise UserError(
+                f"{out} holds a run of {progress.step:,} steps already, and {total:,} are asked for: give at "
+                "least as many, or choose another output folder"
+            )
         trained = optim.freeze(system, config.freeze)
         parallel.agree(system.to(ranks.device))
         state = system.init_state(steps_per_epoch=epoch).to(ranks.device)
@@ -109,6 +116,22 @@ def train(
         if found:
             log.say(found.sentence(ranks.world))
         progress.world = ranks.world
+        progress.decide_by(config.best_metric, config.best_mode)
+        validation, stopped_by = None, None
+
+        def measure_if_due() -> None:
+            nonlocal validation
+            due = progress.step == total or progress.due(config.validate_every)
+            if evaluate is None or not due or progress.validated == progress.step:
+                return
+            began = time.monotonic()
+            validation = parallel.from_first(validate(system, evaluate, config))
+            log.validation(progress.step, validation, time.monotonic() - began)
+            better = improves(validation, progress.best, config)
+            if better is not None:
+                progress.best = better
+                write_model("best")
+            progress.validated = progress.step
 
         def write_model(name: str) -> None:
             whole = parallel.whole_model(system, lambda: make(run.resumed(), ranks)[0])
@@ -118,8 +141,9 @@ def train(
         kept = out / "checkpoints", progress, system, state, optimizer, names
         keep = partial(checkpoint.save, *kept, keep=config.keep_last, write=ranks.first)
         batches = loader.iterate(progress.step)
-        validation, stopped_by = None, None
         try:
+            if progress.step < total:  # a signal had come before it could be measured
+                measure_if_due()
             while progress.step < total and stopped_by is None:
                 lr = optim.learning_rate(progress.step, config, steps_per_epoch=epoch)
                 optim.set_lr(optimizer, lr)
@@ -134,22 +158,20 @@ def train(
                 done = progress.step == total
                 if not parallel.everywhere(stop.name is None, ranks.device):
                     stopped_by = stop.name or "a signal to another rank"
-                elif evaluate is not None and (done or progress.due(config.validate_every)):
-                    if done:  # a validation that fails must not cost the run
-                        keep()
-                    began = time.monotonic()
-                    validation = parallel.from_first(validate(system, evaluate, config))
-                    log.validation(progress.step, validation, time.monotonic() - began)
-                    better = improves(validation, progress.best, config)
-                    if better is not None:
-                        progress.best = better
-                        write_model("best")
+                elif not done:
+                    measure_if_due()
                 if stopped_by or done or progress.due(config.save_every):
                     keep()
             if stopped_by:
                 log.say(f"{stopped_by} after step {progress.step:,}: saved in {out}; --resume auto goes on")
-            else:
-                write_model("model")
+            else:  # all steps are saved: what fails here, is made up for when the run is resumed
+                saved = replace(progress)
+                measure_if_due()
+                if progress.written != total or not parallel.from_first(is_model(out / "model")):
+                    write_model("model")
+                    progress.written = total
+                if progress != saved:
+                    keep()
             if progress.skipped:
                 log.say(f"{progress.skipped} of {progress.step} steps were not finite and moved nothing")
             if tally := getattr(loader, "tally", None):

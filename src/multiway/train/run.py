@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from multiway.errors import UserError
+from multiway.errors import UserError, refuse_negative
 
 System = TypeVar("System")
 Data = TypeVar("Data")
@@ -138,10 +138,13 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"train.{name} is {value}: give a whole number of at least 1")
-        for name in ("lr", "min_lr", "warmup_lr", "warmup_steps", "weight_decay", "clip_grad"):
+        for name in ("lr", "min_lr", "warmup_lr", "warmup_steps", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UserError(f"train.{name} is {value}: give 0 or more")
+        if self.clip_grad is not None and not 0 < self.clip_grad < math.inf:
+            raise UserError(f"train.clip_grad is {self.clip_grad}: give a norm above 0, or None for no limit")
+        refuse_negative("train", seed=self.seed)
         if not all(0 <= beta < 1 for beta in self.betas) or self.eps < 0:
             raise UserError("train.betas, train.eps: give betas from 0 to below 1, and an eps of 0 or more")
         if self.lora.rank < 0 or self.lora.alpha <= 0:

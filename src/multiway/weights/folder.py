@@ -31,6 +31,11 @@ FILES = ("config.json", "model.safetensors")
 CALIBRATION = "calibration.json"
 
 
+def is_model(folder: Path) -> bool:
+    """Whether `folder` is a model folder of ours."""
+    return all((folder / name).is_file() for name in FILES)
+
+
 def save(model: System, folder: str | Path, *, card: str | None = None) -> Path:
     """Write `model` as a folder; killed at any moment, `load` reads the old one or the new one.
 
@@ -38,8 +43,15 @@ def save(model: System, folder: str | Path, *, card: str | None = None) -> Path:
 
     Args:
         card: text of README.md, the model card; a short one is made when it is None.
+
+    Raises:
+        UserError: `folder` is there, and it is neither empty nor a model folder.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
+    if folder.exists() and not (is_model(folder) or (folder.is_dir() and not any(folder.iterdir()))):
+        raise UserError(
+            f"{folder} is there and is no model folder, and saving would delete it: choose another folder"
+        )
     with replacing(folder) as aside:
         (aside / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n")
         tensors = {name: tensor.contiguous() for name, tensor in merged(model).items()}
