@@ -44,13 +44,14 @@ class Job:
 
     Attributes:
         name: of what is written: `00007`, `human-00000`. path: of the tar. human: whether its pairs are taken
-            over whole. skip: row in the tar -> why that picture is left out.
+            over whole. skip: row in the tar -> why that picture is left out. index: the tar's fingerprint.
     """
 
     name: str
     path: str
     human: bool = False
     skip: dict[int, str] = field(default_factory=dict)
+    index: str = ""
 
 
 @dataclass(kw_only=True)
@@ -74,11 +75,11 @@ class Work:
             return job.name
         shard = Shards([job.path], texts=False)
         if job.human:
-            write(self.out, job.name, shard, _human_rows(job, shard), self.selection)
+            write(self.out, job.name, shard, _human_rows(job, shard), self.selection, head(job))
             return job.name
-        with journal.opened(self.out / "scores" / f"{job.name}.jsonl", head(job, shard)) as book:
+        with journal.opened(self.out / "scores" / f"{job.name}.jsonl", head(job)) as book:
             self._score(job, shard, book)
-            write(self.out, job.name, shard, book.rows, self.selection)
+            write(self.out, job.name, shard, book.rows, self.selection, head(job))
         return job.name
 
     @cached_property
@@ -161,10 +162,10 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def head(job: Job, shard: Shards) -> dict[str, Any]:
-    """The first line of a shard's journal: what would make its batches worthless if it changed."""
+def head(job: Job) -> dict[str, Any]:
+    """What would make a shard's batches worthless if it changed: in its journal and in its manifest."""
     skipped = hashlib.sha256(json.dumps(sorted(job.skip.items())).encode()).hexdigest()
-    return {"shard": os.path.basename(job.path), "index": shard.fingerprint(), "skipped": skipped}
+    return {"shard": job.path, "index": job.index, "skipped": skipped}
 
 
 def _opened(job: Job, shard: Shards, number: int) -> tuple[dict[str, Any], Image.Image | None]:

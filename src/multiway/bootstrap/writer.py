@@ -97,10 +97,24 @@ def read_manifest(out: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
+def written(out: Path) -> list[str]:
+    """The names of the shards that have a manifest."""
+    return sorted(path.stem for pattern in ("[0-9]*.json", "human-*.json") for path in out.glob(pattern))
+
+
 def write(
-    out: Path, name: str, shard: Shards, rows: list[dict[str, Any]], selection: Selection
+    out: Path,
+    name: str,
+    shard: Shards,
+    rows: list[dict[str, Any]],
+    selection: Selection,
+    of: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write the tar (none where nothing is kept) and then the manifest of one shard; returns the manifest."""
+    """Write the tar (none where nothing is kept) and then the manifest of one shard; returns the manifest.
+
+    Args:
+        of: what the rows are made of, as the journal's first line says it.
+    """
     path, tar = shard.paths[0], out / f"{name}.tar"
     out.mkdir(parents=True, exist_ok=True)
     chosen = [(row, select(row, selection)) for row in rows]
@@ -109,6 +123,7 @@ def write(
         "shard": name,
         "input": os.path.basename(path),
         "path": path if "://" in path else os.path.abspath(path),
+        "of": of,
         "selection": selection.plain(),
         "pictures": len(rows),
         "written": len(kept),
