@@ -139,7 +139,7 @@ def test_a_changed_input_is_refused(web, config, tmp_path):
     data = web(4)
     bootstrap(config(data), tmp_path / "out", workers=1)
     web(4, replace={2: {"txt": "longer " * 400}})
-    with pytest.raises(UserError, match="input has changed"):
+    with pytest.raises(UserError, match="changed since this run began"):
         bootstrap(config(data, threshold=0.1), tmp_path / "out", workers=1)
 
 
@@ -160,7 +160,7 @@ def test_a_changed_input_is_refused_on_a_finished_run(web, config, contents, tmp
         manifest["of"]["skipped"] = "another"
         (out / "00001.json").write_text(json.dumps(manifest))
         made = contents(out)
-    with pytest.raises(UserError, match="input has changed"):
+    with pytest.raises(UserError, match="changed since this run began"):
         bootstrap(config(data), out, workers=1)
     assert contents(out) == made
 

@@ -101,6 +101,6 @@ def other_input(path: Path, old: Any, new: dict[str, Any]) -> str:
     known = old if isinstance(old, dict) else {}
     differing = ", ".join(key for key in new if known.get(key) != new[key]) or "shard"
     return (
-        f"{path} was written for another {differing}: the input has changed since this run began; choose "
-        "another output folder"
+        f"{path} was written for another {differing}: the input or the settings have changed since this run "
+        "began; choose another output folder"
     )
