@@ -114,6 +114,24 @@ def test_an_interrupted_build_goes_on(albef, folder, tmp_path, encoded, monkeypa
     assert len(Index.load(tmp_path / "index").entries) == 7
 
 
+def test_an_interrupted_update_keeps_what_was_there(albef, folder, tmp_path, encoded, monkeypatch):
+    build(albef, folder, tmp_path / "index")
+    monkeypatch.setattr(module, "SAVE_EVERY", 2)
+    for i in range(4):  # they sort before all others
+        Image.new("RGB", (36, 30), (60 * i, 0, 9)).save(folder / f"0{i}.png")
+
+    def stop(stage, done, total):
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(albef, folder, tmp_path / "index", batch_size=2, progress=stop)
+    assert [entry.key for entry in Index.load(tmp_path / "index").entries] == ["00.png", "01.png", *KEYS]
+    build(albef, folder, tmp_path / "index", batch_size=2)
+    assert len(Index.load(tmp_path / "index").entries) == 11
+    assert sum(encoded) == 7 + 4 + 2  # two were encoded and not saved
+
+
 def test_wrong_sources(albef, tmp_path):
     with pytest.raises(UserError, match="there is no"):
         build(albef, tmp_path / "missing", tmp_path / "index")

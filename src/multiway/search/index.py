@@ -147,8 +147,11 @@ def build(
         waiting.clear()
         return len(images)
 
-    def state() -> Index:
-        return Index(source, mark, list(entries), np.stack([known[entry.digest] for entry in entries]))
+    def state(*, midway: bool) -> Index:
+        met = {entry.key for entry in entries}
+        # What the old index knows of pictures whose turn has not come would have to be encoded again.
+        held = entries + [entry for key, entry in before.items() if midway and key not in met]
+        return Index(source, mark, held, np.stack([known[entry.digest] for entry in held]))
 
     for i, key in enumerate(pictures.keys):
         stamp, last = pictures.stamp(i), before.get(key)
@@ -167,12 +170,12 @@ def build(
             encoded += flush()
             progress("pictures", i + 1, len(pictures.keys))
             if encoded - saved >= SAVE_EVERY:
-                state().save(folder)
+                state(midway=True).save(folder)
                 saved = encoded
     if not entries:
         why = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
         raise UserError(f"no picture in {source} can be used ({why})")
-    state().save(folder)
+    state(midway=False).save(folder)
     removed = len(before.keys() - {entry.key for entry in entries})
     return Report(encoded=encoded, kept=kept, removed=removed, skipped=dict(skipped))
 
