@@ -77,6 +77,16 @@ def test_a_model_that_sees_pictures_otherwise_is_another(albef):
     assert len(found) == 4
 
 
+def test_another_source_does_not_replace_an_index(albef, folder, tmp_path):
+    build(albef, folder, tmp_path / "index")
+    before = (tmp_path / "index" / "index.json").read_bytes()
+    shutil.copytree(folder / "deep", tmp_path / "other")
+    with pytest.raises(UserError, match=f"holds the index of {folder}"):
+        build(albef, tmp_path / "other", tmp_path / "index")
+    assert (tmp_path / "index" / "index.json").read_bytes() == before
+    assert build(albef, f"{folder}/", tmp_path / "index").kept == 7
+
+
 def test_bad_pictures_are_named(albef, folder, tmp_path):
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:60])
     (folder / "text.jpg").write_text("no picture")

@@ -33,6 +33,7 @@ from multiway.bootstrap.writer import Selection, is_written, write
 from multiway.data.images import decode
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards
+from multiway.data.tables import encodable
 from multiway.errors import UserError
 
 DIGITS = 6  # of a score, as it is compared and as it is written
@@ -184,7 +185,10 @@ def _opened(job: Job, shard: Shards, number: int) -> tuple[dict[str, Any], Image
 def _web_texts(shard: Shards, number: int, row: dict[str, Any]) -> list[str]:
     """Each different text once."""
     try:
-        return list(dict.fromkeys(shard.texts(number)))
+        texts = list(dict.fromkeys(shard.texts(number)))
+        if any(text != encodable(text) for text in texts):
+            raise BadSample("bad_text", "half a character (a lone surrogate)")
+        return texts
     except BadSample as bad:
         row["bad_text"] = str(bad)
         return []
@@ -201,7 +205,7 @@ def _human_rows(job: Job, shard: Shards) -> list[dict[str, Any]]:
 
 
 def checked_captions(captions: Any, keys: Sequence[str]) -> list[list[str]]:
-    """The captions of each picture on one line each, blank and repeated ones left out.
+    """The captions of each picture on one line each and in UTF-8, blank and repeated ones left out.
 
     Raises:
         TypeError: what the captioner returned is not a list of texts for each picture.
@@ -215,7 +219,8 @@ def checked_captions(captions: Any, keys: Sequence[str]) -> list[list[str]]:
     for key, row in zip(keys, rows, strict=True):
         if row is None or isinstance(row, str) or not all(isinstance(text, str) for text in row):
             raise TypeError(f"the captioner gave {row!r:.80} for {key}: a list of texts is wanted")
-        found.append(list(dict.fromkeys(line for text in row if (line := " ".join(text.split())))))
+        lines = (" ".join(encodable(text).split()) for text in row)
+        found.append(list(dict.fromkeys(line for line in lines if line)))
     return found
 
 

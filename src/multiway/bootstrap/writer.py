@@ -21,6 +21,7 @@ from typing import Any
 from multiway.data.images import extension
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, write_tar
+from multiway.data.tables import encodable
 
 BIN = 0.02  # width of a bar of the score histogram
 EXAMPLES = 12  # of each kind and fate, a shard; the report shows fewer
@@ -157,7 +158,7 @@ def _samples(
     for row, texts in kept:
         content, lines = shard.image(row["row"]), [text.text for text in texts if text.kept]
         try:
-            meta = shard.meta(row["row"])
+            meta = json.loads(encodable(json.dumps(shard.meta(row["row"]), ensure_ascii=False)))
         except BadSample:
             meta = {}
         own = {

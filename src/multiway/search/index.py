@@ -23,6 +23,7 @@ import torch
 from multiway.data.images import decode
 from multiway.data.pictures import Folder, Tars, open_pictures
 from multiway.data.sample import BadSample
+from multiway.data.shards import expand
 from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.systems.pictures import transform_of
@@ -122,7 +123,8 @@ def build(
         progress: called as progress("pictures", done, total).
 
     Raises:
-        UserError: there are no pictures, none can be used, or the index there is damaged.
+        UserError: there are no pictures, none can be used, the index there is damaged or of another source,
+            or the model has no contrastive features.
     """
     folder, source = Path(folder), os.path.abspath(source) if "://" not in str(source) else str(source)
     pictures = open_pictures(source)
@@ -131,6 +133,11 @@ def build(
     before: dict[str, Entry] = {}
     if (folder / "index.json").is_file():
         old = Index.load(folder)
+        if not _same_source(old.source, source, pictures):
+            raise UserError(
+                f"{folder} holds the index of {old.source}: choose another folder for that of {source}, or "
+                "delete it"
+            )
         if old.fingerprint == mark:
             known = {
                 entry.digest: row for entry, row in zip(old.entries, np.asarray(old.features), strict=True)
@@ -178,6 +185,16 @@ def build(
     state(midway=False).save(folder)
     removed = len(before.keys() - {entry.key for entry in entries})
     return Report(encoded=encoded, kept=kept, removed=removed, skipped=dict(skipped))
+
+
+def _same_source(old: str, new: str, pictures: Folder | Tars) -> bool:
+    """Whether an index of the old source goes on with the new one: the same, or more tars beside its own."""
+    if old == new:
+        return True
+    try:
+        return isinstance(pictures, Tars) and set(expand(old)) <= set(pictures.files)
+    except UserError:  # the old one is no tars, or they have gone
+        return False
 
 
 def _look(

@@ -22,6 +22,7 @@ from multiway.data.images import decode, extension
 from multiway.data.pictures import Files, Folder, Tars
 from multiway.data.sample import BadSample
 from multiway.data.shards import write_tar
+from multiway.data.tables import encodable
 from multiway.errors import UserError
 from multiway.tasks.caption_many import Captioned
 
@@ -227,7 +228,7 @@ class Output:
                 "__key__": row.key if isinstance(self.pictures, Tars) else f"{number:09d}",
                 extension(content): content,
                 "txt": "\n".join(row.captions),
-                "json": {**about, **plain(row)},
+                "json": json.loads(encodable(json.dumps({**about, **plain(row)}, ensure_ascii=False))),
             }
 
 
