@@ -22,6 +22,9 @@ from multiway.bootstrap.filters import DualEncoderFilter, ModelFilter
 from multiway.bootstrap.pipeline import AnswerFailed
 from multiway.bootstrap.run import bootstrap
 from multiway.errors import UserError
+from multiway.systems.vilt_config import vilt_vit
+from multiway.systems.vlmo_config import TextConfig
+from multiway.text import TokenizerConfig
 
 
 def pictures(n: int) -> list[Image.Image]:
@@ -123,6 +126,22 @@ def test_a_model_scores_as_its_match_does(model):
         one_by_one = [float(model.match(image, text)) for text in lines]
         assert row == pytest.approx(one_by_one, abs=1e-5)
     assert filter.threshold_of(ModelFilter(model), None) == 0.5
+
+
+def test_a_model_without_features_scores_by_its_head():
+    model = multiway.create(
+        "vilt",
+        image=vilt_vit(image_size=32, patch_size=16, width=24, depth=1, heads=2, hidden=40, dropout=0.0),
+        text=TextConfig(positions=16, dropout=0.0),
+        tokenizer=TokenizerConfig(cleaning="none", add_sep=True, max_length=16),
+        longest_side=64,
+    ).eval()
+    (image,), texts = pictures(1), ["a cat", "a dog on a mat"]
+    found = ModelFilter(model)([image], [texts])
+    assert found[0] == pytest.approx([float(model.match(image, text)) for text in texts], abs=1e-5)
+    model.has_itm = False
+    with pytest.raises(UserError, match="neither contrastive features nor a matching head"):
+        ModelFilter(model)
 
 
 class Towers(torch.nn.Module):

@@ -80,6 +80,23 @@ def test_a_truncated_tar_gives_what_is_whole_and_is_named(web, config, tmp_path)
     assert line.endswith("00000.tar/000004, ... all in report.json)")
 
 
+def test_half_a_character_is_no_end(config, tmp_path):
+    """A lone surrogate, which JSON can say and UTF-8 can't: in a caption of the data, of the captioner, and
+    in what else the data says.
+    """
+    half = json.loads(r'"a red cat \ud83d"')
+    about = [{"caption": "PLACED"}, {"title": "PLACED"}, {}]
+    samples = [{"__key__": f"{i}", "jpg": picture(), "json": about[i]} for i in range(3)]
+    (tar,) = write_shards(tmp_path / "web", samples)
+    tar.write_bytes(tar.read_bytes().replace(b"PLACED", rb"\ud83d"))
+    data, out = str(tmp_path / "web"), tmp_path / "out"
+    settings = config(data, threshold=0.0)
+    report = bootstrap(settings, out, workers=1, captioner=lambda pictures, keys: [[half] for _ in keys])
+    after = Shards([str(out / "00000.tar")])
+    assert report["written"] == len(after) == 3
+    assert {after.texts(i)[-1] for i in range(3)} == {"a red cat ?"}
+
+
 def test_a_filter_that_raises_loses_nothing(web, config, contents, tmp_path):
     data, out = web(20, shard_size=20), tmp_path / "out"
     with pytest.raises(AnswerFailed, match=r"fakes:burning failed at the 4 pictures from 00000/000012 on"):
@@ -127,6 +144,14 @@ WRONG = {
     "a sample that is missing": (["--labelled", "none.csv"], ["none.csv"]),
     "lengths upside down": (["--min-length", "9", "--max-length", "3"], ["9 to 3"]),
     "nothing to keep out": (["--keep-out", "nowhere"], ["there is no nowhere"]),
+    "flags that a function never hears of": (
+        ["--prompt", "a", "--min-length", "3", "--method", "beam", "--captions", "2"],
+        ["--captions, --method, --min-length, --prompt would do nothing", "fakes:caption"],
+    ),
+    "flags that an address never hears of": (
+        ["--captioner", "http://127.0.0.1:9", "--top-p", "0.5", "--captions", "2"],
+        ["error: --top-p would do nothing"],
+    ),
     "a penalty of nothing": (["--repetition-penalty", "0"], ["repetition_penalty is 0"]),
 }
 

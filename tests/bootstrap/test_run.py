@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import fakes
 import pytest
@@ -136,8 +139,54 @@ def test_a_changed_input_is_refused(web, config, tmp_path):
     data = web(4)
     bootstrap(config(data), tmp_path / "out", workers=1)
     web(4, replace={2: {"txt": "longer " * 400}})
-    with pytest.raises(UserError, match="input has changed"):
+    with pytest.raises(UserError, match="changed since this run began"):
         bootstrap(config(data, threshold=0.1), tmp_path / "out", workers=1)
+
+
+@pytest.mark.parametrize("change", ["before", "gone", "changed", "skipped"])
+def test_a_changed_input_is_refused_on_a_finished_run(web, config, contents, tmp_path, change):
+    data, out = web(12, shard_size=4, first=100), tmp_path / "out"
+    bootstrap(config(data), out, workers=1)
+    made = contents(out)
+    bootstrap(config(data), out, workers=1)
+    if change == "before":
+        shutil.copy(f"{data}/00000.tar", f"{data}/0.tar")
+    elif change == "gone":
+        Path(f"{data}/00002.tar").unlink()
+    elif change == "changed":
+        web(12, shard_size=4, first=100, replace={105: {"txt": "longer " * 400}})
+    else:  # what was skipped for another reason, or not at all
+        manifest = json.loads((out / "00001.json").read_text())
+        manifest["of"]["skipped"] = "another"
+        (out / "00001.json").write_text(json.dumps(manifest))
+        made = contents(out)
+    with pytest.raises(UserError, match="changed since this run began"):
+        bootstrap(config(data), out, workers=1)
+    assert contents(out) == made
+
+
+def test_a_tar_more_at_the_end_is_taken_too(web, config, tmp_path):
+    data, out = web(8, shard_size=4), tmp_path / "out"
+    bootstrap(config(data), out, workers=1)
+    web(12, shard_size=4)
+    assert bootstrap(config(data), out, workers=1)["pictures"] == 12
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "error"),
+    [
+        ({"data": ("wbe",)}, UserError),
+        ({"filter": "fakes:scor"}, UserError),
+        ({"seed": 1, "captioner": "fakes:forgets"}, AnswerFailed),  # at the first batch
+    ],
+)
+def test_a_mistyped_command_may_be_corrected(web, config, tmp_path, mistyped, error):
+    data, out = web(4), tmp_path / "out"
+    with pytest.raises(error):
+        bootstrap(replace(config(data), **mistyped), out, workers=1)
+    assert bootstrap(config(data), out, workers=1)["pictures"] == 4
+    with pytest.raises(UserError, match="begun with another"):
+        bootstrap(config(data, seed=2), out, workers=1)
 
 
 def test_a_filter_that_forgets_a_score_is_an_error(web, config, tmp_path):

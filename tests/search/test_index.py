@@ -77,6 +77,16 @@ def test_a_model_that_sees_pictures_otherwise_is_another(albef):
     assert len(found) == 4
 
 
+def test_another_source_does_not_replace_an_index(albef, folder, tmp_path):
+    build(albef, folder, tmp_path / "index")
+    before = (tmp_path / "index" / "index.json").read_bytes()
+    shutil.copytree(folder / "deep", tmp_path / "other")
+    with pytest.raises(UserError, match=f"holds the index of {folder}"):
+        build(albef, tmp_path / "other", tmp_path / "index")
+    assert (tmp_path / "index" / "index.json").read_bytes() == before
+    assert build(albef, f"{folder}/", tmp_path / "index").kept == 7
+
+
 def test_bad_pictures_are_named(albef, folder, tmp_path):
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:60])
     (folder / "text.jpg").write_text("no picture")
@@ -112,6 +122,24 @@ def test_an_interrupted_build_goes_on(albef, folder, tmp_path, encoded, monkeypa
     assert len(Index.load(tmp_path / "index").entries) == 2
     assert build(albef, folder, tmp_path / "index", batch_size=2).kept == 2
     assert len(Index.load(tmp_path / "index").entries) == 7
+
+
+def test_an_interrupted_update_keeps_what_was_there(albef, folder, tmp_path, encoded, monkeypatch):
+    build(albef, folder, tmp_path / "index")
+    monkeypatch.setattr(module, "SAVE_EVERY", 2)
+    for i in range(4):  # they sort before all others
+        Image.new("RGB", (36, 30), (60 * i, 0, 9)).save(folder / f"0{i}.png")
+
+    def stop(stage, done, total):
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(albef, folder, tmp_path / "index", batch_size=2, progress=stop)
+    assert [entry.key for entry in Index.load(tmp_path / "index").entries] == ["00.png", "01.png", *KEYS]
+    build(albef, folder, tmp_path / "index", batch_size=2)
+    assert len(Index.load(tmp_path / "index").entries) == 11
+    assert sum(encoded) == 7 + 4 + 2  # two were encoded and not saved
 
 
 def test_wrong_sources(albef, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from fake_captioner import FakeCaptioner
 from PIL import Image
 
+from multiway.cli.main import main
 from multiway.data.pictures import open_pictures
 from multiway.data.shards import Shards, expand, write_shards
 from multiway.errors import UserError
@@ -170,6 +171,54 @@ def test_another_setting_does_not_go_on(folder, tmp_path):
         caption(folder, "jsonl", out, settings={**SETTINGS, "model": "another"})
     caption(folder, "jsonl", out, settings={**SETTINGS, "model": "another"}, overwrite=True)
     assert len(rows_of(out)) == 9
+
+
+@pytest.mark.parametrize("what", ["shard_size", "source", "format"])
+def test_another_output_does_not_go_on(folder, tmp_path, what):
+    format, out = ("jsonl", tmp_path / "c.jsonl") if what == "source" else ("tar", tmp_path / "tars")
+    with pytest.raises(KeyboardInterrupt):
+        caption(folder, format, out, model=FakeCaptioner(stop_after=2), shard_size=3)
+    shutil.copytree(folder, tmp_path / "twin")
+    source = tmp_path / "twin" if what == "source" else folder
+    format = "txt" if what == "format" else format
+    with pytest.raises(UserError, match=what):
+        caption(source, format, out, shard_size=2 if what == "shard_size" else 3)
+    if what == "source":  # a jsonl has no tars, and goes on with any size of them
+        assert len(caption(folder, format, out, shard_size=7).calls) == 3
+
+
+def test_overwrite_keeps_old_tars_until_there_are_captions(folder, tmp_path):
+    out = tmp_path / "tars"
+    caption(folder, "tar", out, shard_size=5)
+    before = files_of(out)
+    with pytest.raises(KeyboardInterrupt):  # as a wrong option does in the first batch
+        caption(folder, "tar", out, model=FakeCaptioner(stop_after=0), shard_size=5, overwrite=True)
+    assert {name: files_of(out)[name] for name in before} == before
+    with pytest.raises(UserError, match="overwrite"):
+        caption(folder, "tar", out, shard_size=5)
+    changed = {**SETTINGS, "beams": 5}
+    caption(folder, "tar", out, shard_size=5, settings=changed, overwrite=True)
+    assert files_of(out) == before
+
+
+def test_wrong_options_cost_nothing(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("multiway.cli.caption.load_model", lambda args: FakeCaptioner())
+    monkeypatch.setattr("multiway.search.index.fingerprint", lambda model: "fake")
+    out = tmp_path / "tars"
+    argv = ["caption", str(folder), "--model", "x", "--format", "tar", "--out", str(out)]
+    assert main([*argv, "--shard-size", "5"]) == 0
+    before = files_of(out)
+    for flags, words in (
+        (["--n", "5", "--beams", "3"], "n_best is 5"),
+        (["--top-p", "0.5"], "--top-p would do nothing with --method beam"),
+        (["--seed", "1"], "--seed would do nothing with --method beam"),
+        (["--method", "sample", "--beams", "3"], "--beams would do nothing with --method sample"),
+    ):
+        capsys.readouterr()
+        assert main([*argv, "--overwrite", *flags]) == 2
+        assert words in capsys.readouterr().err
+        assert files_of(out) == before
+    assert main([*argv, "--overwrite", "--method", "sample", "--seed", "1"]) == 0
 
 
 def test_pictures_that_changed_are_noticed(folder, tmp_path):

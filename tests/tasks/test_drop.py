@@ -1,6 +1,7 @@
 """`multiway data drop`: what was removed is nowhere, and all else is as it was."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +54,25 @@ def test_from_features_and_from_an_index(albef, tars, tmp_path):
     index = Index.load(tmp_path / "index")
     assert [entry.key for entry in index.entries] == ["000", "002", "003", "004", "006"]
     assert drop({"001"}, [str(tmp_path / "out")])["unknown"] == ["001"]
+
+
+def test_a_key_that_comes_again_leaves_an_index_whole(albef, tars, tmp_path):
+    index = tmp_path / "index"
+    shutil.copy(tars / "00000.tar", tars / "00003.tar")
+    for i in (0, 3):  # other pictures of the same keys
+        samples = [{"__key__": f"{k:03d}", "png": _png(tmp_path, 9 * i + k), "txt": "x"} for k in range(2)]
+        write_shards(tars, samples, name=f"again{i}")
+    build(albef, tars, index)
+    assert sum(entry.key.startswith("001") for entry in Index.load(index).entries) == 4
+    found = drop({"001"}, [str(index)])
+    assert found["removed"] == {str(index): 4}
+    assert found["unknown"] == []
+    assert not [entry.key for entry in Index.load(index).entries if entry.key.startswith("001")]
+
+
+def _png(folder, grey):
+    Image.new("RGB", (24, 16), (grey,) * 3).save(folder / "one.png")
+    return (folder / "one.png").read_bytes()
 
 
 def test_a_kill_between_features_and_keys_is_mended(albef, tars, tmp_path):
@@ -118,6 +138,16 @@ def test_all_places_are_looked_at_before_the_first_is_rewritten(tars, tmp_path):
     with pytest.raises(UserError, match="No tar"):
         drop({"001"}, [str(tars), str(tmp_path / "nowhere.tar")])
     assert drop({"001"}, [str(tars)])["removed"] == {str(tars): 1}
+
+
+def test_features_of_other_samples_are_refused(albef, tars, tmp_path):
+    """As many samples, but others: a finished part would hold one twice, and one would never come."""
+    out = tmp_path / "out"
+    embed(albef, Dataset(Source(path=str(tars))), out, part_size=4)
+    drop({"000"}, [str(tars)])
+    write_shards(tars, [{"__key__": "new", "png": _png(tmp_path, 3), "txt": "x"}], name="more")
+    with pytest.raises(UserError, match="another set of samples"):
+        embed(albef, Dataset(Source(path=str(tars))), out, part_size=4)
 
 
 def test_lists_of_keys(tmp_path):

@@ -98,6 +98,8 @@ def test_the_commands_ask_a_coca(saved, pictures, capsys) -> None:
     found = json.loads(capsys.readouterr().out)
     assert sum(row["probability"] for row in found["classes"]) == pytest.approx(1)
     assert main(["classify", picture, "--model", str(saved)]) == 2
+    assert main(["classify", picture, "--model", str(saved), "--template", "a {}"]) == 2
+    assert "--template without --classes would do nothing" in capsys.readouterr().err
     assert main(["caption", picture, "--model", str(saved), "--device", "cpu"]) == 0
     assert picture in capsys.readouterr().out
 

@@ -97,8 +97,11 @@ class BootstrapConfig:
         return self.captions * self.best_of
 
 
-def check_same(config: BootstrapConfig, folder: Path) -> None:
+def check_same(config: BootstrapConfig, folder: Path, *, begun: bool) -> None:
     """Refuse to go on in a folder that holds another run; what is kept of its texts may change.
+
+    Args:
+        begun: whether anything was captioned or scored; before, all may change.
 
     Raises:
         UserError: `folder/run.json` differs in what was captioned or scored; the sentence names the fields.
@@ -109,7 +112,7 @@ def check_same(config: BootstrapConfig, folder: Path) -> None:
     if not isinstance(saved, dict):
         raise UserError(f"{folder} holds a run that is no bootstrapping: choose another output folder")
     changed = [k for k, v in now.items() if k not in SELECTION and saved.get(k) != v]
-    if changed:
+    if changed and begun:
         raise UserError(
             f"{folder} was begun with another {', '.join(changed)}: give the same again to go on, or choose "
             "another output folder"

@@ -11,15 +11,24 @@ from PIL import Image
 from torch import Tensor
 
 from multiway.bootstrap.config import MATCHED
+from multiway.errors import UserError
 from multiway.systems.base import System
-from multiway.tasks.two_stage import evaluating
+from multiway.tasks.two_stage import NOTHING_TO_COMPARE, encode_pictures, encode_words, evaluating
 
 
 @dataclass(frozen=True)
 class ModelFilter:
-    """P(match) in 0..1 of the ITM head; of a system without one, ITC's cosine in -1..1."""
+    """P(match) in 0..1 of the ITM head; of a system without one, ITC's cosine in -1..1.
+
+    Raises:
+        UserError: the system has neither.
+    """
 
     model: System
+
+    def __post_init__(self):
+        if not (self.model.has_itm or self.model.has_itc):
+            raise UserError(NOTHING_TO_COMPARE.format(type(self.model).__name__))
 
     @property
     def threshold(self) -> float | None:
@@ -30,9 +39,9 @@ class ModelFilter:
         if not flat:
             return [[] for _ in pictures]
         with evaluating(self.model):
-            features, context = self.model.image_context(self.model.prepare(list(pictures)))
+            features, context = encode_pictures(self.model, self.model.prepare(list(pictures)))
             ids, mask = self.model.tokenize(flat)
-            text_features, hidden = self.model.text_context(ids, mask)
+            text_features, hidden = encode_words(self.model, ids, mask)
             picture = torch.tensor(rows, device=features.device)
             if context is None:
                 found = (features[picture] * text_features).sum(-1)

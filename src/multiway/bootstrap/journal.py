@@ -29,14 +29,12 @@ class Journal:
         lines, end = _whole_lines(file)
         file.truncate(end)
         file.seek(end)
-        if not lines:
+        self.batches = max(len(lines) - 1, 0)
+        if not self.batches:  # whatever was begun here, nothing is lost by beginning anew
+            file.truncate(0)
             self._write(head)
         elif lines[0] != head:
-            raise UserError(
-                f"{path} was written for another {_differing(lines[0], head)}: the input has changed since "
-                "this run began; choose another output folder"
-            )
-        self.batches = max(len(lines) - 1, 0)
+            raise UserError(other_input(path, lines[0], head))
         self.rows: list[dict[str, Any]] = [row for line in lines[1:] for row in line]
 
     def add(self, rows: list[dict[str, Any]]) -> None:
@@ -98,7 +96,11 @@ def _whole_lines(file: IO[bytes]) -> tuple[list[Any], int]:
     return lines, end
 
 
-def _differing(old: Any, new: dict[str, Any]) -> str:
-    if not isinstance(old, dict):
-        return "shard"
-    return ", ".join(key for key in new if old.get(key) != new[key]) or "shard"
+def other_input(path: Path, old: Any, new: dict[str, Any]) -> str:
+    """The sentence that `path` was made of something else than `new` says."""
+    known = old if isinstance(old, dict) else {}
+    differing = ", ".join(key for key in new if known.get(key) != new[key]) or "shard"
+    return (
+        f"{path} was written for another {differing}: the input or the settings have changed since this run "
+        "began; choose another output folder"
+    )

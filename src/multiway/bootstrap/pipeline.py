@@ -33,6 +33,7 @@ from multiway.bootstrap.writer import Selection, is_written, write
 from multiway.data.images import decode
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards
+from multiway.data.tables import encodable
 from multiway.errors import UserError
 
 DIGITS = 6  # of a score, as it is compared and as it is written
@@ -44,13 +45,14 @@ class Job:
 
     Attributes:
         name: of what is written: `00007`, `human-00000`. path: of the tar. human: whether its pairs are taken
-            over whole. skip: row in the tar -> why that picture is left out.
+            over whole. skip: row in the tar -> why that picture is left out. index: the tar's fingerprint.
     """
 
     name: str
     path: str
     human: bool = False
     skip: dict[int, str] = field(default_factory=dict)
+    index: str = ""
 
 
 @dataclass(kw_only=True)
@@ -74,11 +76,11 @@ class Work:
             return job.name
         shard = Shards([job.path], texts=False)
         if job.human:
-            write(self.out, job.name, shard, _human_rows(job, shard), self.selection)
+            write(self.out, job.name, shard, _human_rows(job, shard), self.selection, head(job))
             return job.name
-        with journal.opened(self.out / "scores" / f"{job.name}.jsonl", head(job, shard)) as book:
+        with journal.opened(self.out / "scores" / f"{job.name}.jsonl", head(job)) as book:
             self._score(job, shard, book)
-            write(self.out, job.name, shard, book.rows, self.selection)
+            write(self.out, job.name, shard, book.rows, self.selection, head(job))
         return job.name
 
     @cached_property
@@ -161,10 +163,10 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def head(job: Job, shard: Shards) -> dict[str, Any]:
-    """The first line of a shard's journal: what would make its batches worthless if it changed."""
+def head(job: Job) -> dict[str, Any]:
+    """What would make a shard's batches worthless if it changed: in its journal and in its manifest."""
     skipped = hashlib.sha256(json.dumps(sorted(job.skip.items())).encode()).hexdigest()
-    return {"shard": os.path.basename(job.path), "index": shard.fingerprint(), "skipped": skipped}
+    return {"shard": job.path, "index": job.index, "skipped": skipped}
 
 
 def _opened(job: Job, shard: Shards, number: int) -> tuple[dict[str, Any], Image.Image | None]:
@@ -183,7 +185,10 @@ def _opened(job: Job, shard: Shards, number: int) -> tuple[dict[str, Any], Image
 def _web_texts(shard: Shards, number: int, row: dict[str, Any]) -> list[str]:
     """Each different text once."""
     try:
-        return list(dict.fromkeys(shard.texts(number)))
+        texts = list(dict.fromkeys(shard.texts(number)))
+        if any(text != encodable(text) for text in texts):
+            raise BadSample("bad_text", "half a character (a lone surrogate)")
+        return texts
     except BadSample as bad:
         row["bad_text"] = str(bad)
         return []
@@ -200,7 +205,7 @@ def _human_rows(job: Job, shard: Shards) -> list[dict[str, Any]]:
 
 
 def checked_captions(captions: Any, keys: Sequence[str]) -> list[list[str]]:
-    """The captions of each picture on one line each, blank and repeated ones left out.
+    """The captions of each picture on one line each and in UTF-8, blank and repeated ones left out.
 
     Raises:
         TypeError: what the captioner returned is not a list of texts for each picture.
@@ -214,7 +219,8 @@ def checked_captions(captions: Any, keys: Sequence[str]) -> list[list[str]]:
     for key, row in zip(keys, rows, strict=True):
         if row is None or isinstance(row, str) or not all(isinstance(text, str) for text in row):
             raise TypeError(f"the captioner gave {row!r:.80} for {key}: a list of texts is wanted")
-        found.append(list(dict.fromkeys(line for text in row if (line := " ".join(text.split())))))
+        lines = (" ".join(encodable(text).split()) for text in row)
+        found.append(list(dict.fromkeys(line for line in lines if line)))
     return found
 
 

@@ -5,6 +5,7 @@ them.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -13,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from multiway.bootstrap import journal
 from multiway.bootstrap.config import BootstrapConfig
 from multiway.bootstrap.duplicates import Marks, earlier_twins
-from multiway.bootstrap.pipeline import Job
+from multiway.bootstrap.pipeline import Job, head
 from multiway.bootstrap.watch import Progress, silent
+from multiway.bootstrap.writer import read_manifest, written
 from multiway.data.images import decode
 from multiway.data.pictures import open_pictures
 from multiway.data.sample import BadSample
@@ -44,12 +47,34 @@ def plan(
         digits = max(5, len(str(len(found) - 1)))
         prefix = "human-" if human else ""
         jobs += [Job(name=f"{prefix}{i:0{digits}d}", path=path, human=human) for i, path in enumerate(found)]
-    sizes = {job.name: len(Shards([job.path], texts=False)) for job in jobs}
+    shards = {job.name: Shards([job.path], texts=False) for job in jobs}
+    sizes = {name: len(shard) for name, shard in shards.items()}
+    jobs = [replace(job, index=shards[job.name].fingerprint()) for job in jobs]
     if not sum(sizes[job.name] for job in jobs if not job.human):
         raise UserError(f"no picture in {', '.join(config.data)}: give tars with pictures")
     if config.drop_duplicates or config.keep_out:
         jobs = _leave_out(config, jobs, out / "marks", workers, progress)
     return jobs, sizes
+
+
+def check_input(jobs: Sequence[Job], out: Path) -> None:
+    """Refuse to go on where a finished shard is of another tar, or of pictures that have changed.
+
+    Raises:
+        UserError: it is; the sentence names the shard.
+    """
+    by_name = {job.name: job for job in jobs}
+    for name in written(out):
+        manifest = read_manifest(out, name)
+        if manifest is None:  # torn, and so written anew
+            continue
+        if name not in by_name:
+            raise UserError(
+                f"{out / name}.tar is of {manifest['path']}, which is not read any more: the input has "
+                "changed since this run began; choose another output folder"
+            )
+        if (old := manifest.get("of")) != (now := head(by_name[name])):
+            raise UserError(journal.other_input(out / f"{name}.json", old, now))
 
 
 def _leave_out(
@@ -81,8 +106,8 @@ def _leave_out(
 
 def mark(path: str, place: Path) -> None:
     """Write the marks of a tar's pictures (or of a folder's) to `place`, if they do not stand there yet."""
-    stamp = os.path.getsize(path) if os.path.isfile(path) else -1
-    if place.exists() and int(np.load(place)["stamp"]) == stamp != -1:
+    stamp = f"{path} {os.path.getsize(path)}" if os.path.isfile(path) else ""
+    if place.exists() and str(np.load(place)["stamp"]) == stamp != "":
         return
     pictures = open_pictures(path)
     marks, rows = [], []

@@ -22,11 +22,11 @@ from multiway.bootstrap.captioner import Captioner
 from multiway.bootstrap.config import BootstrapConfig, check_same, plain
 from multiway.bootstrap.filter import Filter, open_filter, threshold_of
 from multiway.bootstrap.pipeline import Work
-from multiway.bootstrap.plan import plan
+from multiway.bootstrap.plan import check_input, plan
 from multiway.bootstrap.sheet import write_report
 from multiway.bootstrap.threshold import choose, score_labelled
 from multiway.bootstrap.watch import Progress, silent, watching
-from multiway.bootstrap.writer import Selection, is_written
+from multiway.bootstrap.writer import Selection, is_written, written
 from multiway.errors import UserError
 from multiway.train.run import provenance, read_json
 
@@ -69,11 +69,13 @@ def bootstrap(
     if workers < 1:
         raise UserError(f"workers is {workers}: give at least 1")
     with _alone(out):
-        check_same(config, out)
+        begun = _begun(out)
+        check_same(config, out, begun=begun)
         for left in [*out.glob("*.part"), *out.glob(".*.part")]:
             left.unlink()
-        _write_run(config, out)
+        _write_run(config, out, begun)
         jobs, sizes = plan(config, out, workers=workers, progress=progress)
+        check_input(jobs, out)
         opened, chosen = _threshold(config, out, labelled, precision, filter, device)
         selection = Selection(
             threshold=chosen["value"],
@@ -120,13 +122,18 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _write_run(config: BootstrapConfig, out: Path) -> None:
+def _begun(out: Path) -> bool:
+    """Whether anything stands here that depends on the config: a mistyped command leaves none of it."""
+    return bool(written(out)) or any(journal.read(path) for path in (out / "scores").glob("*.jsonl"))
+
+
+def _write_run(config: BootstrapConfig, out: Path, begun: bool) -> None:
     """`run.json`, aside and renamed; the models' fingerprints must be those of the run that is gone on
     with.
     """
     marks = {name: named.fingerprint(name) for name in (config.captioner, config.filter) if name}
     path = out / "run.json"
-    if path.exists() and (old := read_json(path).get("fingerprints", marks)) != marks:
+    if begun and path.exists() and (old := read_json(path).get("fingerprints", marks)) != marks:
         changed = ", ".join(name for name in marks if old.get(name) != marks[name])
         raise UserError(f"{changed} has changed since {out} was begun: choose another output folder")
     content = {"bootstrap": plain(config), "fingerprints": marks, **provenance()}
@@ -156,7 +163,8 @@ def _threshold(
     if labelled is None:
         scores = scores or open_filter(config.filter, device=device)
         return scores, {"value": threshold_of(scores, None), "from": "the filter's own"}
-    known, path = {"labelled": named.fingerprint(labelled), "aim": precision}, out / "threshold.json"
+    marks = {"labelled": named.fingerprint(labelled), "by": named.fingerprint(config.filter)}
+    known, path = {**marks, "aim": precision}, out / "threshold.json"
     if path.exists() and (saved := json.loads(path.read_text())).items() >= known.items():
         return scores, saved
     scores = scores or open_filter(config.filter, device=device)

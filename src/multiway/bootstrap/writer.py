@@ -21,6 +21,7 @@ from typing import Any
 from multiway.data.images import extension
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, write_tar
+from multiway.data.tables import encodable
 
 BIN = 0.02  # width of a bar of the score histogram
 EXAMPLES = 12  # of each kind and fate, a shard; the report shows fewer
@@ -97,10 +98,24 @@ def read_manifest(out: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
+def written(out: Path) -> list[str]:
+    """The names of the shards that have a manifest."""
+    return sorted(path.stem for pattern in ("[0-9]*.json", "human-*.json") for path in out.glob(pattern))
+
+
 def write(
-    out: Path, name: str, shard: Shards, rows: list[dict[str, Any]], selection: Selection
+    out: Path,
+    name: str,
+    shard: Shards,
+    rows: list[dict[str, Any]],
+    selection: Selection,
+    of: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write the tar (none where nothing is kept) and then the manifest of one shard; returns the manifest."""
+    """Write the tar (none where nothing is kept) and then the manifest of one shard; returns the manifest.
+
+    Args:
+        of: what the rows are made of, as the journal's first line says it.
+    """
     path, tar = shard.paths[0], out / f"{name}.tar"
     out.mkdir(parents=True, exist_ok=True)
     chosen = [(row, select(row, selection)) for row in rows]
@@ -109,6 +124,7 @@ def write(
         "shard": name,
         "input": os.path.basename(path),
         "path": path if "://" in path else os.path.abspath(path),
+        "of": of,
         "selection": selection.plain(),
         "pictures": len(rows),
         "written": len(kept),
@@ -142,7 +158,7 @@ def _samples(
     for row, texts in kept:
         content, lines = shard.image(row["row"]), [text.text for text in texts if text.kept]
         try:
-            meta = shard.meta(row["row"])
+            meta = json.loads(encodable(json.dumps(shard.meta(row["row"]), ensure_ascii=False)))
         except BadSample:
             meta = {}
         own = {

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from multiway.errors import UserError
+
+if TYPE_CHECKING:
+    from multiway.bootstrap.config import BootstrapConfig
 
 ABOUT = """Caption every picture, score the web texts and the synthetic ones, and write new img2dataset shards
 of the pairs that the filter keeps (BLIP, section 3.3), with a report in OUT/report.html. The same command
@@ -71,6 +76,7 @@ def bootstrap(argv: Sequence[str]) -> None:
     given: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(BootstrapConfig)}
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     config = BootstrapConfig(**given)
+    _refuse_ignored(config)
     with progress_bar() as progress:
         report = run(
             config,
@@ -83,3 +89,29 @@ def bootstrap(argv: Sequence[str]) -> None:
             progress=progress,
         )
     print(json.dumps(report) if args.json else "\n".join([*sentences(report), f"shards in {args.out}"]))
+
+
+#: Flags of captions that only a model looks at.
+OF_MODELS = ("method", "top_p", "beams", "min_length", "max_length", "repetition_penalty", "prompt")
+
+
+def _refuse_ignored(config: BootstrapConfig) -> None:
+    """Refuse flags of captions that the captioner never hears of."""
+    from dataclasses import fields
+
+    from multiway.bootstrap import named
+
+    name = config.captioner
+    if name is not None and not named.is_address(name) and not named.is_function(name):
+        return
+    unheard = set(OF_MODELS)
+    if name is not None and named.is_function(name) and config.best_of == 1:
+        unheard.add("captions")  # it makes as many as it likes; where the best are taken, they are cut to it
+    given = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(config)
+        if field.name in unheard and getattr(config, field.name) != field.default
+    ]
+    if given:
+        who = "without a captioner" if name is None else f"with the captioner {name}, which is no model"
+        raise UserError(f"{', '.join(given)} would do nothing {who}: leave it out")

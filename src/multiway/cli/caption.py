@@ -63,6 +63,7 @@ def caption(argv: Sequence[str]) -> None:
     numbers = range(len(pictures.keys)) if output is None else output.numbers
     keys = [pictures.keys[number] for number in numbers]
     model = captioning(load_model(args))
+    options.config(model)  # refused here, nothing is written or overwritten for it
     load = opener(pictures, numbers)
 
     def make(start: int):

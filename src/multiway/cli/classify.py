@@ -41,6 +41,10 @@ def classify(argv: Sequence[str]) -> None:
     args = parser.parse(argv)
     if args.top < 1:
         raise UserError(f"--top is {args.top}: give at least 1")
+    if args.template is not None and args.classes is None:
+        raise UserError(
+            "--template without --classes would do nothing: name the classes too, or leave it out"
+        )
 
     import json
 

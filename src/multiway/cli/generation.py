@@ -7,6 +7,9 @@ import argparse
 from multiway.cli.arguments import Parser
 from multiway.errors import UserError
 
+#: Flags that one method alone looks at.
+OF_METHOD = {"beam": ("--beams",), "sample": ("--top-p", "--top-k", "--temperature", "--seed")}
+
 
 def add_generation(parser: Parser) -> None:
     """The flags of generation; `options_of` reads them."""
@@ -22,7 +25,7 @@ def add_generation(parser: Parser) -> None:
     parser.add_argument("--top-k", type=int, help="of sample: draw from the likeliest k only")
     parser.add_argument("--temperature", type=float, help="of sample: below 1 is bolder, above 1 wilder")
     parser.add_argument("--repetition-penalty", type=float, help="above 1 discourages repeated words")
-    parser.add_argument("--seed", type=int, default=0, help="of sample")
+    parser.add_argument("--seed", type=int, help="of sample; without it 0")
 
 
 def options_of(args: argparse.Namespace):
@@ -31,6 +34,13 @@ def options_of(args: argparse.Namespace):
 
     if args.n < 1:
         raise UserError(f"--n is {args.n}: give at least 1 caption a picture")
+    for method, flags in OF_METHOD.items():
+        ignored = [flag for flag in flags if getattr(args, flag[2:].replace("-", "_")) is not None]
+        if args.method != method and ignored:
+            raise UserError(
+                f"{', '.join(ignored)} would do nothing with --method {args.method}: add --method {method}, "
+                "or leave it out"
+            )
     return Options(
         method=args.method,
         number=args.n,
@@ -42,5 +52,5 @@ def options_of(args: argparse.Namespace):
         top_k=args.top_k,
         temperature=args.temperature,
         repetition_penalty=args.repetition_penalty,
-        seed=args.seed,
+        seed=args.seed or 0,
     )

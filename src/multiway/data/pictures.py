@@ -28,6 +28,11 @@ class Folder:
             ]
         self.keys = sorted(found)
 
+    @property
+    def files(self) -> list[str]:
+        """What the pictures lie in, on this machine or beyond."""
+        return [os.path.abspath(self.path)]
+
     def stamp(self, i: int) -> tuple[int, int] | None:
         """Size and time of change: where both are as before, the file is taken as unchanged, unread."""
         try:
@@ -54,6 +59,11 @@ class Files(Folder):
     def __init__(self, paths: Sequence[str]):
         self.path, self.keys = Path(), list(dict.fromkeys(paths))
 
+    @property
+    def files(self) -> list[str]:
+        """See `Folder`."""
+        return [os.path.abspath(key) for key in self.keys]
+
 
 class Tars:
     """The pictures of img2dataset tars, whatever their texts, and without; a key that comes again gets its
@@ -68,6 +78,11 @@ class Tars:
             key = self._shards.key(i)
             self.keys.append(f"{key}#{i}" if key in seen else key)
             seen.add(key)
+
+    @property
+    def files(self) -> list[str]:
+        """See `Folder`."""
+        return [path if "://" in path else os.path.abspath(path) for path in self._shards.paths]
 
     def stamp(self, i: int) -> None:
         """None: a picture in a tar has no time of its own and is always read."""

@@ -17,6 +17,11 @@ IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "image_path", "pa
 TEXT_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "title", "raw", "comment")
 
 
+def encodable(text: str) -> str:
+    """The text with "?" for halves of characters (lone surrogates), which JSON can say and UTF-8 can't."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def read_table(path: Path) -> Any:
     """A list of rows, each a dict; of a .json whatever it holds, or its lines where each is an object.
 

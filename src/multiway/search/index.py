@@ -23,6 +23,7 @@ import torch
 from multiway.data.images import decode
 from multiway.data.pictures import Folder, Tars, open_pictures
 from multiway.data.sample import BadSample
+from multiway.data.shards import expand
 from multiway.errors import UserError
 from multiway.systems.base import System
 from multiway.systems.pictures import transform_of
@@ -122,7 +123,8 @@ def build(
         progress: called as progress("pictures", done, total).
 
     Raises:
-        UserError: there are no pictures, none can be used, or the index there is damaged.
+        UserError: there are no pictures, none can be used, the index there is damaged or of another source,
+            or the model has no contrastive features.
     """
     folder, source = Path(folder), os.path.abspath(source) if "://" not in str(source) else str(source)
     pictures = open_pictures(source)
@@ -131,6 +133,11 @@ def build(
     before: dict[str, Entry] = {}
     if (folder / "index.json").is_file():
         old = Index.load(folder)
+        if not _same_source(old.source, source, pictures):
+            raise UserError(
+                f"{folder} holds the index of {old.source}: choose another folder for that of {source}, or "
+                "delete it"
+            )
         if old.fingerprint == mark:
             known = {
                 entry.digest: row for entry, row in zip(old.entries, np.asarray(old.features), strict=True)
@@ -147,8 +154,11 @@ def build(
         waiting.clear()
         return len(images)
 
-    def state() -> Index:
-        return Index(source, mark, list(entries), np.stack([known[entry.digest] for entry in entries]))
+    def state(*, midway: bool) -> Index:
+        met = {entry.key for entry in entries}
+        # What the old index knows of pictures whose turn has not come would have to be encoded again.
+        held = entries + [entry for key, entry in before.items() if midway and key not in met]
+        return Index(source, mark, held, np.stack([known[entry.digest] for entry in held]))
 
     for i, key in enumerate(pictures.keys):
         stamp, last = pictures.stamp(i), before.get(key)
@@ -167,14 +177,24 @@ def build(
             encoded += flush()
             progress("pictures", i + 1, len(pictures.keys))
             if encoded - saved >= SAVE_EVERY:
-                state().save(folder)
+                state(midway=True).save(folder)
                 saved = encoded
     if not entries:
         why = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
         raise UserError(f"no picture in {source} can be used ({why})")
-    state().save(folder)
+    state(midway=False).save(folder)
     removed = len(before.keys() - {entry.key for entry in entries})
     return Report(encoded=encoded, kept=kept, removed=removed, skipped=dict(skipped))
+
+
+def _same_source(old: str, new: str, pictures: Folder | Tars) -> bool:
+    """Whether an index of the old source goes on with the new one: the same, or more tars beside its own."""
+    if old == new:
+        return True
+    try:
+        return isinstance(pictures, Tars) and set(expand(old)) <= set(pictures.files)
+    except UserError:  # the old one is no tars, or they have gone
+        return False
 
 
 def _look(

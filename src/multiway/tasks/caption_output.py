@@ -7,6 +7,7 @@ journal goes when all is done. Pictures without a caption are named, with the re
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from multiway.data.images import decode, extension
 from multiway.data.pictures import Files, Folder, Tars
 from multiway.data.sample import BadSample
 from multiway.data.shards import write_tar
+from multiway.data.tables import encodable
 from multiway.errors import UserError
 from multiway.tasks.caption_many import Captioned
 
@@ -73,7 +75,7 @@ class Output:
         self.numbers = list(range(len(self.pictures.keys)))
         if self.format == "txt":
             self._choose()
-        elif self._there() and not self.overwrite and not self.journal.exists():
+        elif self._there() and not self.overwrite and not self._begun():
             raise UserError(f"{self._there()[0]} exists already: choose another --out, or --overwrite it")
 
     @property
@@ -107,16 +109,16 @@ class Output:
         """What an interrupted run had made (maybe nothing), then batch after batch; then all is written.
 
         Args:
-            settings: all that captions and batches depend on; a run with others is not gone on with.
+            settings: all that captions and batches depend on; a run with others, or of other pictures or
+                files, is not gone on with.
             make: batches from the given one on.
 
         Raises:
             UserError: the journal is of other settings or pictures; or no picture could be used.
         """
+        settings = {**settings, **self._settings()}
         if self.overwrite and not self._interrupted(settings):
             self.journal.unlink(missing_ok=True)
-            for old in self._there() if self.format == "tar" else ():
-                old.unlink()
         with journal.opened(self.journal, settings) as book:
             rows = [Captioned(**row) for row in book.rows]
             if [row.key for row in rows] != self.keys[: len(rows)]:
@@ -124,6 +126,8 @@ class Output:
             self._write(rows, new=len(rows))
             yield list(rows)
             for batch in make(book.batches):
+                if not book.batches:  # not before a caption is made: a wrong option costs no old tar
+                    self._clear()
                 book.add([asdict(row) for row in batch])
                 rows += batch
                 self._write(rows, new=len(batch))
@@ -140,6 +144,20 @@ class Output:
         if self.format == "tar":
             return sorted(self.folder.glob("[0-9][0-9][0-9][0-9][0-9].tar"))
         return [self.target] if self.target.exists() else []
+
+    def _clear(self) -> None:
+        for old in self._there() if self.format == "tar" else ():
+            old.unlink()
+
+    def _begun(self) -> bool:
+        """Whether a run was interrupted after its first batch; what lies there is then of that run."""
+        return self.journal.exists() and bool(journal.read(self.journal))
+
+    def _settings(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one before, beside how captions are made."""
+        source = hashlib.sha256("\n".join(self.pictures.files).encode("utf-8", "surrogateescape"))
+        sizes = {"shard_size": self.shard_size} if self.format == "tar" else {}
+        return {"source": source.hexdigest(), "format": self.format, **sizes}
 
     def _interrupted(self, settings: dict[str, Any]) -> bool:
         """Whether the journal there is of the same command."""
@@ -180,7 +198,7 @@ class Output:
     def _choose(self) -> None:
         """Leave out pictures that have a text; two that would share one are refused."""
         owner: dict[Path, str] = {}
-        begun = {row["key"] for row in journal.read(self.journal)} if self.journal.exists() else set()
+        begun = {row["key"] for row in journal.read(self.journal)} if self._begun() else set()
         self.numbers = []
         for number, key in enumerate(self.pictures.keys):
             text = self._sidecar(key)
@@ -210,7 +228,7 @@ class Output:
                 "__key__": row.key if isinstance(self.pictures, Tars) else f"{number:09d}",
                 extension(content): content,
                 "txt": "\n".join(row.captions),
-                "json": {**about, **plain(row)},
+                "json": json.loads(encodable(json.dumps({**about, **plain(row)}, ensure_ascii=False))),
             }
 
 

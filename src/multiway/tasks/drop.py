@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tarfile
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -26,7 +27,7 @@ from multiway.data.shards import Shards, expand
 from multiway.data.tables import read_lines
 from multiway.data.tar_index import forget_index, split_name
 from multiway.errors import UserError
-from multiway.search.index import Index
+from multiway.search.index import Entry, Index
 from multiway.tasks.embed import arrow_modules
 from multiway.train import features
 
@@ -160,12 +161,19 @@ def _refuse_two_meanings(tars: Sequence[_Tar]) -> None:
 
 def _from_index(folder: Path, keys: AbstractSet[str]) -> list[str]:
     index = Index.load(folder)
-    kept = [row for row, entry in enumerate(index.entries) if entry.key not in keys]
-    gone = [entry.key for entry in index.entries if entry.key in keys]
+    named = [next((name for name in _names(entry) if name in keys), None) for entry in index.entries]
+    kept = [row for row, name in enumerate(named) if name is None]
+    gone = [name for name in named if name is not None]
     if gone:
         entries = [index.entries[row] for row in kept]
         replace(index, entries=entries, features=np.asarray(index.features)[kept]).save(folder)
     return gone
+
+
+def _names(entry: Entry) -> list[str]:
+    """An entry's key, and of a key that came again in tars (`k1#2`, see `Tars`) the tar's own."""
+    of_tar = not entry.size and not entry.mtime_ns
+    return [entry.key, *([re.sub(r"#\d+$", "", entry.key)] if of_tar else [])]
 
 
 def _from_features(folder: Path, keys: AbstractSet[str]) -> list[str]:

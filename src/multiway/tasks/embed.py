@@ -11,10 +11,11 @@ A part holds the samples of one range. It is written aside and renamed, and a fi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +102,7 @@ def _claim(path: Path, model: System, samples: Dataset, settings: dict[str, Any]
         "model": fingerprint(model),
         "source": [asdict(source) for source in samples.sources],
         "samples": len(samples),
+        "keys": _digest(samples.key(i) for i in range(len(samples))),
         **settings,
     }
     if path.exists():
@@ -110,9 +112,18 @@ def _claim(path: Path, model: System, samples: Dataset, settings: dict[str, Any]
             there = {}
         differ = [name for name, value in mine.items() if there.get(name) != value]
         if differ:
-            raise UserError(f"{path.parent} holds features of another {differ[0]}: choose another --out")
+            what = {"samples": "number of samples", "keys": "set of samples"}.get(differ[0], differ[0])
+            raise UserError(f"{path.parent} holds features of another {what}: choose another --out")
         return
     files.write(path, json.dumps(mine, indent=1))
+
+
+def _digest(keys: Iterable[str]) -> str:
+    """SHA-256 over the keys in their order: a part of another range of them must not be taken for done."""
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(f"{key}\n".encode())
+    return digest.hexdigest()
 
 
 def _of(
