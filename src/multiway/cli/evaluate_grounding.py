@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multiway.cli.arguments import Parser
+from multiway.cli.decided import share
 
 
 def add_looking(parser: Parser) -> None:
@@ -47,8 +48,7 @@ def grounding(argv: Sequence[str]) -> None:
 
     def show(found) -> None:
         result = found.result
-        low, high = result["interval"]
-        print(f"pointing  {result['pointing']:.1f} ({low:.1f} to {high:.1f}), {_more(result)}")
+        print(f"pointing  {share(result, 'pointing')}, {_more(result)}")
         for name in ("chance", "shuffled"):
             print(f"{name:<8}  {result[name]['pointing']:.1f}, {_more(result[name])}")
 

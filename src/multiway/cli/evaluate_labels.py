@@ -16,14 +16,14 @@ def nlvr2(argv: Sequence[str]) -> None:
     """Print accuracy with its intervals, beside the majority answer and other pairs' pictures."""
 
     def show(found) -> None:
+        from multiway.tasks.outcomes import between
+
         result = found.result
         print(f"accuracy  {share(result, 'accuracy')}, majority {result['majority']:.1f}")
         if result["sentence_interval"] is not None:
-            low, high = result["sentence_interval"]
             said = f"{result['n_sentences']:,} sentences"
-            print(
-                f"{said}, interval over them {low:.1f} to {high:.1f}; all right {result['consistency']:.1f}"
-            )
+            over = between(result["sentence_interval"], 1)
+            print(f"{said}, interval over them {over}; all right {result['consistency']:.1f}")
         print(f"shuffled  {share(result['shuffled'], 'accuracy')}")
 
     evaluate_task(

@@ -15,8 +15,8 @@ from multiway.data.order import keyed_generator
 from multiway.data.prompts import ScenePrompts
 from multiway.data.scene_reader import counts, shows
 from multiway.data.scenes import COLOURS, SHAPES, draw_scene
-from multiway.metrics.classification import wilson
 from multiway.metrics.controls import other
+from multiway.metrics.resample import wilson
 from multiway.systems.asking import Asking
 from multiway.systems.pictures import Picture
 from multiway.tasks.two_stage import Progress, evaluating, silent

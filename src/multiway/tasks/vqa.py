@@ -20,7 +20,7 @@ from multiway.batch import Batch
 from multiway.data.questions import Asked, Questions, count_answers
 from multiway.errors import UserError
 from multiway.metrics import vqa as metrics
-from multiway.metrics.classification import bootstrap
+from multiway.metrics.classification import bootstrap, rounded
 from multiway.metrics.controls import other
 from multiway.systems import NETWORKS
 from multiway.systems.answer_tree import Candidates
@@ -243,11 +243,10 @@ def _scores(said: Said, data: Questions) -> dict[str, Any]:
     rows = [(answer, asked) for answer, asked in rows if asked.answers]
     right = np.array([metrics.soft_accuracy(answer, asked.answers) for answer, asked in rows])
     kinds = np.array([_kind(asked) for _, asked in rows])
-    low, high = bootstrap(right, [asked.picture for _, asked in rows])
     return {
         "n": len(rows),
         "accuracy": 100 * float(right.mean()),
-        "interval": np.round([100 * low, 100 * high], 2).tolist(),
+        "interval": rounded(bootstrap(right, [asked.picture for _, asked in rows])),
         "by_kind": {kind: 100 * float(right[kinds == kind].mean()) for kind in sorted(set(kinds.tolist()))},
     }
 
