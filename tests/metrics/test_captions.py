@@ -62,6 +62,21 @@ def test_exact_forgives_case_accents_and_punctuation_alone():
     assert m.exact(["一 只 狗"], [["一只狗。"]], cut="characters") == [1]
 
 
+def test_exact_keeps_what_is_no_spelling():
+    """Vowel signs, the marks of kana, emoji and punctuation alone; an empty caption matches nothing."""
+    for cut in ("ptb", "characters"):
+        apart = [("", "!!!"), ("", ""), ("🐶", "🐱"), ("?", "!"), ("がき", "かき"), ("か\u3099", "か")]
+        assert m.exact([a for a, _ in apart], [[b] for _, b in apart], cut=cut).tolist() == [0] * len(apart)
+        same = [("🐶", "🐶"), ("か\u3099き", "がき"), ("Café!", "café")]
+        assert m.exact([a for a, _ in same], [[b] for _, b in same], cut=cut).tolist() == [1] * len(same)
+    assert m.exact(["की", "ёлка", "άλφα", "❤️ 1️⃣"], [["का"], ["елка"], ["αλφα"], ["❤ 1"]]).tolist() == [
+        0,
+        1,
+        1,
+        1,
+    ]
+
+
 def test_common_subsequence_beside_the_table():
     draw = random.Random(0)
     for _ in range(2000):

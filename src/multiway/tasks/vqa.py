@@ -279,9 +279,12 @@ def _kind(asked: Asked) -> str:
 
 
 def _majority(data: Questions, numbers: Sequence[int]) -> float:
-    """Percent that one answer to all questions reaches; of the ten that are given most often."""
+    """Percent that one answer to all questions reaches; of the ten that are given most often.
+
+    As they are written: where all annotators agree they are compared so, and elsewhere normalised anyway.
+    """
     given = [data.asked(i).answers for i in numbers]
-    counts = Counter(metrics.normalise(answer) for answers in given for answer in set(answers))
+    counts = Counter(answer for answers in given for answer in set(answers))
     shares = (
         np.mean([metrics.soft_accuracy(answer, answers) for answers in given])
         for answer, _ in counts.most_common(10)
