@@ -83,6 +83,12 @@ def test_slices_by_words_and_by_quarters_of_numbers():
     assert sum(r["n"] for r in rows) == 40
 
 
+def test_quarters_of_dates_keep_all_their_digits():
+    rows = slices(choices([True] * 28), [20240101 + day for day in range(28)])
+    assert sorted(row["value"] for row in rows)[0] == "20240101 to 20240107.75"
+    assert [row["n"] for row in rows] == [7] * 4
+
+
 def test_a_column_that_is_not_there_is_named():
     with pytest.raises(UserError, match=r"no column 'colour'.*it has animal"):
         metadata(lambda i: {"animal": "cat"}, choices([True]), "colour")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny_simvlm
 import torch
+from PIL import Image
 
 import multiway
 from multiway.batch import Batch
@@ -77,6 +78,7 @@ def test_controls_see_other_pictures_and_answers_are_written(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("answer", ["two", "the dog"])
 def test_the_answer_that_everybody_gives_is_all_right(answer: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     rows = [{"image": "x.png", "question": "?", "answer": [answer] * 10}] * 4
     (tmp_path / "q.json").write_text(json.dumps(rows))
     data = Questions(LabelledSource(path=str(tmp_path / "q.json")))

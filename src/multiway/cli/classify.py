@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from multiway.cli.arguments import Parser
-from multiway.cli.decided import share
+from multiway.cli.decided import control, share
 from multiway.errors import UserError
 
 
@@ -87,4 +87,4 @@ def show_classes(found: Any) -> None:
         f"{result['balanced']:.1f}, most frequent of {result['n_classes']} classes "
         f"{result['majority']:.1f}"
     )
-    print(f"shuffled  {share(result['shuffled'], 'top1')}")
+    print(f"shuffled  {control(result, 'top1')}")

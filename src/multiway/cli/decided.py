@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+NO_OTHER = "not measured: there is no other picture"
 NEITHER = "no difference that these data can show"
 
 
@@ -60,6 +61,11 @@ def verdict(figure: dict[str, Any]) -> str:
     if differing < LEAST:
         return f"{NEITHER}: they differ on {differing} alone, and it takes {LEAST}"
     return "B is better" if low > 0 else "A is better"
+
+
+def control(result: dict[str, Any], name: str) -> str:
+    """The share under `shuffled`, or that there is none."""
+    return NO_OTHER if result["shuffled"] is None else share(result["shuffled"], name)
 
 
 def share(values: dict[str, Any], name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multiway.cli.arguments import Parser
-from multiway.cli.decided import share
+from multiway.cli.decided import NO_OTHER, share
 
 
 def add_looking(parser: Parser) -> None:
@@ -50,7 +50,9 @@ def grounding(argv: Sequence[str]) -> None:
         result = found.result
         print(f"pointing  {share(result, 'pointing')}, {_more(result)}")
         for name in ("chance", "shuffled"):
-            print(f"{name:<8}  {result[name]['pointing']:.1f}, {_more(result[name])}")
+            found = result[name]
+            said = NO_OTHER if found is None else f"{found['pointing']:.1f}, {_more(found)}"
+            print(f"{name:<8}  {said}")
 
     decide.decide(args, lambda _: samples, lambda m, d, p: measure(m, d, progress=p, **options), show)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from multiway.cli.arguments import Parser
 from multiway.cli.classify import show_classes
-from multiway.cli.decided import share
+from multiway.cli.decided import control, share
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 from multiway.errors import UserError
 
@@ -24,7 +24,7 @@ def nlvr2(argv: Sequence[str]) -> None:
             said = f"{result['n_sentences']:,} sentences"
             over = between(result["sentence_interval"], 1)
             print(f"{said}, interval over them {over}; all right {result['consistency']:.1f}")
-        print(f"shuffled  {share(result['shuffled'], 'accuracy')}")
+        print(f"shuffled  {control(result, 'accuracy')}")
 
     evaluate_task(
         "nlvr2",
@@ -57,7 +57,7 @@ def entailment(argv: Sequence[str]) -> None:
         result = found.result
         labels = ", ".join(f"{label} {value:.1f}" for label, value in result["by_label"].items())
         print(f"accuracy  {share(result, 'accuracy')}, {labels}; majority {result['majority']:.1f}")
-        print(f"shuffled  {share(result['shuffled'], 'accuracy')}")
+        print(f"shuffled  {control(result, 'accuracy')}")
 
     evaluate_task(
         "entailment",

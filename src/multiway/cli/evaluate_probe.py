@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from multiway.cli.arguments import Parser
-from multiway.cli.evaluate_labels import share
+from multiway.cli.decided import control, share
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 
 
@@ -61,6 +61,6 @@ def probe(argv: Sequence[str]) -> None:
         f"top-1     {share(result, 'top1')}, top-5 {result['top5']:.1f}, mean over classes "
         f"{result['balanced']:.1f}, most frequent of {result['n_classes']} classes {result['majority']:.1f}"
     )
-    print(f"shuffled  {share(result['shuffled'], 'top1')}")
+    print(f"shuffled  {control(result, 'top1')}")
     said = f"{result['n_train']:,} pictures, {result['width']} features, penalty {result['penalty']:g}"
     print(f"learned from {said}")

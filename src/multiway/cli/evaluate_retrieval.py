@@ -61,7 +61,7 @@ def retrieval(argv: Sequence[str]) -> None:
 
     def show(found) -> None:
         for stage, values in (*((s, found.result[s]) for s in ("itc", "itm")), ("shuffled", found.shuffled)):
-            if values is not None:
+            if values:
                 stage += " (approximate)" * (stage == "itm" and args.prefilter is not None)
                 print(f"{stage:<8}  {_line(values, 'tr')}   {_line(values, 'ir')}")
 

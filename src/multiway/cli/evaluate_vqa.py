@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from multiway.cli.arguments import Parser
-from multiway.cli.evaluate_labels import evaluate_task, share
+from multiway.cli.decided import control, share
+from multiway.cli.evaluate_labels import evaluate_task
 from multiway.cli.labelled import ANSWERS, answers_of
 
 INFERENCES = ("rank", "generate", "classify")
@@ -35,7 +36,7 @@ def vqa(argv: Sequence[str]) -> None:
         kinds = ", ".join(f"{kind} {value:.1f}" for kind, value in result["by_kind"].items())
         blind = result["majority"]
         print(f"accuracy  {share(result, 'accuracy')}, {kinds}; always the same answer {blind:.1f}")
-        print(f"shuffled  {share(result['shuffled'], 'accuracy')}")
+        print(f"shuffled  {control(result, 'accuracy')}")
 
     evaluate_task(
         "vqa",

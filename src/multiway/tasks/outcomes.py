@@ -139,7 +139,7 @@ def _named(values: Sequence[Any]) -> list[str]:
         return [name if name in kept else REST for name in plain]
     edges = np.nanquantile(numbers, (0, 0.25, 0.5, 0.75, 1))
     part = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, 3)
-    ranges = [f"{low:g} to {high:g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    ranges = [f"{low:.15g} to {high:.15g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
     return ["(none)" if np.isnan(n) else ranges[p] for n, p in zip(numbers, part.tolist(), strict=True)]
 
 

@@ -29,7 +29,7 @@ from multiway.systems.base import System
 from multiway.systems.generalist import Generalist
 from multiway.systems.writing import Writing
 from multiway.tasks.outcomes import Outcomes
-from multiway.tasks.predictions import Measurement, batches
+from multiway.tasks.predictions import Measurement, batches, pick
 from multiway.tasks.two_stage import Progress, evaluating, silent
 from multiway.tasks.upload import number, write_json
 
@@ -223,9 +223,11 @@ def measure(
         return Measurement(result={"n": len(own.numbers)}, seconds=seconds, skipped=own.skipped)
     result = _scores(own, data)
     result["majority"] = _majority(data, known)
-    dealt = [own.numbers[i] for i in other(len(own.numbers)).tolist()]
-    shuffled = say(model, data, numbers=own.numbers, pictures=dealt, progress=progress, **options)
-    result["shuffled"] = {name: _scores(shuffled, data)[name] for name in ("accuracy", "interval")}
+    order, result["shuffled"] = other(data.asked(i).picture for i in own.numbers), None
+    if order is not None:
+        dealt = [own.numbers[i] for i in order.tolist()]
+        shuffled = say(model, data, numbers=own.numbers, pictures=dealt, progress=progress, **options)
+        result["shuffled"] = pick(_scores(shuffled, data), "accuracy")
     return Measurement(result=result, seconds=seconds, skipped=own.skipped, outcomes=_outcomes(own, data))
 
 
