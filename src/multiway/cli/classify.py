@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, positive
 from multiway.cli.decided import control, share
 from multiway.errors import UserError
 
@@ -35,12 +35,10 @@ def classify(argv: Sequence[str]) -> None:
     parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
     parser.add_argument("--classes", help="names with commas between, or a text file with one a line")
     add_templates(parser)
-    parser.add_argument("--top", type=int, default=3, help="classes shown of each picture")
+    parser.add_argument("--top", type=positive, default=3, help="classes shown of each picture")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a picture")
     args = parser.parse(argv)
-    if args.top < 1:
-        raise UserError(f"--top is {args.top}: give at least 1")
 
     import json
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Command, Parser, dispatch
+from multiway.cli.arguments import Command, Parser, dispatch, positive
 
 COMMANDS = {
     "retrieval": Command(
@@ -55,7 +55,7 @@ def caption(argv: Sequence[str]) -> None:
         metavar="MODULE:CLASS",
         help="a further score by pycocoevalcap's interface, as pycocoevalcap.meteor.meteor:Meteor",
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures at a time")
+    parser.add_argument("--batch-size", type=positive, default=8, help="pictures at a time")
     decide.add_deciding(parser, upload="image_id and caption, as COCO's and NoCaps' servers take it")
     args = parser.parse(argv)
     decide.check(args)

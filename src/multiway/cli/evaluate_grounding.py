@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, positive
 from multiway.cli.decided import NO_OTHER, share
 
 
@@ -34,7 +34,7 @@ def grounding(argv: Sequence[str]) -> None:
     add_labelled(parser, "--data", f"{about} and box, scenes:N or boxes:N (drawn)")
     add_labels(parser)
     add_looking(parser)
-    parser.add_argument("--batch-size", type=int, default=16, help="texts at a time")
+    parser.add_argument("--batch-size", type=positive, default=16, help="texts at a time")
     decide.add_deciding(parser, upload="a json list of ref_id and sent_id (else key) and bbox")
     args = parser.parse(argv)
     decide.check(args)

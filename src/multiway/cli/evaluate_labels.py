@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, positive
 from multiway.cli.classify import show_classes
 from multiway.cli.decided import control, share
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
@@ -93,7 +93,7 @@ def evaluate_task(
     add_labels(parser)
     if add is not None:
         add(parser)
-    parser.add_argument("--batch-size", type=int, default=32, help="samples at a time")
+    parser.add_argument("--batch-size", type=positive, default=32, help="samples at a time")
     decide.add_deciding(parser, upload=upload)
     args = parser.parse(argv)
     decide.check(args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, positive
 from multiway.cli.decided import control, share
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 
@@ -32,7 +32,7 @@ def probe(argv: Sequence[str]) -> None:
         default="own",
         help="what stands for a picture: as the tower has it, its class token, or the mean of its patches",
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures at a time")
+    parser.add_argument("--batch-size", type=positive, default=32, help="pictures at a time")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse(argv)

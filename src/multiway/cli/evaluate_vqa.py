@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, positive
 from multiway.cli.decided import control, share
 from multiway.cli.evaluate_labels import evaluate_task
 from multiway.cli.labelled import ANSWERS, answers_of
@@ -18,7 +18,7 @@ def add_answering(parser: Parser) -> None:
     how = "how answers are found; default: the model's own way"
     parser.add_argument("--inference", choices=INFERENCES, help=how)
     parser.add_argument("--answers", help=f"{ANSWERS}; default: the model's own")
-    parser.add_argument("--k", type=int, default=128, help="answers that are ranked to their end")
+    parser.add_argument("--k", type=positive, default=128, help="answers that are ranked to their end")
 
 
 def asking_of(args: Any, **more: Any) -> Any:
