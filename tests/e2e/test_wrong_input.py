@@ -24,6 +24,7 @@ WRONG = {
     "left-over word": (["train", "albef_emoji", "please"], ["please"]),
     "missing flag": (["match", "PICTURE", "a cat"], ["--model", "--help"]),
     "missing run.json": (["train", "--from", "MISSING"], ["MISSING"]),
+    "run.json of no system": (["train", "--from", "NO_SYSTEM"], ["names no system"]),
     "run.json is not one": (["train", "--from", "PICTURE"], ["PICTURE"]),
     "missing data": (["data", "inspect", "MISSING"], ["MISSING"]),
     "missing data to train on": (
@@ -91,6 +92,7 @@ def paths(tmp_path, model_folder, pictures):
     empty.mkdir()
     text = tmp_path / "note.jpg"
     text.write_text("this is not a picture\n")
+    (tmp_path / "run.json").write_text('{"run": {"system": 3}}')
     weightless = tmp_path / "weightless"
     shutil.copytree(model_folder, weightless)
     (weightless / "model.safetensors").unlink()
@@ -99,6 +101,7 @@ def paths(tmp_path, model_folder, pictures):
         "MISSING": tmp_path / "missing",
         "EMPTY": empty,
         "TEXT": text,
+        "NO_SYSTEM": tmp_path / "run.json",
         "WEIGHTLESS": weightless,
         "MODEL": model_folder,
         "OUT": tmp_path / "out",

@@ -56,7 +56,13 @@ def classify(argv: Sequence[str]) -> None:
     for picture in args.pictures:
         with torch.inference_mode():
             batch = Batch(image=model.prepare(picture))
-            shares = model.predict(batch)[0].float().softmax(-1)
+            try:
+                logits = model.predict(batch)
+            except UserError:
+                raise UserError(
+                    f"{type(model).__name__} judges a text beside pictures: {_instead(model, labels)}"
+                ) from None
+            shares = logits[0].float().softmax(-1)
         best = shares.topk(min(args.top, len(labels)))
         rows = [
             (labels[i], share) for share, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -66,6 +72,22 @@ def classify(argv: Sequence[str]) -> None:
             print(json.dumps({"image": picture, "classes": found}, ensure_ascii=False))
         else:
             print(f"{picture}: " + ", ".join(f"{label} {share:.3f}" for label, share in rows))
+
+
+def _instead(model: Any, labels: Sequence[str]) -> str:
+    """The command for a model that can't do without a text."""
+    from multiway.data.sentences import Sentences
+    from multiway.data.two_pictures import PicturePairs
+    from multiway.systems.answering import Answering
+
+    if isinstance(model, Answering):
+        return "ask it with `multiway answer`"
+    tasks: dict[tuple[str, ...], str] = {
+        tuple(PicturePairs.labels): "nlvr2",
+        tuple(Sentences.labels): "entailment",
+    }
+    task = tasks.get(tuple(labels), "TASK")
+    return f"measure it with `multiway evaluate {task}`, or classify with another model"
 
 
 def _names(given: str) -> list[str]:
