@@ -106,8 +106,11 @@ WRONG = {
     "unknown format": (["caption", "PHOTOS", "--model", "m", "--format", "cvs"], ["cvs", "jsonl"]),
     "an output that says no format": (["caption", "PHOTOS", "--model", "m", "--out", "x"], ["--format"]),
     "a format without its output": (["caption", "PHOTOS", "--model", "m", "--format", "tar"], ["--out"]),
-    "no caption a picture": (["caption", "PHOTOS", "--model", "m", "--n", "0"], ["--n is 0"]),
-    "no picture a batch": (["caption", "PHOTOS", "--model", "m", "--batch-size", "0"], ["--batch-size is 0"]),
+    "no caption a picture": (["caption", "PHOTOS", "--model", "m", "--n", "0"], ["--n", "at least 1"]),
+    "no picture a batch": (
+        ["caption", "PHOTOS", "--model", "m", "--batch-size", "0"],
+        ["--batch-size", "at least 1"],
+    ),
     "several by greedy search": (
         ["caption", "PHOTOS", "--model", "m", "--n", "2", "--method", "greedy"],
         ["greedy"],

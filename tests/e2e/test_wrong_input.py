@@ -24,6 +24,7 @@ WRONG = {
     "left-over word": (["train", "albef_emoji", "please"], ["please"]),
     "missing flag": (["match", "PICTURE", "a cat"], ["--model", "--help"]),
     "missing run.json": (["train", "--from", "MISSING"], ["MISSING"]),
+    "run.json of no system": (["train", "--from", "NO_SYSTEM"], ["names no system"]),
     "run.json is not one": (["train", "--from", "PICTURE"], ["PICTURE"]),
     "missing data": (["data", "inspect", "MISSING"], ["MISSING"]),
     "missing data to train on": (
@@ -51,6 +52,35 @@ WRONG = {
         ["MISSING"],
     ),
     "empty folder to search": (["search", "index", "EMPTY", "--model", "MODEL", "--out", "OUT"], ["EMPTY"]),
+    "no batch": (
+        ["calibrate", "--model", "MODEL", "--data", "x.csv", "--batch-size", "0"],
+        ["--batch-size", "'0'"],
+    ),
+    "less than no pictures a batch": (
+        ["evaluate", "retrieval", "--model", "MODEL", "--data", "EMPTY", "--batch-size=-1"],
+        ["--batch-size", "'-1'", "at least 1"],
+    ),
+    "no candidates": (["answer", "PICTURE", "what?", "--model", "MODEL", "--k", "0"], ["--k", "'0'"]),
+    "no answers": (["answer", "PICTURE", "what?", "--model", "MODEL", "--top", "0"], ["--top", "'0'"]),
+    "heat of no kind": (["ground", "PICTURE", "a cat", "--model", "MISSING", "--out", "x.xyz"], ["x.png"]),
+    "heat into no folder": (
+        ["ground", "PICTURE", "a cat", "--model", "MISSING", "--out", "MISSING/x.png"],
+        ["MISSING", "not there"],
+    ),
+    "features over a file": (["embed", "EMPTY", "--model", "MISSING", "--out", "TEXT"], ["TEXT", "a file"]),
+    "index below a file": (
+        ["search", "index", "EMPTY", "--model", "MISSING", "--out", "TEXT/index"],
+        ["TEXT", "a file"],
+    ),
+    "captions below a file": (
+        ["caption", "EMPTY", "--model", "MISSING", "--out", "TEXT/x.jsonl"],
+        ["TEXT", "a file"],
+    ),
+    "sheet below a file": (
+        ["evaluate", "retrieval", "--model", "MISSING", "--data", "EMPTY", "--sheet", "TEXT/x.html"],
+        ["TEXT", "a file"],
+    ),
+    "words behind two dashes are texts": (["match", "MISSING", "--model", "MODEL", "--", "--x"], ["MISSING"]),
     "missing index": (["search", "query", "a cat", "--index", "MISSING", "--model", "MODEL"], ["MISSING"]),
 }
 
@@ -62,6 +92,7 @@ def paths(tmp_path, model_folder, pictures):
     empty.mkdir()
     text = tmp_path / "note.jpg"
     text.write_text("this is not a picture\n")
+    (tmp_path / "run.json").write_text('{"run": {"system": 3}}')
     weightless = tmp_path / "weightless"
     shutil.copytree(model_folder, weightless)
     (weightless / "model.safetensors").unlink()
@@ -70,16 +101,23 @@ def paths(tmp_path, model_folder, pictures):
         "MISSING": tmp_path / "missing",
         "EMPTY": empty,
         "TEXT": text,
+        "NO_SYSTEM": tmp_path / "run.json",
         "WEIGHTLESS": weightless,
         "MODEL": model_folder,
         "OUT": tmp_path / "out",
     }
 
 
+def _path(word, paths):
+    """What a word stands for: a name, or a name and what is below it."""
+    name, slash, rest = word.partition("/")
+    return f"{paths[name]}{slash}{rest}" if name in paths else word
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_one_sentence_and_exit_code_2(case, cli, paths):
     argv, words = WRONG[case]
-    code, out, err = cli(*(paths.get(word, word) for word in argv))
+    code, out, err = cli(*(_path(word, paths) for word in argv))
     assert code == 2, err
     assert err.startswith("error: "), err
     assert err.count("\n") == 1, err

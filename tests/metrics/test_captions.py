@@ -62,6 +62,19 @@ def test_exact_forgives_case_accents_and_punctuation_alone():
     assert m.exact(["一 只 狗"], [["一只狗。"]], cut="characters") == [1]
 
 
+def test_exact_keeps_what_is_no_spelling():
+    """Vowel signs, the marks of kana, emoji and punctuation alone; an empty caption matches nothing."""
+
+    def same(pairs, cut="ptb"):
+        return m.exact([a for a, _ in pairs], [[b] for _, b in pairs], cut=cut).tolist()
+
+    apart = [("", "!!!"), ("", ""), ("🐶", "🐱"), ("?", "!"), ("がき", "かき"), ("か\u3099", "か")]
+    alike = [("🐶", "🐶"), ("か\u3099き", "がき"), ("Café!", "café")]
+    for cut in ("ptb", "characters"):
+        assert same(apart + alike, cut) == [0] * len(apart) + [1] * len(alike)
+    assert same([("की", "का"), ("ёлка", "елка"), ("άλφα", "αλφα"), ("❤️ 1️⃣", "❤ 1")]) == [0, 1, 1, 1]
+
+
 def test_common_subsequence_beside_the_table():
     draw = random.Random(0)
     for _ in range(2000):

@@ -9,8 +9,8 @@ from multiway.metrics.classification import (
     consistency,
     in_top,
     majority,
-    wilson,
 )
+from multiway.metrics.resample import wilson
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,16 @@ def test_choices_that_hang_together_say_less():
     apart = bootstrap(right, list(range(1000)))
     together = bootstrap(right, np.repeat(np.arange(50), 20).tolist())
     low, high = wilson(int(right.sum()), 1000)
-    assert apart[0] == pytest.approx(low, abs=0.01)
-    assert apart[1] == pytest.approx(high, abs=0.01)
-    assert together[1] - together[0] > 3 * (high - low)
+    assert apart[0] == pytest.approx(100 * low, abs=1)
+    assert apart[1] == pytest.approx(100 * high, abs=1)
+    assert together[1] - together[0] > 300 * (high - low)
     assert bootstrap(right, list(range(1000))) == apart  # drawn with a seed
-    assert bootstrap(np.ones(4, bool), list("aabb")) == (1.0, 1.0)
+
+
+def test_a_share_of_all_or_of_one_group_is_not_sure():
+    low, high = wilson(2, 2)
+    assert bootstrap(np.ones(4, bool), list("aabb")) == pytest.approx((100 * low, 100 * high))
+    assert bootstrap(np.array([True, False]), list("aa")) is None
 
 
 def test_consistency_is_of_whole_groups():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from multiway.errors import UserError
 from multiway.metrics import retrieval as m
 
 
@@ -54,6 +55,13 @@ def test_shortlist_ties_go_against_us():
     positives = positives_of([[0], [0, 3], [2]])
     assert m.shortlist(SCORES, 2, *positives.rows(0, 3)).tolist() == [[0, 1], [1, 2], [0, 1]]
     assert m.shortlist(SCORES, 9, *positives.rows(0, 3)).tolist() == [[0, 1, 2, 3]] * 3
+
+
+def test_no_shortlist_of_what_is_not_a_number():
+    nobody = np.empty(0, np.int64)
+    for k in (1, 3):
+        with pytest.raises(UserError, match="not numbers"):
+            m.shortlist(np.array([[0.5, np.nan, 0.1]]), k, nobody, nobody)
 
 
 def test_rerank_by_eye():

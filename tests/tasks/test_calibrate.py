@@ -54,6 +54,10 @@ def test_too_few_labels_and_damaged_files_are_refused(albef, gold, tmp_path):
     gold.write_text("\n".join(lines[:6]) + "\n")
     with pytest.raises(UserError, match="at least 10"):
         calibrate(albef, GoldPairs(str(gold)))
+    lines = [lines[0], *(line.replace(line.split(",")[0], "0.png", 1) for line in lines[1:])]
+    gold.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"too few pictures \(1\)"):
+        calibrate(albef, GoldPairs(str(gold)))
     multiway.save(albef, tmp_path / "model")
     (tmp_path / "model" / "calibration.json").write_text('{"scale": 1}')
     with pytest.raises(UserError, match="multiway calibrate"):

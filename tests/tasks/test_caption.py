@@ -136,9 +136,16 @@ def test_evaluate_is_the_result_of_measure():
 
 @pytest.mark.parametrize("count", [2, 3, 10, 101])
 def test_no_picture_keeps_its_caption_when_they_are_dealt(count):
-    dealt = task.other(count)
+    dealt = task.other(range(count))
+    assert dealt is not None
     assert sorted(dealt) == list(range(count))
     assert not (dealt == np.arange(count)).any()
+
+
+def test_one_picture_has_no_control():
+    found = task.measure(FakeCaptioner(), Coloured(["red"]))
+    assert found.result["shuffled"] is None
+    assert found.result["exact"] == 100
 
 
 def test_nearest_beside_the_whole_matrix():

@@ -12,6 +12,7 @@ import tiny_beit
 import tiny_beit3
 import tiny_mae
 import torch
+from PIL import Image
 from torch import nn
 
 import multiway
@@ -167,6 +168,10 @@ def test_classes_are_learned_by_the_image_tower_of_a_model_of_pairs(kind, tmp_pa
         (["evaluate", "nlvr2", "--model", "BASE", "--data", "scenes:none"], "names no drawn scenes"),
         (["evaluate", "classify", "--model", "BASE", "--data", "nowhere"], "no file or folder nowhere"),
         (["finetune", "nlvr2", "--model", "BASE", "--data", "scenes:8", "--out", "x", "--lrr", "1"], "--lrr"),
+        (
+            ["finetune", "nlvr2", "--model", "BASE", "--data", "scenes:8", "--out", "x", "--init.gain", "2"],
+            "init.gain is 2.0",
+        ),
     ],
 )
 def test_wrong_input_is_answered_with_a_sentence(albef, tmp_path, monkeypatch, capsys, argv, said):
@@ -195,6 +200,9 @@ def test_the_commands(albef, tmp_path, monkeypatch, capsys):
     assert main(["evaluate", "nlvr2", "--model", "out/model", "--data", "scenes:12:3"]) == 0
     assert f"{found['accuracy']:.1f}" in capsys.readouterr().out
     assert np.isfinite(found["shuffled"]["accuracy"])
+    Image.new("RGB", (16, 16)).save("red.png")
+    assert main(["classify", "red.png", "--model", "out/model"]) == 2
+    assert "`multiway evaluate nlvr2`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("base", ["mae", "beit", "beit3"])

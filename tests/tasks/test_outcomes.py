@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from multiway.cli.decided import verdict
 from multiway.data.sample import BadSample
 from multiway.errors import UserError
+from multiway.metrics.resample import wilson
 from multiway.tasks.error_sheet import write_sheet
 from multiway.tasks.outcomes import compare, metadata, of_choices, slices
 from multiway.tasks.retrieval import measure
@@ -56,6 +58,14 @@ def test_comparison_is_on_the_samples_that_both_have():
         compare(a, choices([True], numbers=[9]))
 
 
+def test_one_sample_gives_no_verdict():
+    a, b = choices([False]), choices([True])
+    found = compare(a, b)["figures"]["accuracy"]
+    assert "can show: they differ on 1 alone" in verdict(found)
+    found = compare(choices([False] * 6), choices([True] * 6))["figures"]["accuracy"]
+    assert verdict(found) == "B is better"
+
+
 def test_slices_by_words_and_by_quarters_of_numbers():
     found = choices([True, True, False, True])
     rows = slices(found, ["cat", "cat", "dog", None])
@@ -71,6 +81,12 @@ def test_slices_by_words_and_by_quarters_of_numbers():
     rows = slices(many, [f"w{n % 25}" for n in range(40)])
     assert {r["value"] for r in rows} >= {"(other)", "w0"}
     assert sum(r["n"] for r in rows) == 40
+
+
+def test_quarters_of_dates_keep_all_their_digits():
+    rows = slices(choices([True] * 28), [20240101 + day for day in range(28)])
+    assert sorted(row["value"] for row in rows)[0] == "20240101 to 20240107.75"
+    assert [row["n"] for row in rows] == [7] * 4
 
 
 def test_a_column_that_is_not_there_is_named():
@@ -114,7 +130,8 @@ def test_pictures_that_share_one_text_have_an_interval(albef, samples):
     five = OneText(samples=samples, first=0, size=5)
     found = measure(albef, five, k=2, batch_size=4).outcomes
     assert found is not None
-    assert found.intervals()["ir_r1"] == [100, 100]
+    low, high = wilson(5, 5)
+    assert found.intervals()["ir_r1"] == [100 * low, 100 * high]
 
 
 def test_folds_are_measured_apart_and_averaged(albef, samples):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny_simvlm
 import torch
+from PIL import Image
 
 import multiway
 from multiway.batch import Batch
@@ -73,6 +74,15 @@ def test_controls_see_other_pictures_and_answers_are_written(tmp_path: Path) -> 
     assert found.result["majority"] == 50.0
     assert found.result["shuffled"]["accuracy"] < 100
     assert json.loads((tmp_path / "out.json").read_text())[1] == {"question_id": 101, "answer": "yes"}
+
+
+@pytest.mark.parametrize("answer", ["two", "the dog"])
+def test_the_answer_that_everybody_gives_is_all_right(answer: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    rows = [{"image": "x.png", "question": "?", "answer": [answer] * 10}] * 4
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    data = Questions(LabelledSource(path=str(tmp_path / "q.json")))
+    assert vqa._majority(data, range(4)) == 100.0
 
 
 def test_answers_become_texts_with_weights_or_shares_of_classes(albef, tmp_path: Path) -> None:

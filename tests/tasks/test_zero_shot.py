@@ -67,6 +67,13 @@ def test_the_name_in_the_prompts_is_the_class(pictures) -> None:
     assert asked.predict(Batch(image=torch.tensor([0.0, 0.0, 1.0])[None, :, None, None])).argmax() == 1
 
 
+def test_a_learned_temperature_is_what_cosines_are_divided_by() -> None:
+    model = Colours()
+    assert ZeroShot(model, ["green"]).scale == 100
+    model.temperature = nn.Parameter(torch.tensor(0.25))
+    assert ZeroShot(model, ["green"]).scale == 4
+
+
 def test_what_can_not_be_asked_is_said() -> None:
     for arguments, what in (
         (([],), "names of classes"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 def answer(argv: Sequence[str]) -> None:
     """Print the best answers with their probabilities."""
-    from multiway.cli.arguments import Parser
+    from multiway.cli.arguments import Parser, positive
     from multiway.cli.evaluate_vqa import add_answering, asking_of
     from multiway.cli.model import add_device, load_model
 
@@ -20,7 +20,7 @@ def answer(argv: Sequence[str]) -> None:
     parser.add_argument("question", help="a question about it")
     parser.add_argument("--model", required=True, help="a model that answers questions")
     add_answering(parser)
-    parser.add_argument("--top", type=int, default=1, help="answers to print")
+    parser.add_argument("--top", type=positive, default=1, help="answers to print")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse(argv)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 def calibrate(argv: Sequence[str]) -> None:
     """Fit, report the calibration error before and after, and keep the fit in the model folder."""
-    from multiway.cli.arguments import Parser
+    from multiway.cli.arguments import Parser, positive
     from multiway.cli.model import add_device, load_model, progress_bar
 
     parser = Parser(
@@ -22,7 +22,7 @@ def calibrate(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--method", choices=("platt", "temperature"), default="platt", help="scale and bias, or scale alone"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="pairs at a time")
+    parser.add_argument("--batch-size", type=positive, default=32, help="pairs at a time")
     parser.add_argument("--dry-run", action="store_true", help="report alone")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, check_file, check_folder, positive
 from multiway.cli.caption_report import print_captions, report
 from multiway.cli.generation import add_generation, options_of
 from multiway.cli.model import add_device, load_model, progress_bar
@@ -31,15 +31,16 @@ def caption(argv: Sequence[str]) -> None:
         "tar: img2dataset shards",
     )
     add_generation(parser)
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures at a time")
-    parser.add_argument("--shard-size", type=int, default=1000, help="pictures in a tar")
+    parser.add_argument("--batch-size", type=positive, default=8, help="pictures at a time")
+    parser.add_argument("--shard-size", type=positive, default=1000, help="pictures in a tar")
     parser.add_argument("--overwrite", action="store_true", help="caption anew what has captions")
     add_device(parser)
     args = parser.parse(argv)
     format = _format(args)
     options = options_of(args)
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size is {args.batch_size}: give at least 1")
+
+    if args.out is not None:
+        (check_file if format == "jsonl" else check_folder)("--out", args.out)
 
     import time
     from dataclasses import asdict

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from multiway.cli.arguments import Parser
-from multiway.cli.decided import share
+from multiway.cli.arguments import Parser, positive
+from multiway.cli.decided import control, share
 from multiway.errors import UserError
 
 
@@ -35,12 +35,10 @@ def classify(argv: Sequence[str]) -> None:
     parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
     parser.add_argument("--classes", help="names with commas between, or a text file with one a line")
     add_templates(parser)
-    parser.add_argument("--top", type=int, default=3, help="classes shown of each picture")
+    parser.add_argument("--top", type=positive, default=3, help="classes shown of each picture")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a picture")
     args = parser.parse(argv)
-    if args.top < 1:
-        raise UserError(f"--top is {args.top}: give at least 1")
     if args.template is not None and args.classes is None:
         raise UserError(
             "--template without --classes would do nothing: name the classes too, or leave it out"
@@ -62,7 +60,13 @@ def classify(argv: Sequence[str]) -> None:
     for picture in args.pictures:
         with torch.inference_mode():
             batch = Batch(image=model.prepare(picture))
-            shares = model.predict(batch)[0].float().softmax(-1)
+            try:
+                logits = model.predict(batch)
+            except UserError:
+                raise UserError(
+                    f"{type(model).__name__} judges a text beside pictures: {_instead(model, labels)}"
+                ) from None
+            shares = logits[0].float().softmax(-1)
         best = shares.topk(min(args.top, len(labels)))
         rows = [
             (labels[i], share) for share, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -72,6 +76,22 @@ def classify(argv: Sequence[str]) -> None:
             print(json.dumps({"image": picture, "classes": found}, ensure_ascii=False))
         else:
             print(f"{picture}: " + ", ".join(f"{label} {share:.3f}" for label, share in rows))
+
+
+def _instead(model: Any, labels: Sequence[str]) -> str:
+    """The command for a model that can't do without a text."""
+    from multiway.data.sentences import Sentences
+    from multiway.data.two_pictures import PicturePairs
+    from multiway.systems.answering import Answering
+
+    if isinstance(model, Answering):
+        return "ask it with `multiway answer`"
+    tasks: dict[tuple[str, ...], str] = {
+        tuple(PicturePairs.labels): "nlvr2",
+        tuple(Sentences.labels): "entailment",
+    }
+    task = tasks.get(tuple(labels), "TASK")
+    return f"measure it with `multiway evaluate {task}`, or classify with another model"
 
 
 def _names(given: str) -> list[str]:
@@ -91,4 +111,4 @@ def show_classes(found: Any) -> None:
         f"{result['balanced']:.1f}, most frequent of {result['n_classes']} classes "
         f"{result['majority']:.1f}"
     )
-    print(f"shuffled  {share(result['shuffled'], 'top1')}")
+    print(f"shuffled  {control(result, 'top1')}")

@@ -10,7 +10,7 @@ SHOWN = 20  # names of each kind
 
 def convert(argv: Sequence[str]) -> None:
     """Write a model anew, or report on it."""
-    from multiway.cli.arguments import Parser
+    from multiway.cli.arguments import Parser, positive
     from multiway.errors import UserError
 
     parser = Parser(
@@ -23,9 +23,9 @@ def convert(argv: Sequence[str]) -> None:
     parser.add_argument("source", help="model folder, hub id or official checkpoint")
     parser.add_argument("out", nargs="?", help="new folder, or x.pth or x.safetensors for official")
     parser.add_argument("--to", choices=LAYOUTS, default="multiway", help="the layout that is written")
-    parser.add_argument("--image-size", type=int, help="pixels; a ViT's positions are resized to it")
+    parser.add_argument("--image-size", type=positive, help="pixels; a ViT's positions are resized to it")
     parser.add_argument(
-        "--text-length", type=int, help="tokens; the table of text positions is stretched to it"
+        "--text-length", type=positive, help="tokens; the table of text positions is stretched to it"
     )
     parser.add_argument("--check", "--dry-run", action="store_true", help="report and write nothing")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")

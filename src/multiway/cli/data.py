@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Command, Parser, dispatch
+from multiway.cli.arguments import Command, Parser, dispatch, positive
 from multiway.cli.labelled import add_source, source_of
 
 COMMANDS = {
@@ -31,7 +31,7 @@ def pack(argv: Sequence[str]) -> None:
     parser.add_argument("--from", dest="named", help="source of samples that name none; else the path")
     parser.add_argument("--licence", help="licence of samples that name none")
     parser.add_argument("--opt-out", help="file of keys to leave out, one a line")
-    parser.add_argument("--shard-size", type=int, default=10_000, help="samples in a tar")
+    parser.add_argument("--shard-size", type=positive, default=10_000, help="samples in a tar")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse(argv)
 

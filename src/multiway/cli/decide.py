@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, check_file
 from multiway.cli.model import add_device
 from multiway.errors import UserError
 
@@ -41,12 +41,13 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--sheet and --slice are for one model: give --model instead of --compare")
     if args.predictions is not None and args.compare is not None:
         raise UserError("--predictions is for one model: give --model instead of --compare")
-    if args.predictions is not None and args.predictions.is_dir():
-        raise UserError(f"--predictions {args.predictions} is a folder: name a file in it")
     if args.card and (args.model is None or not (Path(args.model) / "config.json").is_file()):
         raise UserError("--card writes into a model folder: give one as --model")
     if args.sheet is not None and args.sheet.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--sheet {args.sheet} is a page: name it x.html")
+    for flag, path in (("--predictions", args.predictions), ("--sheet", args.sheet)):
+        if path is not None:
+            check_file(flag, path)
 
 
 def decide(

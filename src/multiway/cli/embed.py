@@ -14,7 +14,7 @@ USES: dict[str, Any] = {
 
 def embed(argv: Sequence[str]) -> None:
     """Write features and their keys, and go on where a run was stopped."""
-    from multiway.cli.arguments import Parser
+    from multiway.cli.arguments import Parser, check_folder, positive
     from multiway.cli.labelled import add_source
     from multiway.cli.model import add_device, load_model, progress_bar
 
@@ -33,10 +33,11 @@ def embed(argv: Sequence[str]) -> None:
         help="pictures (a folder or tars without texts will do), texts (a .txt of lines will do), both",
     )
     parser.add_argument("--format", choices=("npy", "parquet"), default="npy", help="parquet needs pyarrow")
-    parser.add_argument("--part-size", type=int, default=10_000, help="samples in a file")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures or texts at a time")
+    parser.add_argument("--part-size", type=positive, default=10_000, help="samples in a file")
+    parser.add_argument("--batch-size", type=positive, default=32, help="pictures or texts at a time")
     add_device(parser)
     args = parser.parse(argv)
+    check_folder("--out", args.out)
 
     import time
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Command, Parser, dispatch
+from multiway.cli.arguments import Command, Parser, dispatch, positive
 
 COMMANDS = {
     "retrieval": Command(
@@ -31,6 +31,7 @@ def evaluate(argv: Sequence[str]) -> None:
 def caption(argv: Sequence[str]) -> None:
     """Print BLEU, ROUGE-L, CIDEr-D and exact match, beside those of captions dealt to other pictures."""
     from multiway.cli import decide
+    from multiway.cli.decided import NO_OTHER
     from multiway.cli.generation import add_generation, options_of
     from multiway.cli.labelled import add_source, source_of
 
@@ -54,7 +55,7 @@ def caption(argv: Sequence[str]) -> None:
         metavar="MODULE:CLASS",
         help="a further score by pycocoevalcap's interface, as pycocoevalcap.meteor.meteor:Meteor",
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures at a time")
+    parser.add_argument("--batch-size", type=positive, default=8, help="pictures at a time")
     decide.add_deciding(parser, upload="image_id and caption, as COCO's and NoCaps' servers take it")
     args = parser.parse(argv)
     decide.check(args)
@@ -72,6 +73,9 @@ def caption(argv: Sequence[str]) -> None:
     def show(found) -> None:
         further = [name for name in found.outcomes.values() if name not in _SHOWN and name[:4] != "bleu"]
         for label, scores in (("model", found.result), ("shuffled", found.result["shuffled"])):
+            if scores is None:
+                print(f"{label:<8}  {NO_OTHER}")
+                continue
             line = "  ".join(f"{_SHOWN[n]} {scores[n]:.1f}" for n in _SHOWN)
             print(f"{label:<8}  {line}" + "".join(f"  {n} {scores[n]:.1f}" for n in further if n in scores))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, positive
+from multiway.cli.decided import NO_OTHER, share
 
 
 def add_looking(parser: Parser) -> None:
@@ -33,7 +34,7 @@ def grounding(argv: Sequence[str]) -> None:
     add_labelled(parser, "--data", f"{about} and box, scenes:N or boxes:N (drawn)")
     add_labels(parser)
     add_looking(parser)
-    parser.add_argument("--batch-size", type=int, default=16, help="texts at a time")
+    parser.add_argument("--batch-size", type=positive, default=16, help="texts at a time")
     decide.add_deciding(parser, upload="a json list of ref_id and sent_id (else key) and bbox")
     args = parser.parse(argv)
     decide.check(args)
@@ -47,10 +48,11 @@ def grounding(argv: Sequence[str]) -> None:
 
     def show(found) -> None:
         result = found.result
-        low, high = result["interval"]
-        print(f"pointing  {result['pointing']:.1f} ({low:.1f} to {high:.1f}), {_more(result)}")
+        print(f"pointing  {share(result, 'pointing')}, {_more(result)}")
         for name in ("chance", "shuffled"):
-            print(f"{name:<8}  {result[name]['pointing']:.1f}, {_more(result[name])}")
+            found = result[name]
+            said = NO_OTHER if found is None else f"{found['pointing']:.1f}, {_more(found)}"
+            print(f"{name:<8}  {said}")
 
     decide.decide(args, lambda _: samples, lambda m, d, p: measure(m, d, progress=p, **options), show)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, positive
 from multiway.cli.classify import show_classes
-from multiway.cli.decided import share
+from multiway.cli.decided import control, share
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 from multiway.errors import UserError
 
@@ -16,15 +16,15 @@ def nlvr2(argv: Sequence[str]) -> None:
     """Print accuracy with its intervals, beside the majority answer and other pairs' pictures."""
 
     def show(found) -> None:
+        from multiway.tasks.outcomes import between
+
         result = found.result
         print(f"accuracy  {share(result, 'accuracy')}, majority {result['majority']:.1f}")
         if result["sentence_interval"] is not None:
-            low, high = result["sentence_interval"]
             said = f"{result['n_sentences']:,} sentences"
-            print(
-                f"{said}, interval over them {low:.1f} to {high:.1f}; all right {result['consistency']:.1f}"
-            )
-        print(f"shuffled  {share(result['shuffled'], 'accuracy')}")
+            over = between(result["sentence_interval"], 1)
+            print(f"{said}, interval over them {over}; all right {result['consistency']:.1f}")
+        print(f"shuffled  {control(result, 'accuracy')}")
 
     evaluate_task(
         "nlvr2",
@@ -57,7 +57,7 @@ def entailment(argv: Sequence[str]) -> None:
         result = found.result
         labels = ", ".join(f"{label} {value:.1f}" for label, value in result["by_label"].items())
         print(f"accuracy  {share(result, 'accuracy')}, {labels}; majority {result['majority']:.1f}")
-        print(f"shuffled  {share(result['shuffled'], 'accuracy')}")
+        print(f"shuffled  {control(result, 'accuracy')}")
 
     evaluate_task(
         "entailment",
@@ -93,7 +93,7 @@ def evaluate_task(
     add_labels(parser)
     if add is not None:
         add(parser)
-    parser.add_argument("--batch-size", type=int, default=32, help="samples at a time")
+    parser.add_argument("--batch-size", type=positive, default=32, help="samples at a time")
     decide.add_deciding(parser, upload=upload)
     args = parser.parse(argv)
     decide.check(args)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from multiway.cli.arguments import Parser
-from multiway.cli.evaluate_labels import share
+from multiway.cli.arguments import Parser, positive
+from multiway.cli.decided import control, share
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 
 
@@ -32,7 +32,7 @@ def probe(argv: Sequence[str]) -> None:
         default="own",
         help="what stands for a picture: as the tower has it, its class token, or the mean of its patches",
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures at a time")
+    parser.add_argument("--batch-size", type=positive, default=32, help="pictures at a time")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse(argv)
@@ -61,6 +61,6 @@ def probe(argv: Sequence[str]) -> None:
         f"top-1     {share(result, 'top1')}, top-5 {result['top5']:.1f}, mean over classes "
         f"{result['balanced']:.1f}, most frequent of {result['n_classes']} classes {result['majority']:.1f}"
     )
-    print(f"shuffled  {share(result['shuffled'], 'top1')}")
+    print(f"shuffled  {control(result, 'top1')}")
     said = f"{result['n_train']:,} pictures, {result['width']} features, penalty {result['penalty']:g}"
     print(f"learned from {said}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, positive
 
 
 def retrieval(argv: Sequence[str]) -> None:
@@ -20,9 +20,9 @@ def retrieval(argv: Sequence[str]) -> None:
         "count against the model. shuffled: by contrast, each picture's texts given to another one.",
     )
     add_source(parser, "--data")
-    parser.add_argument("--k", type=int, default=16, help="candidates that the matching head re-ranks")
+    parser.add_argument("--k", type=positive, default=16, help="candidates that the matching head re-ranks")
     parser.add_argument("--folds", type=int, default=1, help="mean over so many folds (COCO's 1k test: 5)")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures, texts or pairs at a time")
+    parser.add_argument("--batch-size", type=positive, default=32, help="pictures, texts or pairs at a time")
     parser.add_argument(
         "--prefilter",
         metavar="MODEL",
@@ -31,7 +31,7 @@ def retrieval(argv: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--frames",
-        type=int,
+        type=positive,
         metavar="N",
         help="the data is a table of videos (folders of frames, animated pictures): look at N frames of each",
     )
@@ -61,7 +61,7 @@ def retrieval(argv: Sequence[str]) -> None:
 
     def show(found) -> None:
         for stage, values in (*((s, found.result[s]) for s in ("itc", "itm")), ("shuffled", found.shuffled)):
-            if values is not None:
+            if values:
                 stage += " (approximate)" * (stage == "itm" and args.prefilter is not None)
                 print(f"{stage:<8}  {_line(values, 'tr')}   {_line(values, 'ir')}")
 

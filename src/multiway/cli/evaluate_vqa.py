@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from multiway.cli.arguments import Parser
-from multiway.cli.evaluate_labels import evaluate_task, share
+from multiway.cli.arguments import Parser, positive
+from multiway.cli.decided import control, share
+from multiway.cli.evaluate_labels import evaluate_task
 from multiway.cli.labelled import ANSWERS, answers_of
 
 INFERENCES = ("rank", "generate", "classify")
@@ -17,7 +18,7 @@ def add_answering(parser: Parser) -> None:
     how = "how answers are found; default: the model's own way"
     parser.add_argument("--inference", choices=INFERENCES, help=how)
     parser.add_argument("--answers", help=f"{ANSWERS}; default: the model's own")
-    parser.add_argument("--k", type=int, default=128, help="answers that are ranked to their end")
+    parser.add_argument("--k", type=positive, default=128, help="answers that are ranked to their end")
 
 
 def asking_of(args: Any, **more: Any) -> Any:
@@ -35,7 +36,7 @@ def vqa(argv: Sequence[str]) -> None:
         kinds = ", ".join(f"{kind} {value:.1f}" for kind, value in result["by_kind"].items())
         blind = result["majority"]
         print(f"accuracy  {share(result, 'accuracy')}, {kinds}; always the same answer {blind:.1f}")
-        print(f"shuffled  {share(result['shuffled'], 'accuracy')}")
+        print(f"shuffled  {control(result, 'accuracy')}")
 
     evaluate_task(
         "vqa",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, positive
 from multiway.cli.classify import add_templates, show_classes
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 
@@ -22,7 +22,7 @@ def zero_shot(argv: Sequence[str]) -> None:
     add_labelled(parser, "--data", DATA["classify"])
     add_labels(parser)
     add_templates(parser)
-    parser.add_argument("--batch-size", type=int, default=32, help="samples at a time")
+    parser.add_argument("--batch-size", type=positive, default=32, help="samples at a time")
     decide.add_deciding(parser, upload="a csv of key and class")
     args = parser.parse(argv)
     decide.check(args)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from multiway.cli.arguments import Command, Parser, dispatch
+from multiway.cli.arguments import Command, Parser, dispatch, positive
 from multiway.cli.evaluate_vqa import INFERENCES
 from multiway.cli.labelled import (
     ANSWERS,
@@ -52,7 +52,9 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
     add_learning(parser, CAPTIONS if pairs else DATA[task], pairs=pairs)
     if task == "vqa":
         parser.add_argument("--answers", help=f"{ANSWERS}; without it, those of the data")
-        parser.add_argument("--min-count", type=int, default=1, help="leave out answers given less often")
+        parser.add_argument(
+            "--min-count", type=positive, default=1, help="leave out answers given less often"
+        )
         parser.add_argument("--inference", choices=INFERENCES, help="how it shall answer")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument(

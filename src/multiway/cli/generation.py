@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from multiway.cli.arguments import Parser
+from multiway.cli.arguments import Parser, positive
 from multiway.errors import UserError
 
 #: Flags that one method alone looks at.
@@ -16,7 +16,7 @@ def add_generation(parser: Parser) -> None:
     parser.add_argument(
         "--method", choices=("beam", "greedy", "sample"), default="beam", help="search, or draw (nucleus)"
     )
-    parser.add_argument("--n", type=int, default=1, help="captions a picture, best first")
+    parser.add_argument("--n", type=positive, default=1, help="captions a picture, best first")
     parser.add_argument("--beams", type=int, help="of beam search; without it 3, or n")
     parser.add_argument("--prompt", help="what every caption continues; without it the model's own")
     parser.add_argument("--min-length", type=int, help="new tokens, the end token included; else the model's")

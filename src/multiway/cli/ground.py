@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def ground(argv: Sequence[str]) -> None:
@@ -23,6 +24,8 @@ def ground(argv: Sequence[str]) -> None:
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse(argv)
+    if args.out is not None:
+        _check_picture(args.out)
 
     import json
 
@@ -43,3 +46,17 @@ def ground(argv: Sequence[str]) -> None:
     print(f"hottest at x {x}, y {y} of {picture.width} x {picture.height}")
     if args.out is not None:
         print(f"heat in {args.out}")
+
+
+def _check_picture(out: str) -> None:
+    """Refuse a picture that can't be written, before a model is loaded."""
+    from PIL import Image
+
+    from multiway.cli.arguments import check_file
+    from multiway.errors import UserError
+
+    if Image.registered_extensions().get(Path(out).suffix.lower()) not in Image.SAVE:
+        raise UserError(f"--out {out} names no kind of picture that can be written: name it x.png")
+    check_file("--out", out)
+    if not Path(out).parent.is_dir():
+        raise UserError(f"--out {out} lies in a folder that is not there: make {Path(out).parent} first")

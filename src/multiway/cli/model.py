@@ -30,7 +30,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A function (stage, done, total) that shows how far a stage is, its rate and the time left.
 
     A bar on a terminal; elsewhere a line now and then on stderr. The rate counts from a stage's first call,
-    which may be above 0 where work was done before.
+    which may be above 0 where work was done before, and anew where `done` falls.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,11 +41,14 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(
         *shown, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        tasks, begins, spoke = {}, {}, time.monotonic()
+        tasks, begins, reached, spoke = {}, {}, {}, time.monotonic()
 
         def show(stage: str, done: int, total: int) -> None:
             nonlocal spoke
             now = time.monotonic()
+            if done < reached.get(stage, 0):  # it begins again, as with the second of two models
+                del begins[stage]
+            reached[stage] = done
             first, began = begins.setdefault(stage, (done, now))
             rate = (done - first) / max(now - began, 1e-9)
             if console.is_terminal:

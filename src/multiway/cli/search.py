@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Command, Parser, dispatch
+from multiway.cli.arguments import Command, Parser, check_folder, dispatch, positive
 from multiway.cli.model import add_device, load_model, progress_bar
 
 COMMANDS = {
@@ -26,9 +26,10 @@ def index(argv: Sequence[str]) -> None:
     parser.add_argument("pictures", help="a folder of pictures (folders within count), or tars")
     parser.add_argument("--model", required=True, help="model folder, hub id or official checkpoint")
     parser.add_argument("--out", required=True, help="folder of the index")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures at a time")
+    parser.add_argument("--batch-size", type=positive, default=32, help="pictures at a time")
     add_device(parser)
     args = parser.parse(argv)
+    check_folder("--out", args.out)
 
     from multiway.search.index import build
 
@@ -45,8 +46,8 @@ def query(argv: Sequence[str]) -> None:
     parser.add_argument("--picture", action="store_true", help="the query is a picture: find similar ones")
     parser.add_argument("--index", required=True, help="folder of the index")
     parser.add_argument("--model", required=True, help="the model that made the index")
-    parser.add_argument("--top", type=int, default=10, help="pictures to show")
-    parser.add_argument("--k", type=int, default=16, help="candidates that the matching head re-ranks")
+    parser.add_argument("--top", type=positive, default=10, help="pictures to show")
+    parser.add_argument("--k", type=positive, default=16, help="candidates that the matching head re-ranks")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse(argv)

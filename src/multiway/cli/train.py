@@ -99,8 +99,9 @@ def _read(path: Path):
 
     path = path / "run.json" if path.is_dir() else path
     saved = read_json(path).get("run")
-    name = saved.get("system", {}).get("system") if isinstance(saved, dict) else None
-    if name not in NETWORKS:
+    system = saved.get("system") if isinstance(saved, dict) else None
+    name = system.get("system") if isinstance(system, dict) else None
+    if not isinstance(name, str) or name not in NETWORKS:
         raise UserError(
             f"{path} names no system (run.system.system is {name!r}): give a run.json that multiway wrote"
         )

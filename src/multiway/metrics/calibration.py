@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 BINS, FOLDS, LEAST = 15, 5, 10
 Method = Literal["platt", "temperature"]
@@ -93,6 +93,12 @@ def ece(probabilities: Float[np.ndarray, " N"], labels: Bool[np.ndarray, " N"], 
     return float(np.abs(sums - hits).sum() / len(number))
 
 
+def folds(groups: list[str], *, seed: int = 0) -> Int[np.ndarray, " N"]:
+    """Each pair's fold; pairs of a group are in one."""
+    names, group = np.unique(np.array(groups), return_inverse=True)
+    return np.random.default_rng(seed).permutation(len(names))[group] % FOLDS
+
+
 def held_out(
     scores: Float[np.ndarray, " N"],
     labels: Bool[np.ndarray, " N"],
@@ -101,13 +107,12 @@ def held_out(
     *,
     seed: int = 0,
 ) -> Float[np.ndarray, " N"]:
-    """Each pair's probability by a fit on the other folds; pairs of a group are in one fold.
+    """Each pair's probability by a fit on the other `folds`.
 
     Raises:
         ValueError: a fold leaves pairs of one label alone.
     """
-    names, group = np.unique(np.array(groups), return_inverse=True)
-    fold = np.random.default_rng(seed).permutation(len(names))[group] % FOLDS
+    fold = folds(groups, seed=seed)
     found = np.empty(len(scores))
     for number in np.unique(fold):
         inside = fold == number

@@ -15,6 +15,7 @@ What papers call CIDEr is CIDEr-D: so does `cider` unless asked for the plain fo
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -196,12 +197,17 @@ def exact(
 ) -> Float[np.ndarray, " N"]:
     """1 where a candidate says the same as one of its references, else 0.
 
-    Case, accents and punctuation do not count: vocabularies of lower case can't say them.
+    Case, accents and punctuation do not count: vocabularies of lower case can't say them. Where there is
+    nothing else, as in an emoji, the text itself counts; an empty one matches nothing.
     """
     fold = characters if cut == "characters" else letters
-    said = [fold(candidate) for candidate in candidates]
-    pairs = zip(said, references, strict=True)
-    return np.array([float(any(c == fold(r) for r in group)) for c, group in pairs])
+
+    def said(text: str) -> list[str]:
+        text = unicodedata.normalize("NFKC", text)
+        return fold(text) or text.split()
+
+    pairs = zip(map(said, candidates), references, strict=True)
+    return np.array([float(any(own and own == said(text) for text in group)) for own, group in pairs])
 
 
 def ngrams(tokens: Tokens) -> Counter[Tokens]:

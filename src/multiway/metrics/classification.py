@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from multiway.metrics.resample import resampled
-
-Z95 = 1.959964
+from multiway.metrics.resample import WHOLE, intervals
 
 
-def wilson(right: int, count: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's interval of a share, `right` of `count` independent choices; 0 to 1.
+def bootstrap(right: Shaped[np.ndarray, " N"], groups: Sequence[object]) -> tuple[float, float] | None:
+    """95 % interval, in percent, of the share that is right, where the choices of a group hang together.
 
-    Raises:
-        ValueError: `count` is 0.
+    Groups are drawn with replacement, each with all its choices (`resample.intervals`).
+
+    Args:
+        right: true or false, or how right a choice is, 0 to 1.
+
+    Returns:
+        None where one group is neither wholly right nor wholly wrong.
     """
-    if count < 1:
-        raise ValueError("no choice was made: there is no share of right ones")
-    share, spread = right / count, z * z / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / count / 4)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    columns = {"right": np.asarray(right), "n": np.ones(len(right))}
+    return intervals(columns, lambda sums: {"share": WHOLE * sums["right"] / sums["n"]}, groups)["share"]
 
 
-def bootstrap(
-    right: Shaped[np.ndarray, " N"], groups: Sequence[object], *, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of the share that is right, where the choices of a group hang together; 0 to 1.
-
-    `right` is true or false, or how right a choice is, 0 to 1.
-
-    Groups are drawn with replacement, each with all its choices.
-    """
-    values = np.stack([right, np.ones(len(right))], axis=1)
-    hits, sizes = resampled(values, groups, draws=draws, seed=seed).T
-    low, high = np.quantile(hits / sizes, (0.025, 0.975))
-    return float(low), float(high)
+def rounded(interval: tuple[float, float] | None) -> list[float] | None:
+    """An interval in percent as results hold it."""
+    return None if interval is None else np.round(interval, 2).tolist()
 
 
 def consistency(right: Bool[np.ndarray, " N"], groups: Sequence[object]) -> float:

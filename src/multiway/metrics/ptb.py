@@ -74,10 +74,20 @@ def characters(text: str) -> list[str]:
     return [match.group().lower() for match in _CHARACTER.finditer(text)]
 
 
-_RUN = re.compile(r"[^\W_]+")
+_ACCENTED = ("LATIN ", "GREEK ", "CYRILLIC ")  # elsewhere marks are vowels, or make another consonant
 
 
 def letters(text: str) -> list[str]:
     """Runs of letters and digits, without case and accents: what is left when spelling is forgiven."""
-    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return _RUN.findall(bare.casefold())
+    kept, base = "", ""
+    for c in unicodedata.normalize("NFKD", text):
+        if unicodedata.category(c)[0] == "M":
+            kept += c if base.isalpha() and not _forgiven(c, base) else ""
+        else:
+            base = c
+            kept += c if c.isalnum() else " "
+    return kept.casefold().split()
+
+
+def _forgiven(mark: str, base: str) -> bool:
+    return unicodedata.name(base, "").startswith(_ACCENTED) or "VARIATION" in unicodedata.name(mark, "")

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from multiway.errors import UserError
+
 CHUNK_BYTES = 1 << 26
 Integers = Sequence[int] | np.ndarray
 
@@ -72,7 +74,15 @@ def shortlist(
     """The k best items of each query, in the order of the gallery.
 
     Ties at the border go to items that are no positive, so that a positive is in just if its rank is <= k.
+
+    Raises:
+        UserError: a score is not a number, so that there is no order.
     """
+    if np.isnan(scores).any():
+        raise UserError(
+            "the model gives similarities that are not numbers (NaN): its training has diverged, so take "
+            "weights from before that"
+        )
     size = scores.shape[1]
     if k >= size:
         return np.tile(np.arange(size), (len(scores), 1))

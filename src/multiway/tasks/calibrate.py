@@ -11,7 +11,7 @@ import numpy as np
 from multiway.data import files
 from multiway.data.gold import GoldPairs
 from multiway.errors import UserError
-from multiway.metrics.calibration import LEAST, Calibration, Method, ece, fit, held_out, sigmoid
+from multiway.metrics.calibration import LEAST, Calibration, Method, ece, fit, folds, held_out, sigmoid
 from multiway.systems.base import System
 from multiway.tasks.match import match
 from multiway.tasks.two_stage import Progress, silent
@@ -29,13 +29,20 @@ def calibrate(
     """The calibration of a model on gold pairs; what it had before does not count.
 
     Raises:
-        UserError: fewer than ten pairs of either label.
+        UserError: fewer than ten pairs of either label, or all of one label are of pictures that are held
+            back together.
     """
     labels = np.array(pairs.labels)
     if min(labels.sum(), (~labels).sum()) < LEAST:
         raise UserError(
             f"{pairs.path} has {labels.sum()} matching and {(~labels).sum()} other pairs: label at least "
             f"{LEAST} of each, better some hundreds"
+        )
+    fold = folds(pairs.keys)
+    if any(len(np.unique(labels[fold != number])) < 2 for number in np.unique(fold)):
+        raise UserError(
+            f"{pairs.path} labels too few pictures ({len(set(pairs.keys)):,}) to hold some back from the "
+            "fit: label pairs of more pictures, of each both kinds"
         )
     found = []
     for start in range(0, len(pairs), batch_size):

@@ -172,12 +172,14 @@ def compare(
 def _beside_control(
     captions: Sequence[str], references: Sequence[Sequence[str]], scores: dict[str, float], cut: metrics.Cut
 ) -> dict[str, Any]:
-    dealt = [captions[i] for i in other(len(captions))]
+    dealt = other(range(len(captions)))
     return {
         "n_images": len(captions),
         "n_references": sum(map(len, references)),
         **scores,
-        "shuffled": metrics.summary(dealt, references, cut=cut),
+        "shuffled": None
+        if dealt is None
+        else metrics.summary([captions[i] for i in dealt], references, cut=cut),
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from multiway.data.labelled import LabelledPictures
 from multiway.metrics import classification as metrics
+from multiway.metrics.resample import wilson
 from multiway.systems.base import System
 from multiway.tasks.outcomes import Outcomes, of_choices
 from multiway.tasks.predictions import Measurement, Predictions, measured, predict
@@ -84,7 +85,7 @@ def _outcomes(known: Predictions, data: LabelledPictures) -> Outcomes:
 def scores(found: Predictions) -> dict[str, Any]:
     """What logits and labels alone tell, in percent."""
     right = metrics.in_top(found.logits, found.labels, 1)
-    low, high = metrics.wilson(int(right.sum()), len(right))
+    low, high = wilson(int(right.sum()), len(right))
     return {
         "n": len(right),
         "n_classes": found.logits.shape[1],

@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from multiway.data.sentences import Sentences
 from multiway.metrics import classification as metrics
 from multiway.systems.base import System
@@ -92,11 +90,11 @@ def _outcomes(known: Predictions, data: Sentences) -> Outcomes:
 
 def _scores(found: Predictions, data: Sentences) -> dict[str, Any]:
     right, labels = found.right, found.labels
-    low, high = metrics.bootstrap(right, [data.picture(i) for i in found.numbers.tolist()])
+    pictures = [data.picture(i) for i in found.numbers.tolist()]
     shares = {name: right[labels == number] for number, name in enumerate(data.labels)}
     return {
         "n": len(right),
         "accuracy": 100 * float(right.mean()),
-        "interval": np.round([100 * low, 100 * high], 2).tolist(),
+        "interval": metrics.rounded(metrics.bootstrap(right, pictures)),
         "by_label": {name: 100 * float(own.mean()) for name, own in shares.items() if len(own)},
     }

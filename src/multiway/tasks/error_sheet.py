@@ -12,7 +12,7 @@ from PIL import Image
 
 from multiway.data.pages import figure, table, write_page
 from multiway.data.sample import BadSample
-from multiway.tasks.outcomes import Outcomes
+from multiway.tasks.outcomes import Outcomes, between
 
 SHOWN = 60  # samples
 
@@ -32,13 +32,10 @@ def write_sheet(
         sliced: from `slices`.
     """
     values, spread = outcomes.values(), outcomes.intervals()
-    rows = [(n, f"{values[n]:.2f}", "{:.2f} to {:.2f}".format(*spread[n])) for n in values]
+    rows = [(n, f"{values[n]:.2f}", between(spread[n], 2)) for n in values]
     parts = [table(("figure", "value", "95 % interval"), rows)]
     if sliced:
-        lines = [
-            (s["value"], f"{s['n']:,}", f"{s['figure']:.2f}", "{:.2f} to {:.2f}".format(*s["interval"]))
-            for s in sliced
-        ]
+        lines = [(s["value"], f"{s['n']:,}", f"{s['figure']:.2f}", between(s["interval"], 2)) for s in sliced]
         parts.append(table(("slice", "samples", outcomes.main, "95 % interval"), lines))
     order = np.argsort(outcomes.score, kind="stable")
     worst = [row for row in order.tolist() if outcomes.wrong[row]]

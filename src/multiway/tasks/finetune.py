@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +98,7 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
         UserError: the run is impossible, its data is missing or bad, or `out` holds another run.
     """
     task = task_of(name)
+    _check_init(run)
 
     @cache
     def said() -> str:
@@ -127,6 +128,7 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
 
 def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Any]:
     """The network of a run with its starting weights, and the loader of this rank."""
+    _check_init(run)
     checkpoint = str(run.init.checkpoint)
     base = weights.load(checkpoint)
     system = NETWORKS[run.system.system].network()(run.system)
@@ -172,6 +174,21 @@ def build_loader(name: str, run: Run, system: System, ranks: Ranks) -> Loader | 
     if not config.mixing.on:
         return loader
     return Mixed(loader, config.mixing, len(samples.labels), seed=config.seed, rank=ranks.rank)
+
+
+def _check_init(run: Run) -> None:
+    """Refuse what only training from the beginning can start from: the model has all weights already.
+
+    Raises:
+        UserError: something else than a checkpoint is named.
+    """
+    plain = Init(checkpoint=run.init.checkpoint)
+    for field in fields(Init):
+        value = getattr(run.init, field.name)
+        if value != getattr(plain, field.name):
+            raise UserError(
+                f"init.{field.name} is {value}, but a fine-tuning starts from its model alone: leave it out"
+            )
 
 
 def _check_tokenizer(name: str, run: Run, system: System) -> None:

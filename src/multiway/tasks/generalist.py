@@ -15,8 +15,8 @@ from multiway.data.order import keyed_generator
 from multiway.data.prompts import ScenePrompts
 from multiway.data.scene_reader import counts, shows
 from multiway.data.scenes import COLOURS, SHAPES, draw_scene
-from multiway.metrics.classification import wilson
 from multiway.metrics.controls import other
+from multiway.metrics.resample import wilson
 from multiway.systems.asking import Asking
 from multiway.systems.pictures import Picture
 from multiway.tasks.two_stage import Progress, evaluating, silent
@@ -47,9 +47,12 @@ def measure(
     """
     store, prompts, answers = asked(task, n, seed)
     pictures = [store.image(i) for i in range(n)]
-    deal = {"own": range(n), "shuffled": other(n).tolist()}
+    deal = {"own": range(n), "shuffled": other(range(n))}
     result: dict[str, Any] = {"n": n}
     for name, order in deal.items():
+        if order is None:
+            result[name] = None
+            continue
         dealt = [pictures[i] for i in order]
         with evaluating(model):
             if task == "ground":
@@ -116,12 +119,12 @@ def drawings(
             pixels = torch.stack([_pixels(image) for image in real[start : start + BATCH]])
             coded += pictured(model.pictures.picture(model.pictures.visual_tokens(pixels.to(model.device))))
             progress("drawings", len(made), n)
-    known = [counts(image) for image in real]
+    known, dealt = [counts(image) for image in real], other(range(n))
     right = nearest([counts(image) for image in made], known)
     result = {
         "n": n,
         "r1": _percent(right == np.arange(n)),
-        "r1_shuffled": _percent(right == other(n)),
+        "r1_shuffled": None if dealt is None else _percent(right == dealt),
         "r1_real": _percent(nearest(known, known) == np.arange(n)),
         "r1_codes": _percent(nearest([counts(image) for image in coded], known) == np.arange(n)),
         "shown": _percent([shows(image, scene) for image, scene in zip(made, scenes, strict=True)]),

@@ -21,7 +21,7 @@ from multiway.data.sample import BadSample
 from multiway.errors import UserError
 from multiway.explain import By, gradcam, resize_heat
 from multiway.metrics import grounding as metrics
-from multiway.metrics.classification import bootstrap
+from multiway.metrics.classification import bootstrap, rounded
 from multiway.metrics.controls import other
 from multiway.systems.base import System
 from multiway.tasks.outcomes import Outcomes
@@ -181,16 +181,17 @@ def measure(
     seconds = time.perf_counter() - began
     if predictions is not None:
         upload(own, data, predictions)
-    dealt = [own.numbers[i] for i in other(len(own.numbers)).tolist()]
-    blind = ground(model, data, skipped=Counter(), numbers=own.numbers, texts=dealt, **options)
     rows = [data.referred(i) for i in own.numbers]
-    low, high = bootstrap(own.pointed, [row.picture for row in rows])
+    order, blind = other((row.picture for row in rows), (row.text for row in rows)), None
+    if order is not None:
+        dealt = [own.numbers[i] for i in order.tolist()]
+        blind = ground(model, data, skipped=Counter(), numbers=own.numbers, texts=dealt, **options)
     result: dict[str, Any] = {
         "n": len(rows),
         **_percent(own.pointed, own.chosen),
-        "interval": np.round([100 * low, 100 * high], 2).tolist(),
+        "interval": rounded(bootstrap(own.pointed, [row.picture for row in rows])),
         "chance": _percent(own.pointed_chance, own.chosen_chance),
-        "shuffled": _percent(blind.pointed, blind.chosen),
+        "shuffled": None if blind is None else _percent(blind.pointed, blind.chosen),
     }
     columns = {"pointing": own.pointed, "n": np.ones(len(rows))}
     if all(row.proposals for row in rows):

@@ -13,6 +13,7 @@ import numpy as np
 
 from multiway.data.two_pictures import PicturePairs
 from multiway.metrics import classification as metrics
+from multiway.metrics.resample import wilson
 from multiway.systems.base import System
 from multiway.tasks.outcomes import Outcomes, of_choices
 from multiway.tasks.predictions import Measurement, Predictions, measured, predict
@@ -92,16 +93,13 @@ def _outcomes(known: Predictions, data: PicturePairs) -> Outcomes:
 
 def _scores(found: Predictions, data: PicturePairs) -> dict[str, Any]:
     right, sentences = found.right, [data.texts(i)[0] for i in found.numbers.tolist()]
+    low, high = wilson(int(right.sum()), len(right))
     several = len(set(sentences)) < len(sentences)
     return {
         "n": len(right),
         "accuracy": 100 * float(right.mean()),
-        "interval": _percent(metrics.wilson(int(right.sum()), len(right))),
+        "interval": np.round([100 * low, 100 * high], 2).tolist(),
         "n_sentences": len(set(sentences)),
-        "sentence_interval": _percent(metrics.bootstrap(right, sentences)) if several else None,
+        "sentence_interval": metrics.rounded(metrics.bootstrap(right, sentences)) if several else None,
         "consistency": 100 * metrics.consistency(right, sentences),
     }
-
-
-def _percent(interval: tuple[float, float]) -> list[float]:
-    return np.round(100 * np.array(interval), 2).tolist()

@@ -70,11 +70,11 @@ class Outcomes:
         """The figures."""
         return figures_of(self.columns, self.figures)
 
-    def intervals(self, seed: int = 0) -> dict[str, list[float]]:
-        """Their 95 % intervals: bootstrap over groups."""
+    def intervals(self, seed: int = 0) -> dict[str, list[float] | None]:
+        """Their 95 % intervals: bootstrap over groups (`resample.intervals`); None where none can be told."""
         groups = range(len(self)) if self.groups is None else self.groups
         found = intervals(self.columns, self.figures, groups, seed=seed)
-        return {name: list(interval) for name, interval in found.items()}
+        return {name: None if interval is None else list(interval) for name, interval in found.items()}
 
 
 def compare(first: Outcomes, second: Outcomes, *, seed: int = 0) -> dict[str, Any]:
@@ -82,7 +82,8 @@ def compare(first: Outcomes, second: Outcomes, *, seed: int = 0) -> dict[str, An
 
     Returns:
         `n`; `main`; `figures`: by name `first`, `second`, `difference` (second minus first) with its 95 %
-        interval `low`, `high`, and `p` (paired bootstrap, two-sided).
+        interval `low`, `high`, `p` (paired bootstrap, two-sided) and the number of groups `differing`; as
+        `resample.differences` says.
 
     Raises:
         UserError: the models share no sample.
@@ -97,6 +98,11 @@ def compare(first: Outcomes, second: Outcomes, *, seed: int = 0) -> dict[str, An
     one, other = a.values(), b.values()
     figures = {name: {"first": one[name], "second": other[name], **found[name]} for name in found}
     return {"n": len(a), "main": a.main, "figures": figures}
+
+
+def between(interval: Sequence[float] | None, digits: int) -> str:
+    """An interval in words."""
+    return "no interval" if interval is None else " to ".join(f"{end:.{digits}f}" for end in interval)
 
 
 def slices(outcomes: Outcomes, values: Sequence[Any]) -> list[dict[str, Any]]:
@@ -133,7 +139,7 @@ def _named(values: Sequence[Any]) -> list[str]:
         return [name if name in kept else REST for name in plain]
     edges = np.nanquantile(numbers, (0, 0.25, 0.5, 0.75, 1))
     part = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, 3)
-    ranges = [f"{low:g} to {high:g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    ranges = [f"{low:.15g} to {high:.15g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
     return ["(none)" if np.isnan(n) else ranges[p] for n, p in zip(numbers, part.tolist(), strict=True)]
 
 

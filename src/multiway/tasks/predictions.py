@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -190,10 +190,19 @@ def predict_own(
 
 
 def predict_shuffled(
-    model: System, data: Labelled, own: Predictions, *, batch_size: int = 32, progress: Progress = silent
-) -> Predictions:
-    """Predictions for the samples of `own`, each with the picture of another one."""
-    dealt = own.numbers[other(len(own.numbers))].tolist()
+    model: System,
+    data: Labelled,
+    own: Predictions,
+    groups: Iterable[object],
+    *,
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> Predictions | None:
+    """Predictions for the samples of `own`, each with the picture of another group; None of one group."""
+    order = other(groups)
+    if order is None:
+        return None
+    dealt = own.numbers[order].tolist()
     return predict(
         model, data, numbers=own.numbers.tolist(), pictures=dealt, batch_size=batch_size, progress=progress
     )
@@ -228,10 +237,17 @@ def measured(
     known = said.known
     if not len(known.numbers):
         return without_labels(said, seconds, predictions)
-    blind = scores(predict_shuffled(model, data, known, **options))
+    found = outcomes(known)
+    groups = range(len(found)) if found.groups is None else found.groups
+    blind = predict_shuffled(model, data, known, groups, **options)
     result = scores(known) | {"majority": 100 * majority(known.labels)}
-    result["shuffled"] = {name: blind[name] for name in (main, "interval")}
-    return Measurement(result=result, seconds=seconds, skipped=said.skipped, outcomes=outcomes(known))
+    result["shuffled"] = None if blind is None else pick(scores(blind), main)
+    return Measurement(result=result, seconds=seconds, skipped=said.skipped, outcomes=found)
+
+
+def pick(scores: Mapping[str, Any], main: str) -> dict[str, Any]:
+    """What is told of a control: its main score and the interval."""
+    return {name: scores[name] for name in (main, "interval")}
 
 
 def without_labels(own: Predictions, seconds: float, written: object | None) -> Measurement:

@@ -29,7 +29,7 @@ from multiway.systems.base import System
 from multiway.systems.beit3_system import MultiwaySystem
 from multiway.systems.vit import VisionTransformer
 from multiway.tasks.classify import scores
-from multiway.tasks.predictions import Measurement, Predictions, predict
+from multiway.tasks.predictions import Measurement, Predictions, pick, predict
 from multiway.tasks.two_stage import Progress, silent
 
 Pool = Literal["own", "cls", "mean"]
@@ -163,10 +163,10 @@ def measure(
         return scores(Predictions(numbers=asked.numbers, logits=logits, labels=asked.labels))
 
     result = found(asked.logits)
-    dealt = found(asked.logits[other(len(asked.labels))])
+    order = other(range(len(asked.labels)))
     result |= {
         "majority": 100 * metrics.majority(asked.labels),
-        "shuffled": {name: dealt[name] for name in ("top1", "interval")},
+        "shuffled": None if order is None else pick(found(asked.logits[order]), "top1"),
         "n_train": len(labels),
         "width": features.shape[1],
         "penalty": penalty,

@@ -55,7 +55,7 @@ class Measurement:
     Attributes:
         result: what `evaluate` returns.
         shuffled: ITC's figures (ITM's, where every pair is scored) when each picture's texts are given to
-            another picture: what knows of no picture scores so.
+            another picture: what knows of no picture scores so. Empty where there is one picture.
         pairs: pairs that the ITM head scored, each once.
         seconds: that this took.
         skipped: reason -> number of samples that could not be used.
@@ -138,7 +138,8 @@ def measure(
         image, text = np.array(pairs, np.int64).T
         encoded = encode_texts(model, *model.tokenize(list(number)), batch_size=batch_size, progress=progress)
         positives = _positives(image, text)
-        elsewhere = _positives(other(len(captions))[image], text)
+        order = other(range(len(captions)))
+        elsewhere = None if order is None else _positives(order[image], text)
         found = pictures, encoded
         if prefilter is not None:
             words = prefilter.tokenize(list(number))
@@ -148,14 +149,14 @@ def measure(
             )
         few = k if finds.has_itc else max(len(captions), len(number))  # without features: every pair
         ranks, candidates = _shortlist(*found, positives, few)
-        dealt, _ = _shortlist(*found, elsewhere, few)
+        dealt = None if elsewhere is None else _shortlist(*found, elsewhere, few)[0]
         result = {"n_images": len(captions), "n_texts": len(number), "k": k if finds.has_itc else None}
         result |= {"itc": _summary(*ranks) if finds.has_itc else None, "itm": None}
         asked = _Asked(used, captions, list(number), image, text)
         if not model.has_itm:
             first = metrics.first_of(candidates[0], pictures.features, encoded.features)
             outcomes = asked.outcomes(ranks[0], ranks[1], first)
-            return Measurement(result=result, shuffled=_summary(*dealt), skipped=skipped, outcomes=outcomes)
+            return Measurement(result=result, shuffled=_control(dealt), skipped=skipped, outcomes=outcomes)
         start = time.perf_counter()
         tr_scores, ir_scores, scored = score_candidates(
             model, pictures, encoded, *candidates, progress=progress
@@ -163,13 +164,13 @@ def measure(
         seconds = time.perf_counter() - start
     scored_ways = candidates, (tr_scores, ir_scores)
     reranked = [metrics.rerank(*way) for way in zip(ranks, *scored_ways, positives, strict=True)]
-    if not finds.has_itc:
+    if not finds.has_itc and elsewhere is not None and dealt is not None:
         dealt = [metrics.rerank(*way) for way in zip(dealt, *scored_ways, elsewhere, strict=True)]
     result["itm"] = _summary(*reranked)
     best = np.take_along_axis(candidates[0], tr_scores.argmax(1)[:, None], axis=1)[:, 0]
     return Measurement(
         result=result,
-        shuffled=_summary(*dealt),
+        shuffled=_control(dealt),
         pairs=scored,
         seconds=seconds,
         skipped=skipped,
@@ -241,6 +242,10 @@ def _shortlist(
         for features, own in zip(sides, positives, strict=True)
     ]
     return [ranks for ranks, _ in found], [candidates for _, candidates in found]
+
+
+def _control(ranks: Sequence[np.ndarray] | None) -> dict[str, float]:
+    return {} if ranks is None else _summary(*ranks)
 
 
 def _summary(tr_ranks: np.ndarray, ir_ranks: np.ndarray) -> dict[str, float]:

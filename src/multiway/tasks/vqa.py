@@ -20,7 +20,7 @@ from multiway.batch import Batch
 from multiway.data.questions import Asked, Questions, count_answers
 from multiway.errors import UserError
 from multiway.metrics import vqa as metrics
-from multiway.metrics.classification import bootstrap
+from multiway.metrics.classification import bootstrap, rounded
 from multiway.metrics.controls import other
 from multiway.systems import NETWORKS
 from multiway.systems.answer_tree import Candidates
@@ -29,7 +29,7 @@ from multiway.systems.base import System
 from multiway.systems.generalist import Generalist
 from multiway.systems.writing import Writing
 from multiway.tasks.outcomes import Outcomes
-from multiway.tasks.predictions import Measurement, batches
+from multiway.tasks.predictions import Measurement, batches, pick
 from multiway.tasks.two_stage import Progress, evaluating, silent
 from multiway.tasks.upload import number, write_json
 
@@ -223,9 +223,11 @@ def measure(
         return Measurement(result={"n": len(own.numbers)}, seconds=seconds, skipped=own.skipped)
     result = _scores(own, data)
     result["majority"] = _majority(data, known)
-    dealt = [own.numbers[i] for i in other(len(own.numbers)).tolist()]
-    shuffled = say(model, data, numbers=own.numbers, pictures=dealt, progress=progress, **options)
-    result["shuffled"] = {name: _scores(shuffled, data)[name] for name in ("accuracy", "interval")}
+    order, result["shuffled"] = other(data.asked(i).picture for i in own.numbers), None
+    if order is not None:
+        dealt = [own.numbers[i] for i in order.tolist()]
+        shuffled = say(model, data, numbers=own.numbers, pictures=dealt, progress=progress, **options)
+        result["shuffled"] = pick(_scores(shuffled, data), "accuracy")
     return Measurement(result=result, seconds=seconds, skipped=own.skipped, outcomes=_outcomes(own, data))
 
 
@@ -243,11 +245,10 @@ def _scores(said: Said, data: Questions) -> dict[str, Any]:
     rows = [(answer, asked) for answer, asked in rows if asked.answers]
     right = np.array([metrics.soft_accuracy(answer, asked.answers) for answer, asked in rows])
     kinds = np.array([_kind(asked) for _, asked in rows])
-    low, high = bootstrap(right, [asked.picture for _, asked in rows])
     return {
         "n": len(rows),
         "accuracy": 100 * float(right.mean()),
-        "interval": np.round([100 * low, 100 * high], 2).tolist(),
+        "interval": rounded(bootstrap(right, [asked.picture for _, asked in rows])),
         "by_kind": {kind: 100 * float(right[kinds == kind].mean()) for kind in sorted(set(kinds.tolist()))},
     }
 
@@ -280,9 +281,12 @@ def _kind(asked: Asked) -> str:
 
 
 def _majority(data: Questions, numbers: Sequence[int]) -> float:
-    """Percent that one answer to all questions reaches; of the ten that are given most often."""
+    """Percent that one answer to all questions reaches; of the ten that are given most often.
+
+    As they are written: where all annotators agree they are compared so, and elsewhere normalised anyway.
+    """
     given = [data.asked(i).answers for i in numbers]
-    counts = Counter(metrics.normalise(answer) for answers in given for answer in set(answers))
+    counts = Counter(answer for answers in given for answer in set(answers))
     shares = (
         np.mean([metrics.soft_accuracy(answer, answers) for answers in given])
         for answer, _ in counts.most_common(10)

@@ -52,8 +52,7 @@ class ZeroShot(System):
             raise UserError(f"{type(model).__name__} reads no texts: take a model trained with ITC")
         self.model, self.config = model, model.config
         self.image_size, self.image_mean, self.image_std = model.image_size, model.image_mean, model.image_std
-        scale: Any = getattr(model, "logit_scale", None)
-        self.scale = SCALE if scale is None else float(scale.detach().exp())
+        self.scale = _scale(model)
         self.labels = tuple(classes)
         names = [name.replace("_", " ") for name in classes]
         self.features = class_features(model, names, templates)
@@ -61,6 +60,15 @@ class ZeroShot(System):
     def predict(self, batch: Batch) -> Float[Tensor, "B K"]:
         with torch.inference_mode():
             return self.scale * self.model.image_context(batch.need("image"))[0] @ self.features.T
+
+
+def _scale(model: System) -> float:
+    """What the model learned to multiply cosines by: CLIP as a logarithm, ALBEF and BLIP as a divisor."""
+    scale: Any = getattr(model, "logit_scale", None)
+    temperature: Any = getattr(model, "temperature", None)
+    if scale is not None:
+        return float(scale.detach().exp())
+    return SCALE if temperature is None else 1 / float(temperature.detach())
 
 
 def class_features(model: System, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "K E"]:
