@@ -121,4 +121,4 @@ def test_a_stage_alone_and_a_wrong_name(capsys) -> None:
     assert main(arguments) == 2
     assert "image, text, pairs" in capsys.readouterr().err
     assert main(["train", "vlmo_base", "--stage", "text", "--dry-run"]) == 2
-    assert "--stage text holds still what the stage before it learned: give" in capsys.readouterr().err
+    assert "--stage text goes on from the one before it: give --init.checkpoint" in capsys.readouterr().err

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 def answer(argv: Sequence[str]) -> None:
     """Print the best answers with their probabilities."""
-    from multiway.cli.arguments import Parser, positive
+    from multiway.cli.arguments import Parser
     from multiway.cli.evaluate_vqa import add_answering, asking_of
+    from multiway.cli.flags import positive
     from multiway.cli.model import add_device, load_model
 
     parser = Parser(

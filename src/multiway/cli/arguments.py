@@ -7,7 +7,6 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import NoReturn
 
 from multiway.errors import UserError
@@ -30,43 +29,6 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """`; did you mean NAME?`, or nothing where no name is near."""
     close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def positive(text: str) -> int:
-    """The type of a flag that counts something: a whole number of at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return number
-
-
-def check_folder(flag: str, path: str | Path) -> None:
-    """Refuse a folder that can't be made, before any work is done for it.
-
-    Raises:
-        UserError: a file lies there, or where a folder above it should be.
-    """
-    path = Path(path)
-    for part in (path, *path.parents):
-        if part.exists():
-            if not part.is_dir():
-                raise UserError(f"{flag} {path} can't be written, because {part} is a file: name another")
-            return
-
-
-def check_file(flag: str, path: str | Path) -> None:
-    """Refuse a file that can't be written, before any work is done for it.
-
-    Raises:
-        UserError: a folder lies there, or a file where a folder above it should be.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{flag} {path} is a folder: name a file in it")
-    check_folder(flag, path.parent)
 
 
 def dispatch(prog: str, about: str, commands: Mapping[str, Command], argv: Sequence[str]) -> None:

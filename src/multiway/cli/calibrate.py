@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 def calibrate(argv: Sequence[str]) -> None:
     """Fit, report the calibration error before and after, and keep the fit in the model folder."""
-    from multiway.cli.arguments import Parser, positive
+    from multiway.cli.arguments import Parser
+    from multiway.cli.flags import positive
     from multiway.cli.model import add_device, load_model, progress_bar
 
     parser = Parser(

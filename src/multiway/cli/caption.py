@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Parser, check_file, check_folder, positive
+from multiway.cli.arguments import Parser
 from multiway.cli.caption_report import print_captions, report
+from multiway.cli.flags import check_file, check_folder, positive
 from multiway.cli.generation import add_generation, options_of
 from multiway.cli.model import add_device, load_model, progress_bar
 from multiway.errors import UserError

@@ -10,7 +10,8 @@ SHOWN = 20  # names of each kind
 
 def convert(argv: Sequence[str]) -> None:
     """Write a model anew, or report on it."""
-    from multiway.cli.arguments import Parser, positive
+    from multiway.cli.arguments import Parser
+    from multiway.cli.flags import positive
     from multiway.errors import UserError
 
     parser = Parser(

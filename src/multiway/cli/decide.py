@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from multiway.cli.arguments import Parser, check_file
+from multiway.cli.arguments import Parser
+from multiway.cli.flags import check_file
 from multiway.cli.model import add_device
 from multiway.errors import UserError
 

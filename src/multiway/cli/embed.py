@@ -14,7 +14,8 @@ USES: dict[str, Any] = {
 
 def embed(argv: Sequence[str]) -> None:
     """Write features and their keys, and go on where a run was stopped."""
-    from multiway.cli.arguments import Parser, check_folder, positive
+    from multiway.cli.arguments import Parser
+    from multiway.cli.flags import check_folder, positive
     from multiway.cli.labelled import add_source
     from multiway.cli.model import add_device, load_model, progress_bar
 

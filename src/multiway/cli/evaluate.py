@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Command, Parser, dispatch, positive
+from multiway.cli.arguments import Command, Parser, dispatch
+from multiway.cli.flags import positive
 
 COMMANDS = {
     "retrieval": Command(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Parser, positive
+from multiway.cli.arguments import Parser
 from multiway.cli.decided import NO_OTHER, share
+from multiway.cli.flags import positive
 
 
 def add_looking(parser: Parser) -> None:

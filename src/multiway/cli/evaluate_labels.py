@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from multiway.cli.arguments import Parser, positive
+from multiway.cli.arguments import Parser
 from multiway.cli.classify import show_classes
 from multiway.cli.decided import control, share
+from multiway.cli.flags import positive
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 from multiway.errors import UserError
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from multiway.cli.arguments import Parser, positive
+from multiway.cli.arguments import Parser
 from multiway.cli.decided import control, share
+from multiway.cli.flags import positive
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 
 

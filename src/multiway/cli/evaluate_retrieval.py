@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Parser, positive
+from multiway.cli.arguments import Parser
+from multiway.cli.flags import positive
 
 
 def retrieval(argv: Sequence[str]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from multiway.cli.arguments import Parser, positive
+from multiway.cli.arguments import Parser
 from multiway.cli.decided import control, share
 from multiway.cli.evaluate_labels import evaluate_task
+from multiway.cli.flags import positive
 from multiway.cli.labelled import ANSWERS, answers_of
 
 INFERENCES = ("rank", "generate", "classify")

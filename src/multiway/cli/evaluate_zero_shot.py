@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Parser, positive
+from multiway.cli.arguments import Parser
 from multiway.cli.classify import add_templates, show_classes
+from multiway.cli.flags import positive
 from multiway.cli.labelled import DATA, add_labelled, add_labels, sources_of
 
 

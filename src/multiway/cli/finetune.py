@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from multiway.cli.arguments import Command, Parser, dispatch, positive
+from multiway.cli.arguments import Command, Parser, dispatch
 from multiway.cli.evaluate_vqa import INFERENCES
+from multiway.cli.flags import positive
 from multiway.cli.labelled import (
     ANSWERS,
     CAPTIONS,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from multiway.cli.arguments import Parser, positive
+from multiway.cli.arguments import Parser
+from multiway.cli.flags import positive
 from multiway.errors import UserError
 
 #: Flags that one method alone looks at.

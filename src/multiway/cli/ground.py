@@ -52,7 +52,7 @@ def _check_picture(out: str) -> None:
     """Refuse a picture that can't be written, before a model is loaded."""
     from PIL import Image
 
-    from multiway.cli.arguments import check_file
+    from multiway.cli.flags import check_file
     from multiway.errors import UserError
 
     if Image.registered_extensions().get(Path(out).suffix.lower()) not in Image.SAVE:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiway.cli.arguments import Command, Parser, check_folder, dispatch, positive
+from multiway.cli.arguments import Command, Parser, dispatch
+from multiway.cli.flags import check_folder, positive
 from multiway.cli.model import add_device, load_model, progress_bar
 
 COMMANDS = {

@@ -51,6 +51,7 @@ def train(argv: Sequence[str]) -> None:
         raise UserError(f"multiway train needs a recipe or --from run.json; {parser.epilog}")
 
     from multiway.cli.overrides import override
+    from multiway.train.memory import find
     from multiway.train.run import Run
 
     stages = () if name is None else recipes.stages(recipes.get(name)())
@@ -68,15 +69,10 @@ def train(argv: Sequence[str]) -> None:
         if args.device != "auto":
             run = replace(run, train=replace(run.train, device=args.device))
         if args.find_batch_size:
-            from multiway.train.memory import find
-
             run = find(run)
         resolved.append(run)
     if args.stage is not None and run.train.freeze and run.init.checkpoint is None:
-        raise UserError(
-            f"--stage {run.name} holds still what the stage before it learned: give --init.checkpoint, its "
-            "model"
-        )
+        raise UserError(f"--stage {run.name} goes on from the one before it: give --init.checkpoint")
 
     if args.dry_run:
         for run in resolved:

@@ -19,7 +19,7 @@ features fill the queue and whose similarities are the soft targets of ITC.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,20 +32,12 @@ from multiway.core.gather import rank, world_size
 from multiway.core.init import init_bert
 from multiway.core.pooling import pool_text, pooled_positions
 from multiway.objectives import language, matching
-from multiway.systems.blip_config import (
-    RETRIEVAL,
-    BLIPConfig,
-    CaptionerConfig,
-    NLVRConfig,
-    VQAConfig,
-    dropping,
-)
+from multiway.systems.blip_config import BLIPConfig, network_config
 from multiway.systems.captioning import Captioning
 from multiway.systems.mae_heads import tower_classifier
 from multiway.systems.med import Decoder, MEDEncoders, shift
 from multiway.systems.momentum import Aligned, MomentumSystem, Similarities
 from multiway.systems.momentum_state import MomentumState
-from multiway.systems.sizes import longer
 from multiway.systems.towers import build_image_tower
 
 
@@ -104,24 +96,8 @@ class BLIP(Captioning, MomentumSystem[MEDEncoders]):
     def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
         if task == "classify":
             return tower_classifier(self.config.image, labels)
-        words, places = self.config.tokenizer, self.config.text.positions
-        if task == "retrieval":
-            return replace(self.config, tokenizer=longer(words, 35, places), **RETRIEVAL)
-        names = ("image", "text", "tokenizer", "null_token")
-        own: dict[str, Any] = {name: getattr(self.config, name) for name in names}
-        if task == "caption":  # a prompt is officially learned here, pre-training has none
-            own["prompt"] = self.config.prompt or CaptionerConfig.prompt
-            return CaptionerConfig(caption_length=self.config.caption_length, **own)
-        if task == "vqa":
-            rule = "blip_question" if words.cleaning == "blip" else words.cleaning
-            own |= {"image": dropping(self.config.image)}
-            own |= {"tokenizer": longer(words, 35, places, cleaning=rule, max_words=50)}
-            return VQAConfig(labels=labels, **own)
-        if task == "nlvr2":
-            own |= {"image": dropping(self.config.image)}
-            own |= {"tokenizer": longer(words, 100, places, max_words=40)}
-            return NLVRConfig(**own)
-        return super().fine_tuning(task, labels)
+        found = network_config(self.config, task, labels)
+        return super().fine_tuning(task, labels) if found is None else found
 
     # --- the figure
 

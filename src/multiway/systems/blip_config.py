@@ -8,6 +8,7 @@ from typing import Any, Literal
 from multiway.errors import UserError
 from multiway.systems.bert import BertConfig, check_fusion
 from multiway.systems.momentum_state import MomentumConfig
+from multiway.systems.sizes import longer
 from multiway.systems.towers import BackboneConfig
 from multiway.systems.vit import ViTConfig
 from multiway.text import Cleaning, TokenizerConfig
@@ -176,3 +177,26 @@ class NLVRConfig(FineTunedConfig):
     )
     tokenizer: TokenizerConfig = field(default_factory=lambda: blip_tokenizer(100, max_words=40))
     merge_from: int = 6
+
+
+def network_config(config: BLIPConfig, task: str, labels: tuple[str, ...]) -> Any:
+    """The config of a BLIP's network for `task`, texts as its official fine-tuning reads them; None: no such.
+
+    Args:
+        labels: the answers of VQA.
+    """
+    words, places = config.tokenizer, config.text.positions
+    if task == "retrieval":
+        return replace(config, tokenizer=longer(words, 35, places), **RETRIEVAL)
+    own: dict[str, Any] = {"text": config.text, "null_token": config.null_token}
+    if task == "caption":  # a prompt is officially learned here, pre-training has none
+        own |= {"prompt": config.prompt or CaptionerConfig.prompt, "caption_length": config.caption_length}
+        return CaptionerConfig(image=config.image, tokenizer=words, **own)
+    image = dropping(config.image)
+    if task == "vqa":
+        rule: Cleaning = "blip_question" if words.cleaning == "blip" else words.cleaning
+        words = longer(words, 35, places, cleaning=rule, max_words=50)
+        return VQAConfig(image=image, tokenizer=words, labels=labels, **own)
+    if task == "nlvr2":
+        return NLVRConfig(image=image, tokenizer=longer(words, 100, places, max_words=40), **own)
+    return None

@@ -7,7 +7,6 @@ batch -> micro-batches -> losses -> gradients -> finite on all ranks? -> optimiz
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,18 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-import torch
-from torch import nn
-
 from multiway import weights
 from multiway.batch import Batch
 from multiway.errors import UserError
 from multiway.systems.base import System
-from multiway.train import checkpoint, memory, optim, parallel
+from multiway.train import checkpoint, optim, parallel
 from multiway.train.build import build
 from multiway.train.checkpoint import Progress
 from multiway.train.log import Log
-from multiway.train.run import Run, TrainConfig, write_run
+from multiway.train.run import Run, write_run
+from multiway.train.step import take_step
 from multiway.train.validate import Evaluate, check, improves, validate
 from multiway.weights.folder import is_model
 
@@ -147,7 +144,9 @@ def train(
             while progress.step < total and stopped_by is None:
                 lr = optim.learning_rate(progress.step, config, steps_per_epoch=epoch)
                 optim.set_lr(optimizer, lr)
-                taken, values = _step(model, system, state, optimizer, next(batches), progress, config, ranks)
+                taken, values = take_step(
+                    model, system, state, optimizer, next(batches), progress, config, ranks
+                )
                 progress.count(taken)
                 log.step(progress.step, {**values, "lr": lr, "skipped": progress.skipped})
                 if progress.in_a_row >= SKIPS_ALLOWED:
@@ -179,44 +178,3 @@ def train(
         finally:
             log.close()
         return Result(progress, validation, stopped_by)
-
-
-@memory.explained
-def _step(
-    model: nn.Module,
-    system: System,
-    state: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    progress: Progress,
-    config: TrainConfig,
-    ranks: parallel.Ranks,
-) -> tuple[bool, dict[str, float]]:
-    """One optimizer step: whether it was taken, and its losses averaged over micro-batches and ranks."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    buffers = [(buffer, buffer.clone()) for buffer in optim.running_statistics(system, state)]
-    outputs = []
-    parts = batch.split(config.accumulate)
-    for i, part in enumerate(parts):
-        generator = parallel.generator(ranks.device, config.seed, progress.step, ranks.rank, i)
-        with parallel.sync(model, last=i + 1 == len(parts)):
-            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                output = model(part.to(ranks.device), state, None, generator)
-            (output["loss"] / len(parts)).backward()
-        outputs.append({name: value.detach() for name, value in output.items()})
-    parallel.average_whole(model, parameters)
-
-    norm = optim.gradient_norm(parameters)
-    losses = {k: torch.stack([o[k] for o in outputs]).mean() for k, v in outputs[0].items() if v.ndim == 0}
-    taken = parallel.everywhere(math.isfinite(norm) and math.isfinite(losses["loss"]), ranks.device)
-    if taken:
-        if config.clip_grad is not None:
-            optim.scale_gradients(parameters, (config.clip_grad / (norm + 1e-6)).clamp(max=1.0))
-        optimizer.step()
-        parallel.unshard(system)
-        system.advance(state, outputs)
-    else:
-        for buffer, before in buffers:
-            buffer.copy_(before)
-    optimizer.zero_grad(set_to_none=True)
-    return taken, {**parallel.mean(losses), "grad_norm": float(norm)}
