@@ -240,9 +240,7 @@ def test_accumulation_is_the_mean_of_its_parts(fake):
     halves = [system(half, state)["loss"] / 2 for half in batch.split(2)]
     names = [name for name, _ in system.named_parameters() if "unused" not in name]
     expected = torch.autograd.grad(sum(halves), [system.get_parameter(name) for name in names])
-    take_step(
-        system, system, state, Spy(system.parameters(), 0.1), batch, loop.Progress(), run.train, ranks
-    )
+    take_step(system, system, state, Spy(system.parameters(), 0.1), batch, loop.Progress(), run.train, ranks)
     assert sorted(seen) == sorted(names)
     for name, gradient in zip(names, expected, strict=True):
         torch.testing.assert_close(seen[name], gradient, msg=name)

@@ -53,9 +53,10 @@ def classify(argv: Sequence[str]) -> None:
     from multiway.tasks.zero_shot import TEMPLATES, ZeroShot
 
     model = load_model(args)
+    labels = getattr(model.config, "labels", ())
     if args.classes is not None:
         model = ZeroShot(model, _names(args.classes), args.template or TEMPLATES)
-    labels = getattr(model, "labels", None) or getattr(model.config, "labels", ())
+        labels = model.labels
     if not labels:
         raise UserError("this model knows no classes: name them with --classes a,b,c")
     for picture in args.pictures:
