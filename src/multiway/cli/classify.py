@@ -53,10 +53,11 @@ def classify(argv: Sequence[str]) -> None:
     from multiway.tasks.zero_shot import TEMPLATES, ZeroShot
 
     model = load_model(args)
-    labels = getattr(model.config, "labels", ())
     if args.classes is not None:
         model = ZeroShot(model, _names(args.classes), args.template or TEMPLATES)
-        labels = model.labels
+    labels = getattr(model, "labels", ())
+    if not labels or callable(labels):  # CoCa's are a method, of words
+        labels = getattr(model.config, "labels", ())
     if not labels:
         raise UserError("this model knows no classes: name them with --classes a,b,c")
     for picture in args.pictures:
