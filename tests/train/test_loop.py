@@ -283,7 +283,11 @@ def test_run_json_is_written_first(fit, fake, tmp_path):
 def signal_at(fake, monkeypatch, step):
     """SIGTERM while the batch of this step, counted from 1, is made."""
     left = itertools.count(1)
-    kill = lambda _: next(left) == step and os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+
+    def kill(seconds: float) -> None:
+        if next(left) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
     monkeypatch.setattr(fake, "time", SimpleNamespace(sleep=kill))
 
 

@@ -99,9 +99,7 @@ def build_system(run: Run, say: Callable[[str], None] = print) -> System:
         system.tokenizer = _tokenizer(run)
         _check_words(run, system.tokenizer)
     if run.train.lora.rank and run.train.freeze:
-        raise UserError(
-            "train.lora freezes all that the checkpoint brings: leave train.freeze out, or its rank 0"
-        )
+        raise UserError("train.lora freezes all that the checkpoint brings: leave train.freeze out")
     _start_from(system, run.init, run.train.lora, say)
     for name in (run.init.teacher, run.init.visual_tokenizer):
         if name is not None:
