@@ -11,6 +11,10 @@ from torch import Tensor
 from multiway.errors import UserError
 
 
+class Missing(UserError):
+    """A batch has not what a system reads of it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Pictures, texts or pairs; row b of every field belongs to the same sample.
@@ -54,11 +58,11 @@ class Batch:
         """A field that its user can't do without.
 
         Raises:
-            UserError: the batch has none.
+            Missing: the batch has none.
         """
         value = getattr(self, name)
         if value is None:
-            raise UserError(
+            raise Missing(
                 f"this batch has no {name}, which the system's losses need: name sources in data.train that "
                 "have it"
             )

@@ -1,5 +1,7 @@
 """Augmentation against slow plain references, and the rules of the papers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torchvision.transforms import v2
 from multiway.data.augment import Augment, eval_transform, says_side, to_tensor, train_transform
 from multiway.data.order import keyed_generator
 from multiway.data.randaugment import ALBEF_TABLE, randaugment
+from multiway.errors import UserError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 NOTHING = Augment(crop_scale=None, flip=0.0, rand_n=0)
@@ -185,3 +188,33 @@ def test_half_of_the_operations_are_left_out():
     changed = np.mean([randaugment(grey, generator, n=1).tobytes() != grey.tobytes() for _ in range(600)])
     # of ten operations brightness, shifts, shears and the turn change flat grey; the other four don't
     assert 0.2 < changed < 0.45
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"flip": 1.5}, "data.augment.flip is 1.5: give a number from 0 to 1"),
+        ({"rand_n": -1}, "data.augment.rand_n is -1"),
+        ({"rotate": math.nan}, "data.augment.rotate is nan"),
+        ({"rotate": math.inf}, "data.augment.rotate is inf"),
+        ({"rand_m": 11.0}, "rand_m is 11.0: give a number from 0 to 10"),
+        ({"fill": 256}, "fill is 256: give a number from 0 to 255"),
+        ({"hue": 0.6}, "hue is 0.6: give a number from 0 to 0.5"),
+        ({"crop_scale": (0.0, 0.0)}, "crop_scale is 0.0 to 0.0: .* above 0, at most 1"),
+        ({"crop_scale": (0.5, 1.5)}, "crop_scale is 0.5 to 1.5"),
+        ({"crop_ratio": (4 / 3, 3 / 4)}, "crop_ratio is 1.3.* the smaller number first"),
+        ({"zoom": (0.0, 1.0)}, "zoom is 0.0 to 1.0"),
+        ({"zoom": (1.0, math.inf)}, "zoom is 1.0 to inf"),
+    ],
+)
+def test_what_cannot_be_done_to_a_picture_is_refused(changed, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Augment(**changed)
+
+
+def test_the_ends_of_what_can_be_done_are_done():
+    ends = {"flip": 1.0, "rand_n": 1, "rand_m": 10.0, "fill": 255, "hue": 0.5, "brightness": 2.0, "blur": 1.0}
+    whole = Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), translate=1.0, **ends)
+    transform = train_transform(16, whole)
+    picture = Image.new("RGB", (20, 20), (9, 99, 200))
+    assert torch.isfinite(transform(picture, "", np.random.default_rng(0))).all()

@@ -86,3 +86,22 @@ def test_clip_loss_of_a_slice_against_all_candidates() -> None:
         for i in (0, 2, 4)
     ]
     torch.testing.assert_close(torch.stack(parts).mean(), contrastive.clip_loss(image, text, scale))
+
+
+@pytest.mark.parametrize("momentum", [False, True])
+def test_similarities_keep_full_precision_under_autocast(momentum: bool) -> None:
+    random = torch.Generator().manual_seed(0)
+    image, text = (
+        torch.nn.functional.normalize(torch.randn(8, 32, generator=random), dim=-1) for _ in range(2)
+    )
+    scale = torch.tensor(100.0)
+
+    def loss() -> torch.Tensor:
+        if momentum:
+            sims = contrastive.similarity(image, text), contrastive.similarity(text, image)
+            return sum(contrastive.itc(*(scale * s for s in sims)))
+        return contrastive.clip_loss(image, text, scale)
+
+    plain = loss()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss(), plain)

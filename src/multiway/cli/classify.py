@@ -49,7 +49,7 @@ def classify(argv: Sequence[str]) -> None:
 
     import torch
 
-    from multiway.batch import Batch
+    from multiway.batch import Batch, Missing
     from multiway.tasks.zero_shot import TEMPLATES, ZeroShot
 
     model = load_model(args)
@@ -65,7 +65,7 @@ def classify(argv: Sequence[str]) -> None:
             batch = Batch(image=model.prepare(picture))
             try:
                 logits = model.predict(batch)
-            except UserError:
+            except Missing:
                 raise UserError(
                     f"{type(model).__name__} judges a text beside pictures: {_instead(model, labels)}"
                 ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -15,6 +16,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
 from multiway.data.randaugment import affine, randaugment
+from multiway.errors import UserError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # ALBEF's and BLIP's too
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -55,6 +57,16 @@ ImageSize = int | tuple[int, int] | KeptShape
 #: How evaluation fits pictures of other shapes: see `eval_transform`.
 Fit = Literal["squash", "crop"]
 Resample = Literal["bicubic", "bilinear"]
+
+
+#: The largest value of what may be 0; strengths that only grow have no other end than that of numbers.
+LIMITS = {
+    ("flip", "grayscale", "invert", "blur", "translate"): 1.0,
+    ("rand_n", "rotate", "shear", "brightness", "contrast", "saturation"): sys.float_info.max,
+    ("rand_m",): 10.0,
+    ("fill",): 255.0,
+    ("hue",): 0.5,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +111,20 @@ class Augment:
     grayscale: float = 0.0
     invert: float = 0.0
     blur: float = 0.0
+
+    def __post_init__(self) -> None:
+        for names, most in LIMITS.items():
+            for name in names:
+                given = getattr(self, name)
+                if not 0 <= given <= most:
+                    raise UserError(f"data.augment.{name} is {given}: give a number from 0 to {most:g}")
+        for name, most in {"crop_scale": 1.0, "crop_ratio": math.inf, "zoom": math.inf}.items():
+            low, high = getattr(self, name) or (1.0, 1.0)
+            if not 0 < low <= high <= most or high == math.inf:
+                upto = f", at most {most:g}" if most < math.inf else ""
+                raise UserError(
+                    f"data.augment.{name} is {low} to {high}: give the smaller number first, above 0{upto}"
+                )
 
     def min_side(self, image_size: int | tuple[int, int]) -> int:
         """The side to keep on decoding, so that the smallest crop still has `image_size` pixels."""

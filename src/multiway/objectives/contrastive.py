@@ -8,6 +8,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+def similarity(own: Float[Tensor, "B E"], others: Float[Tensor, "N E"]) -> Float[Tensor, "B N"]:
+    """Inner products, in fp32 also under autocast: bf16 would round logits at scale 100 to halves."""
+    wide = torch.promote_types(own.dtype, torch.float32)
+    with torch.autocast(own.device.type, enabled=False):
+        return own.to(wide) @ others.to(wide).T
+
+
 def positives(ids: Int[Tensor, " B"], candidates: Int[Tensor, " N"]) -> Bool[Tensor, "B N"]:
     """Which candidates are positives of each row: equal ids."""
     return ids[:, None] == candidates[None, :]
@@ -88,7 +95,7 @@ def clip_loss(
     target = torch.arange(first, first + len(image_features), device=image_features.device)
     losses = []
     for own, others in ((image_features, all_texts), (text_features, all_images)):
-        logits = scale * own @ others.T
+        logits = similarity(scale * own, others)
         rows = (
             F.cross_entropy(logits, target)
             if positive is None

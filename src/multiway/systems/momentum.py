@@ -129,8 +129,8 @@ class MomentumSystem(Looking, Candidates, Generic[E]):
         if state.encoders is not None and self.config.alpha:
             with torch.no_grad():
                 teacher = (
-                    image_features_m @ text_all.T / self.temperature,
-                    text_features_m @ image_all.T / self.temperature,
+                    contrastive.similarity(image_features_m, text_all) / self.temperature,
+                    contrastive.similarity(text_features_m, image_all) / self.temperature,
                 )
         if self.config.positives == "ids":
             ids = batch.need("ids")
@@ -139,8 +139,8 @@ class MomentumSystem(Looking, Candidates, Generic[E]):
             rows = torch.arange(first, first + size, device=images.device)
             positive = contrastive.positives(rows, torch.arange(len(image_all), device=images.device))
         return Similarities(
-            image_features @ text_all.T / self.temperature,
-            text_features @ image_all.T / self.temperature,
+            contrastive.similarity(image_features, text_all) / self.temperature,
+            contrastive.similarity(text_features, image_all) / self.temperature,
             teacher,
             positive,
             len(images),
@@ -170,8 +170,8 @@ class MomentumSystem(Looking, Candidates, Generic[E]):
         positive = sims.positive[:, :columns]
         if online or wide != self.wide:
             images, texts = (self.candidates(x, "none", wide=wide) for x in (image_features, text_features))
-            image_to_text = image_features @ texts.T / self.temperature
-            text_to_image = text_features @ images.T / self.temperature
+            image_to_text = contrastive.similarity(image_features, texts) / self.temperature
+            text_to_image = contrastive.similarity(text_features, images) / self.temperature
             numbers = torch.arange(first, first + size, device=images.device)
             ids = batch.need("ids") if self.config.positives == "ids" else numbers
             positive = contrastive.positives(ids, self.candidates(ids, "none", wide=wide))

@@ -117,7 +117,7 @@ class Multiway(Candidates):
         several = positive if self.config.positives == "ids" else None
         loss = contrastive.clip_loss(images, texts, scale, positive=several)
         with torch.no_grad():
-            logits = scale * images @ texts.T
+            logits = contrastive.similarity(scale * images, texts)
         return Contrast(loss, logits[first], logits.T[first], positive[first], logits)
 
     # --- two-stage retrieval: the dual encoder, and where there is an ITM head the fusion encoder

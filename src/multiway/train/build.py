@@ -120,12 +120,19 @@ def _check_words(run: Run, tokenizer: Tokenizer) -> None:
 
 
 def _tokenizer(run: Run) -> Tokenizer:
-    """The vocabulary; a `trained` one is the checkpoint's that the run starts from, or else learned from the
-    training captions, the same each time.
+    """The vocabulary; a `trained` one is another run's or the checkpoint's that the run starts from, or else
+    learned from the training captions, the same each time.
     """
-    config, start = run.system.tokenizer, run.init.checkpoint
+    config, given, start = run.system.tokenizer, run.init.tokenizer, run.init.checkpoint
     if config.vocab != "trained":
+        if given is not None:
+            raise UserError(
+                f"init.tokenizer is a trained vocabulary, and system.tokenizer.vocab is {config.vocab!r}: "
+                "set that to trained, or leave init.tokenizer out"
+            )
         return Tokenizer.load(config)
+    if given is not None:
+        return Tokenizer.load(config, given)
     if start is not None and (Path(start) / "tokenizer.json").is_file():
         return Tokenizer.load(config, start)
     dataset = Dataset(run.data.train)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -31,6 +32,9 @@ class Log:
     Args:
         folder: where metrics.jsonl lies. start, total: the steps that are done and to be done.
         batch_size: samples a step, for the rate. on: False on every rank but the first; nothing is then said.
+
+    Raises:
+        UserError: another process is writing this log.
     """
 
     def __init__(
@@ -46,13 +50,12 @@ class Log:
         self.on, self.start, self.total, self.batch_size = on, start, total, batch_size
         self.began, self.spoke, self.away = time.monotonic(), 0.0, 0.0
         self.console = Console(quiet=not on, highlight=False, soft_wrap=True)
-        self.writer = _tensorboard(folder) if tensorboard and on else None
-        self.bar = None
+        self.writer = self.bar = None
         if not on:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        _cut(folder / "metrics.jsonl", start)
-        self.file = open(folder / "metrics.jsonl", "a")  # noqa: SIM115
+        self.file = _open(folder / "metrics.jsonl", start)
+        self.writer = _tensorboard(folder) if tensorboard else None
         if self.console.is_terminal:
             columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}", "eta")
             self.bar = Progress(
@@ -113,21 +116,40 @@ class Log:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a torn last line, as a killed process leaves it, is left out."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    return [x for line in (path.read_text().splitlines() if path.exists() else []) for x in _parsed(line)]
 
 
-def _cut(path: Path, step: int) -> None:
-    """Forget what was recorded after the checkpoint that is resumed: those steps are taken again."""
-    if path.exists():
-        aside = path.with_name(".metrics.jsonl.new")
-        aside.write_text("".join(json.dumps(x) + "\n" for x in read_metrics(path) if x["step"] <= step))
-        os.replace(aside, path)
+def _parsed(line: str) -> list[dict[str, Any]]:
+    """What a line records; nothing where it is torn."""
+    try:
+        return [json.loads(line)]
+    except json.JSONDecodeError:
+        return []
+
+
+def _open(path: Path, step: int) -> IO[str]:
+    """A metrics.jsonl to go on with, for this process alone.
+
+    What was recorded after the checkpoint that is resumed is cut off: those steps are taken again.
+    """
+    file = open(path, "a+")  # noqa: SIM115
+    try:  # a lock of this process: a worker of it that outlives it does not hold it
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.close()
+            raise UserError(
+                f"another process is training into {path.parent}: wait for its end, or choose another output "
+                "folder"
+            ) from None  # other errors: a file system that has no locks
+    file.seek(0)
+    kept = 0
+    while line := file.readline():
+        if not line.endswith("\n") or any(x["step"] > step for x in _parsed(line)):
+            break
+        kept = file.tell()
+    file.truncate(kept)
+    return file
 
 
 def _tensorboard(folder: Path):

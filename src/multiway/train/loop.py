@@ -86,7 +86,7 @@ def train(
         progress = found.progress if found else Progress()
 
         parallel.seed_all(config.seed)
-        built = stop.interrupting(lambda: make(run.resumed() if found else run, ranks), ranks)
+        built = stop.interrupting(lambda: make(run.resumed(out) if found else run, ranks), ranks)
         if built is None:
             return Result(progress, stopped_by=stop.name)
         system, loader = built
@@ -105,10 +105,12 @@ def train(
         names = {p: name for name, p in system.named_parameters() if p.requires_grad}
         if found:
             checkpoint.load_optimizer(optimizer, names, found.load("optimizer"))
-        if ranks.first:
-            write_run(run, out)
         size, board = config.batch_size, config.tensorboard
         log = Log(out, start=progress.step, total=total, batch_size=size, tensorboard=board, on=ranks.first)
+        if ranks.first:
+            write_run(run, out)
+            if system.tokenizer is not None and system.tokenizer.config.vocab == "trained":
+                system.tokenizer.save(out)
         log.say(f"{run.name}: {total:,} steps of {size} on {ranks.world} x {ranks.device.type}; {trained}")
         if found:
             log.say(found.sentence(ranks.world))
@@ -131,7 +133,7 @@ def train(
             progress.validated = progress.step
 
         def write_model(name: str) -> None:
-            whole = parallel.whole_model(system, lambda: make(run.resumed(), ranks)[0])
+            whole = parallel.whole_model(system, lambda: make(run.resumed(out), ranks)[0])
             if ranks.first:
                 save(whole, out / name)
 

@@ -180,6 +180,8 @@ class Init:
 
     Attributes:
         checkpoint: a model folder or an official checkpoint of the whole system.
+        tokenizer: the folder of a `trained` vocabulary (a model's, or a run's); None: the checkpoint's, or
+            else it is learned from the training texts.
         image_tower: weights of the image tower. text: weights of the text stack.
         teacher: whose features VQ-KD learns: a model folder, or `efficientnet_lite0`.
         visual_tokenizer: whose tokens masked image modelling predicts: the folder of a VQ-KD or dVAE.
@@ -194,6 +196,7 @@ class Init:
     """
 
     checkpoint: str | None = None
+    tokenizer: str | None = None
     image_tower: str | None = None
     text: str | None = None
     teacher: str | None = None
@@ -222,9 +225,14 @@ class Run(Generic[System, Data]):
     train: TrainConfig
     init: Init = Init()
 
-    def resumed(self) -> Run[System, Data]:
-        """The same run to go on with: nothing is computed for weights that a checkpoint replaces."""
-        return replace(self, init=replace(self.init, fusion="fresh", head="fresh"))
+    def resumed(self, out: Path) -> Run[System, Data]:
+        """The same run to go on with in its folder `out`: with the vocabulary that it trained, and nothing is
+        computed for weights that a checkpoint replaces.
+        """
+        init = replace(self.init, fusion="fresh", head="fresh")
+        if (out / "tokenizer.json").is_file():
+            init = replace(init, tokenizer=str(out))
+        return replace(self, init=init)
 
 
 def write_run(run: Run, folder: Path) -> None:

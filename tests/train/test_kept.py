@@ -1,0 +1,109 @@
+"""What a run keeps in its folder for itself: the vocabulary that it trained, and its log's lock."""
+
+import fcntl
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+import multiway
+from multiway.data.dataset import DataConfig, Source
+from multiway.errors import UserError
+from multiway.systems.albef import ALBEFConfig
+from multiway.systems.bert import BertConfig
+from multiway.systems.vit import ViTConfig
+from multiway.tasks.pretrain import pretrain
+from multiway.text import TokenizerConfig
+from multiway.train.build import build_system
+from multiway.train.log import Log
+from multiway.train.run import Init, Run, TrainConfig
+
+
+@pytest.fixture
+def run(tmp_path):
+    for number in range(4):
+        Image.new("RGB", (32, 32), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    say(tmp_path, "a red thing")
+    image = ViTConfig(image_size=32, patch_size=16, width=16, depth=1, heads=2, hidden=32)
+    text = BertConfig(width=16, layers=1, fusion_layers=1, heads=2, hidden=32, vocab_size=60)
+    off = {"momentum": None, "queue_size": 0, "alpha": 0.0, "mlm_weight": 0.0}
+    words = TokenizerConfig(vocab="trained")
+    return Run(
+        name="words",
+        system=ALBEFConfig(image=image, text=text, embed_dim=8, tokenizer=words, **off),
+        data=DataConfig(train=(Source(path=str(tmp_path / "captions.csv")),), image_size=32),
+        train=TrainConfig(steps=1, batch_size=4, device="cpu"),
+    )
+
+
+def say(folder, caption):
+    rows = "".join(f"{number}.png,{caption} {'abcd'[number]}\n" for number in range(4))
+    (folder / "captions.csv").write_text("image,caption\n" + rows)
+
+
+def vocabulary(folder):
+    return (folder / "vocab.txt").read_text().split()
+
+
+def test_a_resumed_run_has_the_vocabulary_that_it_began_with(run, tmp_path):
+    out = tmp_path / "out"
+    pretrain(run, out)
+    before = vocabulary(out / "model")
+    assert vocabulary(out) == before
+    say(tmp_path, "blue things now")
+    longer = replace(run, train=replace(run.train, steps=2))
+    pretrain(longer, out)
+    assert vocabulary(out / "model") == before
+    pretrain(longer, tmp_path / "other")
+    assert vocabulary(tmp_path / "other") != before
+    given = replace(run, init=Init(tokenizer=str(out / "model")))
+    pretrain(given, tmp_path / "given")
+    assert vocabulary(tmp_path / "given" / "model") == before
+    assert multiway.load(tmp_path / "given" / "model").tokenizer.config.vocab == "trained"
+
+
+def test_a_vocabulary_is_given_only_where_it_is_a_trained_one(run, tmp_path):
+    system = replace(run.system, tokenizer=TokenizerConfig(), text=BertConfig(width=16, heads=2, hidden=32))
+    run = replace(run, system=system, init=Init(tokenizer=str(tmp_path)))
+    with pytest.raises(UserError, match="vocab is 'bert-base-uncased': set that to trained"):
+        build_system(run)
+
+
+def test_two_processes_do_not_train_into_one_folder(run, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a+'); fcntl.lockf(f, fcntl.LOCK_EX); print(); input()"
+    command = [sys.executable, "-c", hold, str(out / "metrics.jsonl")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout.readline()
+        with pytest.raises(UserError, match="another process is training into .*out: wait for its end"):
+            pretrain(run, out)
+        assert [path.name for path in out.iterdir()] == ["metrics.jsonl"]
+        other.communicate("\n")
+    pretrain(run, out)
+    assert (out / "model").is_dir()
+
+
+def test_a_file_system_without_locks_is_no_hindrance(run, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    pretrain(run, tmp_path / "out")
+    assert (tmp_path / "out" / "model").is_dir()
+
+
+@pytest.mark.parametrize(("step", "kept"), [(0, 0), (1, 15), (2, 27), (3, 39), (9, 39)])
+def test_a_log_goes_on_after_the_step_that_is_resumed(tmp_path, step, kept):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text := '{"step": 1}\n\0\0\n{"step": 2}\n{"step": 3}\n{"st')
+    log = Log(tmp_path, start=step, total=9, batch_size=1)
+    log.step(9, {})
+    log.close()
+    assert path.read_text()[:kept] == text[:kept]
+    (line,) = path.read_text()[kept:].splitlines()
+    assert json.loads(line)["step"] == 9
