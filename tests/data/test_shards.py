@@ -83,6 +83,18 @@ def test_parts_missing_are_counted(tmp_path, make_picture):
     assert shards.problems == {"no_text": 1, "no_image": 1}
 
 
+def test_samples_are_written_one_by_one(tmp_path):
+    def samples():
+        for number in range(5):
+            parts = list(tmp_path.glob("*.part"))
+            assert sum(part.stat().st_size for part in parts) >= 2**20 * (number % 2)  # so far of this tar
+            yield {"__key__": str(number), "jpg": bytes(2**20 + 2**16)}
+
+    tars = write_shards(tmp_path, samples(), shard_size=2)
+    assert [len(Shards([str(tar)]).problems) for tar in tars] == [1, 1, 1]
+    assert sorted(tmp_path.iterdir()) == tars
+
+
 @pytest.mark.parametrize("keep", [0.3, 0.55, 0.9])
 def test_a_cut_off_tar_gives_what_is_whole(make_tars, keep):
     path = Path(expand(make_tars(10, shard_size=10))[0])

@@ -209,8 +209,8 @@ def write_shards(
     """Write samples as img2dataset tars `NAME00000.tar`, `NAME00001.tar`, ... in `folder`.
 
     Args:
-        samples: dicts with `__key__` and, by extension, bytes, str (utf-8) or a JSON value (`json`):
-            `{"__key__": "0001", "jpg": b"...", "txt": "a cat", "json": {"caption": "a cat"}}`.
+        samples: dicts with `__key__` and, by extension, bytes, str (utf-8) or a JSON value (`json`), of which
+            one is held at a time: `{"__key__": "0001", "jpg": b"...", "txt": "a cat", "json": {"caption": "a cat"}}`.
         shard_size: samples in a tar.
 
     Returns:
@@ -220,11 +220,11 @@ def write_shards(
     folder.mkdir(parents=True, exist_ok=True)
     samples, written = iter(samples), []
     for number in itertools.count():
-        group = list(itertools.islice(samples, shard_size))
-        if not group:
+        first = next(samples, None)
+        if first is None:
             return written
         path = folder / f"{name}{number:05d}.tar"
-        write_tar(path, group)
+        write_tar(path, itertools.chain([first], itertools.islice(samples, shard_size - 1)))
         written.append(path)
     return written
 
