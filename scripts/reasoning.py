@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -159,7 +160,8 @@ def pretrained(name: str, world: World, work: Path, boxes: bool = False) -> tupl
         if boxes and recipe != "vqkd" and "checkpoint" not in init:
             init["checkpoint"] = str(work / f"{recipe}-scenes" / "model")
         out = work / f"{recipe}-{'boxes' if boxes else 'scenes'}"
-        model, seconds = trained(out, partial(pretrain, planned(recipe, world, boxes, init), out))
+        run = planned(recipe, world, boxes, init)
+        model, seconds = trained(out, partial(pretrain, run, out), time.process_time)
         init, total = {"visual_tokenizer" if recipe == "vqkd" else "checkpoint": str(model)}, total + seconds
     return model, total
 
@@ -179,7 +181,7 @@ def tuned(
         image = replace(run.system.image, image_size=image_size)
         return finetune.finetune("nlvr2", replace(run, system=replace(run.system, image=image)), out)
 
-    return trained(out, tune)
+    return trained(out, tune, time.process_time)
 
 
 def figures(model: Path, path: str) -> dict[str, Any]:
