@@ -58,11 +58,13 @@ class Sizes:
     pairs: int = 30_000
     simple: int = 20_000
     strips: int = 40_000
+    more_strips: int = 60_000
     test: int = 2_000
     either_steps: int = 1_000
     scene_steps: int = 4_000
     simple_steps: int = 1_000
     strip_steps: int = 3_000
+    more_steps: int = 3_000
     pretrain_steps: int | None = None  # None: the recipe's own
     box_steps: int = 600
 
@@ -74,11 +76,13 @@ TINY = Sizes(
     pairs=300,
     simple=300,
     strips=300,
+    more_strips=300,
     test=40,
     either_steps=3,
     scene_steps=3,
     simple_steps=3,
     strip_steps=3,
+    more_steps=3,
     pretrain_steps=3,
     box_steps=3,
 )
@@ -123,6 +127,10 @@ class World:
         """Strips of boxes with all kinds of sentences."""
         count, seed = (self.sizes.test, 32) if test else (self.sizes.strips, 34)
         return self._once(f"strips-{seed}", partial(write_box_pairs, n=count, seed=seed))
+
+    def more_strips(self) -> str:
+        """Other strips of the same kinds."""
+        return self._once("strips-35", partial(write_box_pairs, n=self.sizes.more_strips, seed=35))
 
     def _once(self, name: str, write: Callable[[Path], object]) -> str:
         folder = self.folder / name
@@ -172,9 +180,11 @@ def tuned(
     steps: int,
     out: Path,
     image_size: int | tuple[int, int] = SIDE,
+    flip: float = 0.0,
 ) -> tuple[Path, float]:
-    """A model fine-tuned on pairs of pictures."""
+    """A model fine-tuned on pairs of pictures, each mirrored with probability `flip`."""
     data, train = reasoning(*sources, steps=steps)
+    data = replace(data, augment=replace(data.augment, flip=flip))
 
     def tune() -> Any:
         run = finetune.plan("nlvr2", model, data, train=train)
@@ -215,8 +225,13 @@ def nlvr1_part(name: str, world: World, work: Path, nlvr: Path) -> dict[str, Any
     model, fourth = tuned(
         model, (simple, drawn, real), world.sizes.strip_steps, work / f"{name}-strips", STRIP
     )
+    # by now the drawn ones are known by heart as well: other ones, and all of them mirrored too
+    other, real = LabelledSource(path=world.more_strips()), replace(real, weight=5.0)
+    model, fifth = tuned(
+        model, (simple, other, real), world.sizes.more_steps, work / f"{name}-more", STRIP, flip=0.5
+    )
     return {
-        "seconds": {"pretrain": first, "boxes": second, "simple": third, "strips": fourth},
+        "seconds": {"pretrain": first, "boxes": second, "simple": third, "strips": fourth, "more": fifth},
         "drawn_strips": figures(model, world.strips(test=True)),
         "nlvr1_val": figures(model, str(nlvr / "val")),
     }
