@@ -107,3 +107,10 @@ def test_a_log_goes_on_after_the_step_that_is_resumed(tmp_path, step, kept):
     assert path.read_text()[:kept] == text[:kept]
     (line,) = path.read_text()[kept:].splitlines()
     assert json.loads(line)["step"] == 9
+
+
+def test_without_tensorboard_nothing_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"pip install 'multiway\[track\]'"):
+        Log(tmp_path / "out", start=0, total=1, batch_size=1, tensorboard=True)
+    assert not (tmp_path / "out").exists()

@@ -210,7 +210,8 @@ def write_shards(
 
     Args:
         samples: dicts with `__key__` and, by extension, bytes, str (utf-8) or a JSON value (`json`), of which
-            one is held at a time: `{"__key__": "0001", "jpg": b"...", "txt": "a cat", "json": {"caption": "a cat"}}`.
+            one is held at a time:
+            `{"__key__": "0001", "jpg": b"...", "txt": "a cat", "json": {"caption": "a cat"}}`.
         shard_size: samples in a tar.
 
     Returns:

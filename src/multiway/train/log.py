@@ -53,9 +53,10 @@ class Log:
         self.writer = self.bar = None
         if not on:
             return
+        writer = _summary_writer() if tensorboard else None
         folder.mkdir(parents=True, exist_ok=True)
         self.file = _open(folder / "metrics.jsonl", start)
-        self.writer = _tensorboard(folder) if tensorboard else None
+        self.writer = writer and writer(str(folder / "tensorboard"))
         if self.console.is_terminal:
             columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}", "eta")
             self.bar = Progress(
@@ -152,11 +153,11 @@ def _open(path: Path, step: int) -> IO[str]:
     return file
 
 
-def _tensorboard(folder: Path):
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
             "train.tensorboard needs tensorboard: pip install 'multiway[track]', or turn it off"
         ) from None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter
