@@ -225,7 +225,7 @@ def nlvr1_part(name: str, world: World, work: Path, nlvr: Path) -> dict[str, Any
     model, fourth = tuned(
         model, (simple, drawn, real), world.sizes.strip_steps, work / f"{name}-strips", STRIP
     )
-    # by now the drawn ones are known by heart as well: other ones, and all of them mirrored too
+    # by now each has been seen several times: other drawn ones, and all of them mirrored too
     other, real = LabelledSource(path=world.more_strips()), replace(real, weight=5.0)
     model, fifth = tuned(
         model, (simple, other, real), world.sizes.more_steps, work / f"{name}-more", STRIP, flip=0.5

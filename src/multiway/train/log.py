@@ -133,7 +133,7 @@ def _open(path: Path, step: int) -> IO[str]:
 
     What was recorded after the checkpoint that is resumed is cut off: those steps are taken again.
     """
-    file = open(path, "a+")  # noqa: SIM115
+    file = open(path, "a+")  # noqa: SIM115 -- the log keeps it open, and with it the lock
     try:  # a lock of this process: a worker of it that outlives it does not hold it
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
