@@ -58,13 +58,13 @@ class Sizes:
     pairs: int = 30_000
     simple: int = 20_000
     strips: int = 40_000
-    more_strips: int = 60_000
+    more_strips: tuple[int, ...] = (60_000, 90_000)  # a round each
     test: int = 2_000
     either_steps: int = 1_000
     scene_steps: int = 4_000
     simple_steps: int = 1_000
     strip_steps: int = 3_000
-    more_steps: int = 3_000
+    more_steps: tuple[int, ...] = (3_000, 4_500)
     pretrain_steps: int | None = None  # None: the recipe's own
     box_steps: int = 600
 
@@ -76,13 +76,13 @@ TINY = Sizes(
     pairs=300,
     simple=300,
     strips=300,
-    more_strips=300,
+    more_strips=(300, 300),
     test=40,
     either_steps=3,
     scene_steps=3,
     simple_steps=3,
     strip_steps=3,
-    more_steps=3,
+    more_steps=(3, 3),
     pretrain_steps=3,
     box_steps=3,
 )
@@ -128,9 +128,11 @@ class World:
         count, seed = (self.sizes.test, 32) if test else (self.sizes.strips, 34)
         return self._once(f"strips-{seed}", partial(write_box_pairs, n=count, seed=seed))
 
-    def more_strips(self) -> str:
-        """Other strips of the same kinds."""
-        return self._once("strips-35", partial(write_box_pairs, n=self.sizes.more_strips, seed=35))
+    def more_strips(self, turn: int) -> str:
+        """Other strips of the same kinds, of a round of its own."""
+        seed = 35 + turn
+        write = partial(write_box_pairs, n=self.sizes.more_strips[turn], seed=seed)
+        return self._once(f"strips-{seed}", write)
 
     def _once(self, name: str, write: Callable[[Path], object]) -> str:
         folder = self.folder / name
@@ -226,12 +228,13 @@ def nlvr1_part(name: str, world: World, work: Path, nlvr: Path) -> dict[str, Any
         model, (simple, drawn, real), world.sizes.strip_steps, work / f"{name}-strips", STRIP
     )
     # by now each has been seen several times: other drawn ones, and all of them mirrored too
-    other, real = LabelledSource(path=world.more_strips()), replace(real, weight=5.0)
-    model, fifth = tuned(
-        model, (simple, other, real), world.sizes.more_steps, work / f"{name}-more", STRIP, flip=0.5
-    )
+    real, more = replace(real, weight=5.0), {}
+    for turn, steps in enumerate(world.sizes.more_steps):
+        stage = f"more-{turn + 1}" if turn else "more"
+        sources = (simple, LabelledSource(path=world.more_strips(turn)), real)
+        model, more[stage] = tuned(model, sources, steps, work / f"{name}-{stage}", STRIP, flip=0.5)
     return {
-        "seconds": {"pretrain": first, "boxes": second, "simple": third, "strips": fourth, "more": fifth},
+        "seconds": {"pretrain": first, "boxes": second, "simple": third, "strips": fourth} | more,
         "drawn_strips": figures(model, world.strips(test=True)),
         "nlvr1_val": figures(model, str(nlvr / "val")),
     }
