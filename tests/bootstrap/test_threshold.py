@@ -10,20 +10,16 @@ import numpy as np
 import pytest
 
 from multiway.bootstrap.run import bootstrap
-from multiway.bootstrap.threshold import choose, score_labelled, wilson
+from multiway.bootstrap.threshold import choose, score_labelled, share
 from multiway.data.shards import Shards, expand
 from multiway.errors import UserError
 
 
-def test_wilson_by_hand():
-    # Wilson's interval for 8 of 10 at z = 1.96, as any table has it
-    share = wilson(8, 10)
-    assert (share.value, share.of) == (0.8, 10)
-    assert share.low == pytest.approx(0.4902, abs=1e-4)
-    assert share.high == pytest.approx(0.9433, abs=1e-4)
-    assert wilson(0, 10).low == 0.0
-    assert wilson(10, 10).high == pytest.approx(1.0)
-    nothing = wilson(0, 0)
+def test_a_share_has_wilson_s_interval():
+    some = share(8, 10)  # at z = 1.96, as any table has it
+    assert (some.value, some.of) == (0.8, 10)
+    assert (some.low, some.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    nothing = share(0, 0)
     assert math.isnan(nothing.value)
     assert (nothing.low, nothing.high) == (0.0, 1.0)
 

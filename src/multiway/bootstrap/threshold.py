@@ -16,6 +16,7 @@ import numpy as np
 from multiway.bootstrap.filter import Filter
 from multiway.data.gold import GoldPairs
 from multiway.errors import UserError
+from multiway.metrics.resample import wilson
 
 FOLDS = 5
 LEAST = 10  # of either label
@@ -65,14 +66,12 @@ class Threshold:
         )
 
 
-def wilson(hits: int, of: int, z: float = 1.959964) -> Share:
-    """`hits` of `of`, with Wilson's score interval (1927), which stays inside 0..1 at few counts."""
+def share(hits: int, of: int) -> Share:
+    """`hits` of `of`, with Wilson's interval."""
     if of == 0:
         return Share(value=math.nan, low=0.0, high=1.0, of=0)
-    share, spread = hits / of, z * z / of
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
-    return Share(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half), of=of)
+    low, high = wilson(hits, of)
+    return Share(value=hits / of, low=low, high=high, of=of)
 
 
 def choose(
@@ -103,8 +102,8 @@ def choose(
     hits = int((kept & truth).sum())
     return Threshold(
         value=threshold,
-        precision=wilson(hits, int(kept.sum())),
-        recall=wilson(hits, int(truth.sum())),
+        precision=share(hits, int(kept.sum())),
+        recall=share(hits, int(truth.sum())),
         pairs=len(values),
         matching=int(truth.sum()),
     )
