@@ -532,7 +532,9 @@ def reasoning() -> str:
         "other pictures",
         "pairs",
     ]
-    return f"{table(head, rows)}\ntorch {found['made_by']['versions']['torch']}, one core a system.\n"
+    parts = [part for system in found["systems"].values() for part in system["made_by"].values()]
+    versions = ", ".join(sorted({part["versions"]["torch"] for part in parts}))
+    return f"{table(head, rows)}\ntorch {versions}, one core a system.\n"
 
 
 def summary() -> str:

@@ -240,15 +240,15 @@ def nlvr1_part(name: str, world: World, work: Path, nlvr: Path) -> dict[str, Any
     }
 
 
-def keep(target: Path, name: str, part: dict[str, Any]) -> None:
+def keep(target: Path, name: str, part: str, figures: dict[str, Any]) -> None:
     """A part's figures, beside those that are there."""
     found = json.loads(target.read_text()) if target.exists() else {"systems": {}}
     system = found["systems"].setdefault(name, {})
-    seconds = system.get("seconds", {}) | part["seconds"]
-    system.update(part | {"seconds": seconds})
-    found["made_by"] = provenance()
+    seconds = system.get("seconds", {}) | figures["seconds"]
+    made_by = system.get("made_by", {}) | {part: provenance()}
+    system.update(figures | {"seconds": seconds, "made_by": made_by})
     write(target, found)
-    print(f"{name}: {part}", flush=True)
+    print(f"{name}: {figures}", flush=True)
 
 
 def main() -> None:
@@ -269,9 +269,9 @@ def main() -> None:
         print(f"there is no {args.nlvr / 'train'}: NLVR1's pictures are left out")
     for name in args.systems:
         if "drawn" in args.parts:
-            keep(target, name, drawn_part(name, world, out))
+            keep(target, name, "drawn", drawn_part(name, world, out))
         if "nlvr1" in args.parts and nlvr is not None:
-            keep(target, name, nlvr1_part(name, world, out, nlvr))
+            keep(target, name, "nlvr1", nlvr1_part(name, world, out, nlvr))
     print(f"written to {target}")
 
 
