@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from multiway.bootstrap.local import end_with_parent
+from multiway.train.run import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
@@ -67,13 +68,14 @@ def file_name(arm: str, seed: int) -> str:
 
 
 def keep(study: Study, arm: str, seed: int, measure: Callable[[], dict[str, Any]]) -> None:
-    """Run one arm unless its result is there; the result is written whole, with what it cost."""
+    """Run one arm unless its result is there; it is written whole, with what it cost and what made it."""
     path = study.path(arm, seed)
     if path.exists():
         return
     began, cpu = time.monotonic(), core_seconds()
     found = {"arm": arm, "seed": seed, **measure()}
     found |= {"seconds": round(time.monotonic() - began, 1), "core_seconds": round(core_seconds() - cpu, 1)}
+    found |= {"made_by": provenance()}
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
     aside.write_text(json.dumps(found, indent=1) + "\n")

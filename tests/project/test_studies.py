@@ -87,7 +87,7 @@ def test_a_result_is_kept_and_judged(arms, study):
     assert "the paper's: 2" in said
     written = json.loads((study.results / "verdicts.json").read_text())
     assert written["claims"][0]["score"]["verdict"] == "holds"
-    assert set(json.loads((study.results / "more-s0.json").read_text())) >= {"arm", "seed", "core_seconds"}
+    assert set(json.loads((study.results / "more-s0.json").read_text())) >= {"arm", "seed", "made_by"}
 
 
 def test_the_arms_of_experts_are_equal_in_what_they_say(arms, tmp_path):
