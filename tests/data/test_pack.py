@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
 
 from multiway.data.dataset import Dataset, Source
 from multiway.data.pack import pack
-from multiway.data.shards import Shards
+from multiway.data.shards import Shards, write_shards
 from multiway.errors import UserError
 
 
@@ -79,3 +80,22 @@ def test_half_an_emoji_is_skipped_and_counted(tmp_path, make_picture):
     found = pack(Dataset(Source(path=str(tmp_path / "list.jsonl"))), tmp_path / "tars")
     assert (found["written"], found["skipped"]) == (1, {"bad_text": 1})
     assert Dataset(Source(path=str(tmp_path / "tars"))).meta(0)["note"] == "of \ud83d"
+
+
+def test_a_prompt_keeps_the_tab_that_asks_for_its_picture(tmp_path):
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    asks = "draw a red square\t"
+    (tmp_path / "pairs.csv").write_text(f'image,caption\na.png,"{asks}"\n')
+    row = {"image": "a.png", "caption": [asks, " \t", f" {asks} "]}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    picture = (tmp_path / "a.png").read_bytes()
+    samples = [
+        {"__key__": "k", "png": picture, "txt": f"{asks}\r\n"},
+        {"__key__": "l", "png": picture, "json": {"caption": asks}},
+    ]
+    write_shards(tmp_path / "tars", samples)
+    pack(Dataset(Source(path=str(tmp_path / "tars"))), tmp_path / "packed")
+    for name in ("pairs.csv", "pairs.jsonl", "tars", "packed"):
+        data = Dataset(Source(path=str(tmp_path / name)))
+        found = {text for i in range(len(data)) for text in data.texts(i)}
+        assert found == {asks}, name

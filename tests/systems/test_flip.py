@@ -144,3 +144,12 @@ def test_official_weights_are_recognised_and_leave_again(tmp_path: Path) -> None
     told = json.loads((tmp_path / "ours/config.json").read_text())
     assert told["system"] == "flip"
     assert multiway.load(tmp_path / "ours").config == model.config
+
+
+def test_whatever_a_tokenizer_pads_with_a_text_does_not_see_its_batch() -> None:
+    model, mask = flip().eval(), torch.tensor([[1, 1, 1, 0, 0]])
+    ids = torch.randint(1, tiny.VOCAB, (1, 5))
+    padded = [ids.masked_fill(mask == 0, pad) for pad in (0, 1)]
+    found = [model.text(given, mask) for given in padded]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], model.text(ids[:, :3], mask[:, :3]))

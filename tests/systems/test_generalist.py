@@ -213,3 +213,24 @@ def test_only_its_own_pictures_are_taken() -> None:
         replace(model.config, text=replace(model.config.text, positions=20))
     assert not any(p.requires_grad for p in model.pictures.parameters())
     assert isinstance(model.pictures, VQVAE)
+
+
+def test_cached_features_are_no_pictures_to_draw():
+    model, batch = tiny_generalist.build(), tiny_generalist.batch()
+    cached = replace(batch, image=None, image_prefix=batch.image)
+    with pytest.raises(UserError, match="leave data.cache_views at 0"):
+        model.losses(cached, model.init_state())
+
+
+def test_an_answer_that_is_cut_off_is_no_drawing():
+    model = tiny_generalist.build()
+    words = " ".join(["red"] * 21)  # with [CLS] and the tab's [SEP], the 24 tokens end before the answer
+    with pytest.warns(UserWarning, match="cut to 24"):
+        ids, mask = model.tokenize([f"{words}\tblue dog"])
+    assert ids.tolist()[0].count(model.tokenizer.sep_id) == 1
+    batch = replace(tiny_generalist.batch(), input_ids=ids, attention_mask=mask)
+    batch = replace(
+        batch, image=batch.image[:1], has_image=None, ids=batch.ids[:1] if batch.ids is not None else None
+    )
+    with pytest.raises(UserError, match="has no answer"):
+        model.losses(batch, model.init_state())

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tiny_coca
 import tiny_simvlm
 from fake_captioner import WORDS, FakeCaptioner
 from PIL import Image
 
 from multiway.data.sample import BadSample, Sample
 from multiway.errors import UserError
+from multiway.systems.coca_config import OFFICIAL
 from multiway.systems.simvlm_config import VQAConfig
 from multiway.systems.simvlm_heads import AnswerModel
 from multiway.tasks import caption as task
 from multiway.tasks.caption_many import Options, caption_pictures, captioning
 from multiway.tasks.caption_scorers import load_scorer
+from multiway.text import Tokenizer
 
 COLOURS = ("red", "green", "blue")
 
@@ -169,3 +172,12 @@ def test_a_scorer_of_the_user_s_counts_beside_ours():
         load_scorer("collections:Counter")
     with pytest.raises(UserError, match="nowhere"):
         load_scorer("nowhere.meteor:Meteor")
+
+
+def test_what_is_not_said_is_the_models_own():
+    model = tiny_coca.coca(tiny_coca.config(compat=OFFICIAL))
+    model.tokenizer = Tokenizer.load(model.config.tokenizer)
+    assert Options().config(model).beams == 2  # open_clip's
+    assert Options(number=3).config(model).beams == 3
+    assert Options(beams=5).config(model).beams == 5
+    assert Options().config(FakeCaptioner()).beams == 3

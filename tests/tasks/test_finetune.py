@@ -23,6 +23,7 @@ from multiway.data.mixing import Mixing
 from multiway.data.sample import BadSample
 from multiway.data.two_pictures import PicturePairs
 from multiway.errors import UserError
+from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.systems.mae_heads import tower_classifier
 from multiway.systems.towers import BackboneConfig
@@ -236,3 +237,16 @@ def test_pictures_of_texts_are_not_mixed(albef, tmp_path):
     run = plan("nlvr2", tmp_path / "base", data, train=replace(TRAIN, batch_size=4))
     with pytest.raises(UserError, match=r"leave data\.mixing out"):
         build("nlvr2", run, Ranks(0, 1, torch.device("cpu")))
+
+
+def test_a_text_that_can_not_be_read_is_left_out_and_counted(albef, tmp_path):
+    for name in "ab":
+        Image.new("RGB", (32, 32), "red").save(tmp_path / f"{name}.png")
+    pair = {"images": ["a.png", "b.png"], "label": "True"}
+    rows = [{**pair, "sentence": sentence} for sentence in ("one", "two \ud83d", "three")]
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    model = NETWORKS[albef.fine_tuning("nlvr2").system].network()(albef.fine_tuning("nlvr2"))
+    model.tokenizer = albef.tokenizer
+    found = nlvr2.measure(model, PicturePairs(LabelledSource(path=str(tmp_path / "pairs.json"))))
+    assert found.result["n"] == 2
+    assert found.skipped == {"bad_text": 1}

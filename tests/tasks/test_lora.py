@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import multiway
 from multiway.cli.main import main
+from multiway.core.lora import merged
 from multiway.data.augment import Augment
 from multiway.data.labelled import LabelledSource, TaskData
 from multiway.data.two_pictures import PicturePairs
 from multiway.errors import UserError
+from multiway.systems.albef_nlvr import PairModel
 from multiway.tasks.finetune import TRAIN, build, finetune, plan
 from multiway.tasks.predictions import predict
 from multiway.train import memory
@@ -119,3 +122,17 @@ def test_no_memory_is_said_with_what_to_change(folder, tmp_path, monkeypatch, ca
     said = capsys.readouterr().out
     assert "2 samples at a time fit: --accumulate 2" in said
     assert '"rank": 2' in said
+
+
+def test_a_map_that_two_pictures_share_is_adapted_for_both(folder):
+    """ALBEF's second cross-attention of a pair holds the first one's keys and values."""
+    system, _ = build("nlvr2", planned(folder, lora=LoRAConfig(rank=2)), CPU)
+    with torch.no_grad():
+        for name, parameter in system.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    plain = PairModel(system.config)
+    plain.load_state_dict(merged(system))
+    plain.tokenizer = system.tokenizer
+    logits = [predict(model.eval(), PicturePairs(PAIRS)).logits for model in (system, plain)]
+    np.testing.assert_allclose(*logits, atol=1e-4, rtol=1e-4)

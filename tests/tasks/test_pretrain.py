@@ -7,8 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from multiway.data.dataset import DataConfig, Source
+from multiway.errors import UserError
 from multiway.systems.albef import ALBEFConfig
 from multiway.systems.bert import BertConfig
+from multiway.systems.mae import MAEConfig
+from multiway.systems.mae_heads import mae_vit
 from multiway.systems.vit import ViTConfig
 from multiway.tasks import pretrain
 from multiway.train.run import Run, TrainConfig, read_run
@@ -78,3 +81,13 @@ def test_stages_follow_each_other_and_go_on_after_a_kill(tmp_path, monkeypatch):
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+def test_who_has_nothing_to_compare_is_not_validated_by_it(tmp_path):
+    run = stages()[0]
+    system = MAEConfig(image=mae_vit(image_size=32, patch_size=16, width=32, depth=1, heads=2, hidden=64))
+    data = replace(run.data, train=(Source(path="scenes:16", use="images"),), val=(Source(path="scenes:4"),))
+    with pytest.raises(UserError, match="MAE has neither contrastive features nor a matching head, by which"):
+        pretrain.pretrain(replace(run, system=system, data=data), tmp_path / "out")
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+    pretrain.pretrain(replace(run, data=replace(run.data, val=data.val)), tmp_path / "itc")

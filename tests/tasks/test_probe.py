@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tiny_beit
 import tiny_beit3
+import tiny_generalist
 import tiny_mae
+import tiny_vilt
 import torch
 from PIL import Image
 
@@ -17,7 +19,7 @@ from multiway.cli.main import main
 from multiway.data.labelled import LabelledPictures, LabelledSource
 from multiway.errors import UserError
 from multiway.systems.base import System
-from multiway.tasks.probe import chosen, fit, measure, pooled
+from multiway.tasks.probe import _Looking, chosen, fit, measure, pooled
 
 COLOURS = {"blue": (20, 30, 220), "green": (20, 200, 30), "red": (220, 30, 20)}
 
@@ -114,3 +116,18 @@ def test_the_command(folders, capsys) -> None:
     assert found["top1"] > 80
     assert main(argv) == 0
     assert f"{found['top1']:.1f}" in capsys.readouterr().out
+
+
+def test_a_vilts_picture_is_seen_as_its_tasks_see_it() -> None:
+    model, image = tiny_vilt.vilt().eval(), tiny_vilt.pictures(4)
+    for pool in ("own", "mean"):
+        together = pooled(model, image, pool)
+        for row, (down, across) in enumerate(tiny_vilt.GRIDS[:4]):
+            alone = pooled(model, image[row : row + 1, :, : 8 * down, : 8 * across], pool)
+            torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-5)
+    assert _Looking(model, "own").kept_shape == model.kept_shape
+
+
+def test_who_has_no_tower_is_not_probed() -> None:
+    with pytest.raises(UserError, match="VQVAE has no image tower"):
+        pooled(tiny_generalist.vqvae(), torch.zeros(1, 3, 32, 32))

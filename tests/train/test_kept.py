@@ -15,11 +15,12 @@ from multiway.errors import UserError
 from multiway.systems.albef import ALBEFConfig
 from multiway.systems.bert import BertConfig
 from multiway.systems.vit import ViTConfig
+from multiway.tasks import finetune
 from multiway.tasks.pretrain import pretrain
 from multiway.text import TokenizerConfig
 from multiway.train.build import build_system
 from multiway.train.log import Log
-from multiway.train.run import Init, Run, TrainConfig
+from multiway.train.run import Init, LoRAConfig, Run, TrainConfig
 
 
 @pytest.fixture
@@ -114,3 +115,22 @@ def test_without_tensorboard_nothing_is_begun(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"pip install 'multiway\[track\]'"):
         Log(tmp_path / "out", start=0, total=1, batch_size=1, tensorboard=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fine_tuning_goes_on_with_the_vocabulary_of_its_model(run, tmp_path):
+    pretrain(run, tmp_path / "base")
+    train = TrainConfig(steps=1, batch_size=4, device="cpu", lora=LoRAConfig(rank=2))
+    plan = finetune.plan("retrieval", tmp_path / "base" / "model", run.data, train=train)
+    out = tmp_path / "out"
+    finetune.finetune("retrieval", plan, out)
+    finetune.finetune("retrieval", plan, out)  # nothing is left to do
+    again = finetune.finetune("retrieval", replace(plan, train=replace(train, steps=2)), out)
+    assert again.progress.step == 2
+    before = vocabulary(tmp_path / "base" / "model")
+    assert vocabulary(out / "model") == before
+    say(tmp_path, "blue things now")
+    for start in ("model", "model-adapter"):  # the adapter's folder holds no vocabulary of its own
+        onward = replace(run, init=Init(checkpoint=str(out / start)))
+        tokenizer = build_system(onward).tokenizer
+        assert tokenizer.encode("a red thing") == multiway.load(out / "model").tokenizer.encode("a red thing")
+        assert tokenizer.config == run.system.tokenizer

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import tiny
+import tiny_beit
 import tiny_beit3
 import tiny_blip
 import torch
@@ -14,6 +15,10 @@ from torch import nn
 from multiway.core.init import BEIT_STD, init_beit, init_vit, unit_gain, widen
 from multiway.data.dataset import DataConfig, Dataset, Source
 from multiway.errors import UserError
+from multiway.systems import NETWORKS
+from multiway.systems.beit3_config import ClassifierConfig as BEiT3ClassifierConfig
+from multiway.systems.beit_heads import Classifier as BeitClassifier
+from multiway.systems.beit_heads import ClassifierConfig
 from multiway.systems.blip import BLIP
 from multiway.systems.blip_config import blip_tokenizer
 from multiway.systems.vit import VisionTransformer
@@ -21,6 +26,7 @@ from multiway.text import Tokenizer
 from multiway.train.build import _start_heads, build_system
 from multiway.train.run import Init, LoRAConfig, Run, TrainConfig
 from multiway.weights import save
+from multiway.weights.start import start_from_model
 
 
 def test_a_head_starts_with_the_words_of_the_training_texts() -> None:
@@ -119,3 +125,21 @@ def test_a_unit_gain_makes_outputs_as_large_as_inputs(draw, std) -> None:
     draw(layer)
     widen(layer, unit_gain(400, std))
     assert float(layer.weight.detach().std()) == pytest.approx(1 / 20, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["beit", "beit3"])
+def test_a_head_of_other_classes_is_left_fresh_and_of_the_same_ones_in_their_order(kind) -> None:
+    def made(*labels: str) -> nn.Module:
+        torch.manual_seed(len(labels[0]))
+        if kind == "beit":
+            return BeitClassifier(ClassifierConfig(image=tiny_beit.vit(), labels=labels))
+        config = tiny_beit3.config(BEiT3ClassifierConfig, classes=len(labels), labels=labels)
+        return NETWORKS[config.system].network()(config)
+
+    old, new, turned = made("cat", "dog"), made("bus", "tram"), made("dog", "cat")
+    fresh = new.head.weight.clone()
+    assert "2 left fresh" in start_from_model(new, old, "x", lora=LoRAConfig(rank=2))
+    assert torch.equal(new.head.weight, fresh)
+    assert new.head.weight.requires_grad
+    start_from_model(turned, old, "x")
+    assert torch.equal(turned.head.weight, old.head.weight.flip(0))

@@ -223,3 +223,19 @@ def test_systems_beside_blip_leave_officially(system: str, tmp_path: Path) -> No
         model = multiway.create("clip")
     first = multiway.save(model.eval(), tmp_path / "first")
     same(model, multiway.load(convert(first, tmp_path / "official.pth", to="official")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"null_token": True}, "no place for 1 of this model's tensors (encoders.null_token)"),
+        ({"image": tiny.vit(layer_scale=0.1)}, "no place for"),
+        ({"image": tiny.vit(image_size=(32, 64))}, "square pictures alone"),
+    ],
+)
+def test_what_an_official_file_would_lose_is_not_written(changes, says, tmp_path: Path) -> None:
+    sizes = {"text": tiny.bert(vocab_size=30522, positions=30), "queue_size": 8} | changes
+    folder = made(tiny.albef_config(**sizes), tmp_path / "model")
+    with pytest.raises(UserError, match=re.escape(says)):
+        convert(folder, tmp_path / "official.pth", to="official")
+    assert not (tmp_path / "official.pth").exists()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import tiny_beit3
+import tiny_vilt
 import tiny_vlmo
 import torch
 
 import multiway
+from multiway.core.embed import resize_positions
+from multiway.core.relative import resize_table
 from multiway.errors import UserError
 from multiway.systems.beit3_config import RetrievalConfig, TextConfig
 from multiway.systems.clip import CLIPConfig, CLIPTextConfig, clip_vit
+from multiway.systems.patches import ImageConfig
 from multiway.text import train_vocabulary
-from multiway.weights.positions import KEPT, longer, stretched
+from multiway.weights.positions import KEPT, longer, resized, stretched
 
 pytestmark = pytest.mark.filterwarnings("ignore:a text was cut")
 LONG = " ".join(["a small red dog runs over wet grass"] * 20)
@@ -79,3 +85,23 @@ def test_relative_positions_are_not_stretched():
     assert longer(model, 17).config.tokenizer.max_length == 17
     with pytest.raises(UserError, match="text_length is 64.* are for 17 tokens"):
         longer(model, 64)
+
+
+def test_pictures_of_as_many_patches_have_positions_of_their_own_shape():
+    model = tiny_vlmo.vlmo(tiny_vlmo.config(image=ImageConfig(image_size=(32, 24), patch_size=8)))
+    table, found = model.transformer.relative.table, resized(model, (24, 32)).transformer.relative.table
+    assert torch.equal(found, resize_table(table.detach(), (4, 3), (3, 4)))
+    assert not torch.equal(found, table)
+    model = tiny_beit3.build(tiny_beit3.config(image=ImageConfig(image_size=(32, 24), patch_size=8)))
+    table, found = (m.network.image_positions.detach() for m in (model, resized(model, (24, 32))))
+    wanted = resize_positions(table[None], (3, 4), prefix=3, old_grid=(4, 3))[0]
+    assert torch.equal(found, wanted)
+    assert not torch.equal(found, table)
+
+
+def test_a_vilt_keeps_the_shape_of_larger_pictures():
+    model = tiny_vilt.vilt()
+    shape = resized(model, 2 * model.image_size).kept_shape
+    assert shape == replace(
+        model.kept_shape, shorter=2 * model.kept_shape.shorter, longest=2 * model.kept_shape.longest
+    )

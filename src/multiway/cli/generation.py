@@ -18,7 +18,7 @@ def add_generation(parser: Parser) -> None:
         "--method", choices=("beam", "greedy", "sample"), default="beam", help="search, or draw (nucleus)"
     )
     parser.add_argument("--n", type=positive, default=1, help="captions a picture, best first")
-    parser.add_argument("--beams", type=int, help="of beam search; without it 3, or n")
+    parser.add_argument("--beams", type=int, help="of beam search; without it the model's own, or n")
     parser.add_argument("--prompt", help="what every caption continues; without it the model's own")
     parser.add_argument("--min-length", type=int, help="new tokens, the end token included; else the model's")
     parser.add_argument("--max-length", type=int, help="likewise")

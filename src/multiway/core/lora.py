@@ -53,9 +53,11 @@ def adapt(module: nn.Module, names: Collection[str], *, rank: int, alpha: float)
     parts = map(module.get_submodule, names)
     made = {part: LoRALinear(part, rank, alpha) for part in parts if isinstance(part, nn.Linear)}
     for part in [*module.modules()]:
-        for child, linear in [*part._modules.items()]:  # named_children() leaves out what comes again
-            if linear in made:
-                setattr(part, child, made[linear])
+        # named_children() leaves out what comes again, and what is held without being registered
+        for held in (part._modules, vars(part)):
+            for child, linear in [*held.items()]:
+                if isinstance(linear, nn.Linear) and linear in made:
+                    held[child] = made[linear]
 
 
 def is_adapter(name: str) -> bool:

@@ -19,7 +19,7 @@ import fsspec
 import numpy as np
 
 from multiway.data.sample import BadSample
-from multiway.data.tables import lines_of
+from multiway.data.tables import lines_of, stripped
 from multiway.data.tar_index import PARTS, TarIndex, build_index, load_index
 from multiway.errors import UserError
 
@@ -135,7 +135,7 @@ class Shards:
         if content is None:
             captions = self.meta(i).get("caption") or []
             captions = captions if isinstance(captions, list) else [captions]
-            return [line for line in (str(caption).strip() for caption in captions) if line]
+            return [line for line in (stripped(str(caption)) for caption in captions) if line]
         return split_lines(content)
 
     def meta(self, i: int) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Shards:
 
 
 def split_lines(content: bytes) -> list[str]:
-    """The lines of a caption file, stripped, without the blank ones.
+    """The lines of a caption file, `stripped`, without the blank ones.
 
     Raises:
         BadSample: `bad_text`: not UTF-8.
@@ -200,7 +200,7 @@ def split_lines(content: bytes) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadSample("bad_text", "not UTF-8") from error
-    return [line.strip() for line in lines_of(text.replace("\0", " "))]
+    return [stripped(line) for line in lines_of(text.replace("\0", " "))]
 
 
 def write_shards(

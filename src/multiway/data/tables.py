@@ -108,6 +108,14 @@ def lines_of(text: str) -> list[str]:
     return [line for line in re.split(r"[\r\n]", text) if line.strip()]
 
 
+def stripped(text: str) -> str:
+    """A text without the blanks around it. A tab at its end stays: a prompt before it asks for its picture
+    (`systems.generalist_turns`).
+    """
+    kept = text.strip()
+    return f"{kept}\t" if kept and "\t" in text[len(text.rstrip()) :] else kept
+
+
 def read_lines(path: Path, one: str) -> list[str]:
     """The lines of a text file that say something, stripped.
 
@@ -127,14 +135,14 @@ def read_lines(path: Path, one: str) -> list[str]:
 
 
 def listed(value: Any) -> list[str]:
-    """The texts of a cell, stripped, without the blank ones: of one text, of a list, or of a list that a csv
-    holds as JSON (Flickr30k's on the hub).
+    """The texts of a cell, `stripped`, without the blank ones: of one text, of a list, or of a list that a
+    csv holds as JSON (Flickr30k's on the hub).
     """
     if isinstance(value, str) and value.startswith("["):
         with suppress(ValueError, RecursionError):  # or a text that begins so
             value = json.loads(value)
     values = value if isinstance(value, list) else [value]
-    return [text for one in values if one is not None and (text := str(one).strip())]
+    return [text for one in values if one is not None and (text := stripped(str(one)))]
 
 
 def _is_lines(text: str) -> bool:

@@ -39,7 +39,7 @@ class System(nn.Module):
     """
 
     has_itm = False
-    has_itc = has_image = has_text = True
+    has_image = has_text = True
     alone: tuple[str, ...] = ()
     config: Any = None
     tokenizer: Tokenizer | None = None
@@ -49,6 +49,10 @@ class System(nn.Module):
     kept_shape: KeptShape | None = None
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+
+    @property
+    def has_itc(self) -> bool:
+        return type(self).image_context is not System.image_context
 
     @property
     def image_fit(self) -> Fit:

@@ -129,6 +129,8 @@ class TextTower(nn.Module):
             attention_mask: where given, padding that nobody sees is left out of the computation.
         """
         if self.config.sees == "all":
+            if attention_mask is not None:  # one padding, whatever the tokenizer's is: it is read
+                input_ids = input_ids.masked_fill(attention_mask == 0, 0)
             input_ids = F.pad(input_ids, (0, self.config.positions - input_ids.shape[1]))
         x = self.words(input_ids) + self.positions[: input_ids.shape[1]]
         if self.config.sees == "all" or attention_mask is None:

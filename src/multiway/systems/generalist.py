@@ -166,7 +166,13 @@ class Generalist(Asking):
     # --- its boxes
 
     def turns(self, batch: Batch) -> Turns:
-        """Prompts and answers, with picture tokens where the picture is the answer."""
+        """Prompts and answers, with picture tokens where the picture is the answer.
+
+        Raises:
+            UserError: the batch has features in place of pictures, or as `Turns.of`.
+        """
+        if batch.image_prefix is not None:
+            raise UserError("a generalist learns to draw the pictures: leave data.cache_views at 0")
 
         def codes(image: Tensor) -> Tensor:
             found = self.pictures.visual_tokens(pixels(image, self.image_mean, self.image_std))

@@ -42,7 +42,6 @@ class OneTower(System):
     own where its first pixel is not zero in all channels, which no normalised 8-bit picture's is.
     """
 
-    has_itc = False
     config: Any
     image_tower: VisionTransformer
 

@@ -122,8 +122,12 @@ class Multiway(Candidates):
 
     # --- two-stage retrieval: the dual encoder, and where there is an ITM head the fusion encoder
 
+    @property
+    def has_itc(self) -> bool:
+        return hasattr(self, "image_proj")
+
     def image_context(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B D"], Tokens | None]:
-        if not hasattr(self, "image_proj"):
+        if not self.has_itc:
             return super().image_context(image)
         embedded = self.transformer.embed_image(image)
         (hidden,) = self.transformer.image(embedded, read=class_tokens(embedded))
@@ -133,7 +137,7 @@ class Multiway(Candidates):
     def text_context(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B D"], Int[Tensor, "B T"]]:
-        if not hasattr(self, "text_proj"):
+        if not self.has_itc:
             return super().text_context(input_ids, attention_mask)
         embedded, first = self.transformer.embed_text(input_ids), pooled_positions(attention_mask, "cls")
         (hidden,) = self.transformer.text(embedded, attention_mask, read=first)

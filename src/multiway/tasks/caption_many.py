@@ -69,14 +69,14 @@ class Options:
         """
         if self.method == "greedy" and self.number > 1:
             raise UserError("greedy search gives one caption a picture: take beam or sample for several")
+        own = model.generation_config(model.prompt_ids(self.prompt).shape[1])
         settings: dict[str, Any] = {"method": self.method, "seed": self.seed}
         if self.method == "sample":
             settings |= {"samples": self.number, "top_p": 0.9}
         elif self.method == "beam":
-            settings |= {"n_best": self.number, "beams": max(self.number, 3)}
+            settings |= {"n_best": self.number, "beams": max(self.number, own.beams)}
         names = ("beams", "min_length", "max_length", "top_p", "top_k", "temperature", "repetition_penalty")
         settings |= {name: value for name in names if (value := getattr(self, name)) is not None}
-        own = model.generation_config(model.prompt_ids(self.prompt).shape[1])
         if settings.get("min_length") is None and settings.get("max_length", own.max_length) < own.min_length:
             settings["min_length"] = 0  # the model's own least length does not bind a shorter one asked for
         return replace(own, **settings)

@@ -104,8 +104,8 @@ def finetune(name: str, run: Run, out: str | Path, *, resume: Literal["auto", "n
     def said() -> str:
         return card(name, run)
 
-    def make(run: Run, ranks: Ranks) -> tuple[System, Any]:
-        return build(name, run, ranks)
+    def make(resumed: Run, ranks: Ranks) -> tuple[System, Any]:
+        return build(name, replace(resumed, init=run.init), ranks)  # the vocabulary is the model's all along
 
     def save(system: System, folder: Path) -> Path:
         if run.train.lora.rank:

@@ -159,22 +159,24 @@ def batches(
     two, reads = isinstance(data, PicturePairs), not isinstance(data, LabelledPictures)
     rows: list[int] = []
     images: list[torch.Tensor] = []
+    texts: list[str] = []
     used = 0
     for done, (number, picture_of) in enumerate(zip(wanted, shown, strict=True), 1):
         try:
-            picture = data.image(picture_of)
+            picture, text = data.image(picture_of), data.texts(number)[0] if reads else ""
         except BadSample as bad:
             skipped[bad.reason] += 1
         else:
             images.append(pair(picture, "", generator) if two else single(picture))
             rows.append(number)
+            texts.append(text)
         if len(rows) == batch_size or (rows and done == len(wanted)):
-            ids, mask = model.tokenize([data.texts(i)[0] for i in rows]) if reads else (None, None)
+            ids, mask = model.tokenize(texts) if reads else (None, None)
             image = stacked(images).to(model.device)
             yield rows, Batch(image=image, input_ids=ids, attention_mask=mask)
             progress("samples", done, len(wanted))
             used += len(rows)
-            rows, images = [], []
+            rows, images, texts = [], [], []
     if not used:
         why = ", ".join(f"{reason} {n:,}" for reason, n in skipped.items()) or "it is empty"
         raise UserError(f"no sample of the data can be used ({why}): give pictures with labels")

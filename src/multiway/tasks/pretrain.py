@@ -14,9 +14,13 @@ from typing import Any, Literal
 from multiway import weights
 from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.licences import licences
+from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
-from multiway.train.loop import Result, train
+from multiway.tasks.two_stage import NOTHING_TO_COMPARE
+from multiway.train.build import build
+from multiway.train.loop import Loader, Result, train
+from multiway.train.parallel import Ranks
 from multiway.train.run import Run
 from multiway.train.validate import Evaluate
 from multiway.weights.adapter import save_adapter
@@ -46,9 +50,22 @@ def pretrain(run: Run, out: str | Path, *, resume: Literal["auto", "never"] = "a
             )
         return weights.save(system, folder, card=said())
 
-    result = train(run, Path(out), resume=resume, evaluate=validation(run.data), save=save)
+    result = train(run, Path(out), resume=resume, evaluate=validation(run.data), save=save, make=make)
     note_validation(result, Path(out))
     return result
+
+
+def make(run: Run, ranks: Ranks) -> tuple[System, Loader]:
+    """A run's system, which its validation can measure, and its loader.
+
+    Raises:
+        UserError: it can't, or as `build`.
+    """
+    system, loader = build(run, ranks)
+    if run.data.val and not (system.has_itc or system.has_itm):
+        name = NOTHING_TO_COMPARE.format(type(system).__name__).split(":")[0]
+        raise UserError(f"{name}, by which data.val is measured: leave data.val out")
+    return system, loader
 
 
 def pretrain_stages(

@@ -21,12 +21,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multiway.batch import Batch
+from multiway.core.pooling import mean_pool
 from multiway.data.labelled import LabelledPictures
 from multiway.errors import UserError
 from multiway.metrics import classification as metrics
 from multiway.metrics.controls import other
 from multiway.systems.base import System
 from multiway.systems.beit3_system import MultiwaySystem
+from multiway.systems.bert import unpadded
+from multiway.systems.vilt_system import OneTower
 from multiway.systems.vit import VisionTransformer
 from multiway.tasks.classify import scores
 from multiway.tasks.predictions import Measurement, Predictions, pick, predict
@@ -59,11 +62,19 @@ def pooled(model: System, image: Float[Tensor, "B 3 H W"], pool: Pool = "own") -
             token, where it has one that stands for the picture.
 
     Raises:
-        UserError: the tower has no class token, and it is asked for.
+        UserError: there is no tower, or it has no class token and that is asked for.
     """
     if isinstance(model, MultiwaySystem):  # BEiT-3 has no tower of its own: its picture part stands for one
         tokens = model.look(image)
         return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
+    if isinstance(model, OneTower):  # a ViLT's pictures lie on a canvas, with positions of their own size
+        tower, looked = model.image_tower, model.look(image)
+        assert looked.mask is not None  # `look` gives one
+        own = looked.mask.long()
+        tokens = tower.norm(unpadded(tower.blocks, looked.tokens, own))
+        return mean_pool(tokens[:, 1:], own[:, 1:]) if pool == "mean" else tokens[:, 0]
+    if not hasattr(model, "image_tower"):
+        raise UserError(f"{type(model).__name__} has no image tower whose features could be probed")
     tower: Any = model.image_tower
     tokens = tower(image)
     has_token = tower.pooled_index == 0 or getattr(tower, "cls_token", None) is not None
@@ -85,6 +96,7 @@ class _Looking(System):
         super().__init__()
         self.model, self.pool, self.config = model, pool, model.config
         self.image_size, self.image_mean, self.image_std = model.image_size, model.image_mean, model.image_std
+        self.kept_shape = model.kept_shape
 
     def predict(self, batch: Batch) -> Float[Tensor, "B D"]:
         return pooled(self.model, batch.need("image"), self.pool)

@@ -162,6 +162,8 @@ class Tokenizer:
         room = limit - 1 - len(tail)
         if cut or len(pieces) > room:
             self._count_truncation(limit)
+        if self.config.turns and len(pieces) > room and pieces[room - 1 : room] == [self.sep_id]:
+            room -= 1  # what was cut off behind the tab is not an answer that was left empty
         return [self.cls_id, *pieces[:room], *tail]
 
     def _pieces(self, text: str) -> list[int]:
@@ -238,6 +240,14 @@ class Tokenizer:
         if config.kind != "wordpiece":
             raise UserError(f"a {config.kind} vocabulary takes no extra tokens: set tokenizer.extra to ()")
         return cls(config, wordpiece.build(path, config.extra))
+
+    def under(self, config: TokenizerConfig) -> Tokenizer:
+        """The same vocabulary with other rules.
+
+        Raises:
+            UserError: it is of another kind.
+        """
+        return type(self)(config, self._backend)
 
     def _count_truncation(self, limit: int) -> None:
         self.truncated += 1

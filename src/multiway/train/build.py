@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,12 +96,15 @@ def build_system(run: Run, say: Callable[[str], None] = print) -> System:
     """The system with its tokenizer, its towers' pretrained weights, or the weights of a whole checkpoint."""
     system = NETWORKS[run.system.system].network()(run.system)
     widen(system, run.init.gain, run.init.table_gain)  # before anything is loaded, which keeps its weights
+
+    @cache  # it is large, and what can be refused without it is
+    def start() -> System | None:
+        return None if run.init.checkpoint is None else load(run.init.checkpoint)
+
     if system.has_text:
-        system.tokenizer = _tokenizer(run)
+        system.tokenizer = _tokenizer(run, start)
         _check_words(run, system.tokenizer)
-    if run.train.lora.rank and run.train.freeze:
-        raise UserError("train.lora freezes all that the checkpoint brings: leave train.freeze out")
-    _start_from(system, run.init, run.train.lora, say)
+    _start_from(system, start, run.init, run.train.lora, say)
     for name in (run.init.teacher, run.init.visual_tokenizer):
         if name is not None:
             system.learn_from(load_frozen(name))
@@ -119,11 +123,11 @@ def _check_words(run: Run, tokenizer: Tokenizer) -> None:
         check_positions(text.positions, run.system.tokenizer.max_length)
 
 
-def _tokenizer(run: Run) -> Tokenizer:
+def _tokenizer(run: Run, start: Callable[[], System | None]) -> Tokenizer:
     """The vocabulary; a `trained` one is another run's or the checkpoint's that the run starts from, or else
     learned from the training captions, the same each time.
     """
-    config, given, start = run.system.tokenizer, run.init.tokenizer, run.init.checkpoint
+    config, given = run.system.tokenizer, run.init.tokenizer
     if config.vocab != "trained":
         if given is not None:
             raise UserError(
@@ -133,8 +137,10 @@ def _tokenizer(run: Run) -> Tokenizer:
         return Tokenizer.load(config)
     if given is not None:
         return Tokenizer.load(config, given)
-    if start is not None and (Path(start) / "tokenizer.json").is_file():
-        return Tokenizer.load(config, start)
+    kept = None if (model := start()) is None else model.tokenizer
+    # a file of official layout has none of its own: BERT's is only read with it
+    if kept is not None and (kept.config.vocab == "trained" or Path(str(run.init.checkpoint)).is_dir()):
+        return kept.under(config)
     dataset = Dataset(run.data.train)
     return train_vocabulary(_texts(dataset), size=run.system.text.vocab_size, config=config)
 
@@ -196,7 +202,13 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _start_from(system: System, init: Init, lora: LoRAConfig, say: Callable[[str], None]) -> None:
+def _start_from(
+    system: System,
+    start: Callable[[], System | None],
+    init: Init,
+    lora: LoRAConfig,
+    say: Callable[[str], None],
+) -> None:
     if lora.rank and (init.fusion != "fresh" or init.head != "fresh"):
         raise UserError(
             "train.lora keeps the weights that the checkpoint brings, which init.fusion and init.head would "
@@ -206,8 +218,7 @@ def _start_from(system: System, init: Init, lora: LoRAConfig, say: Callable[[str
         raise UserError(
             "train.lora adapts a checkpoint: name it as init.checkpoint, or set train.lora.rank 0"
         )
-    if init.checkpoint is not None:
-        model = load(init.checkpoint)
+    if init.checkpoint is not None and (model := start()) is not None:
         say(f"{init.checkpoint}: {start_from_model(system, model, init.checkpoint, lora=lora)}")
     if init.image_tower is not None:
         tower = _part(system, "image_tower", lambda name, _: name.split(".")[-1] == "image_tower")

@@ -147,6 +147,8 @@ class TrainConfig:
         refuse_negative("train", seed=self.seed)
         if not all(0 <= beta < 1 for beta in self.betas) or self.eps < 0:
             raise UserError("train.betas, train.eps: give betas from 0 to below 1, and an eps of 0 or more")
+        if self.lora.rank and self.freeze:
+            raise UserError("train.lora freezes all that the checkpoint brings: leave train.freeze out")
         if self.lora.rank < 0 or self.lora.alpha <= 0:
             raise UserError("train.lora: give a rank of at least 1 (0 for none), and an alpha above 0")
         if self.validate_every is not None and self.validate_every < 1:

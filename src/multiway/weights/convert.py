@@ -149,7 +149,7 @@ def convert(
         raise UserError(f"{out} is no name of a checkpoint: name it x.pth or x.safetensors")
     model = load(source, image_size=image_size, text_length=text_length)
     if to == "official":
-        _write_checkpoint(out, to_theirs(official_layout(model), model.state_dict()))
+        _write_checkpoint(out, _official_tensors(model))
     elif to == "open_clip":
         open_clip.write(model, out)
     elif to == "transformers":
@@ -159,13 +159,35 @@ def convert(
     return out
 
 
+def _official_tensors(model: System) -> dict[str, Tensor]:
+    """The weights as the official code holds them.
+
+    Raises:
+        UserError: no such layout holds all of them, or as `official_layout`.
+    """
+    layout, tensors, name = official_layout(model), model.state_dict(), model.config.system
+    if lost := sorted(tensors.keys() - {entry.ours for entry in layout.entries}):
+        raise UserError(
+            f"an official file of {name} has no place for {len(lost)} of this model's tensors "
+            f"({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}): save a model folder instead"
+        )
+    return to_theirs(layout, tensors)
+
+
 def official_layout(model: System) -> Layout:
     """The official layout of a model's network, of the weights alone.
 
     Raises:
-        UserError: none is written for this system, or for this form of it.
+        UserError: none is written for this system, or for this form of it, or it would not tell how the
+            patches lie.
     """
     name, config = model.config.system, model.config
+    down, across = getattr(getattr(config, "image", None), "grid", (1, 1))
+    if down != across:
+        raise UserError(
+            f"an official file of {name} tells of square pictures alone, and this model has {down} x "
+            f"{across} patches: save a model folder instead"
+        )
     if name.startswith("blip"):
         return blip.layout_of(config, ())
     if name.startswith("vilt"):

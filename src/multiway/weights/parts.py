@@ -32,18 +32,12 @@ def refuse_untold(name: str, config: Any, *, heads: int) -> None:
         heads: how many it would be read with.
 
     Raises:
-        UserError: the model has another number of heads, or its pictures are not square.
+        UserError: the model has another number of heads.
     """
-    down, across = config.image.grid
     if config.heads != heads:
         raise UserError(
             f"an official file of this {name} is read with {heads} heads at width {config.width}, and this "
             f"model has {config.heads}: save a model folder instead"
-        )
-    if down != across:
-        raise UserError(
-            f"an official file of {name} tells of square pictures alone, and this model has {down} x "
-            f"{across} patches: save a model folder instead"
         )
 
 

@@ -30,7 +30,10 @@ def resized_config(config: Any, image_size: int | tuple[int, int]) -> Any:
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     if any(side < 1 or side % old.patch_size for side in sides):
         raise UserError(f"image_size {image_size} is not made of patches of {old.patch_size} pixels")
-    return replace(config, image=replace(old, image_size=image_size))
+    longest = {}
+    if hasattr(config, "longest_side"):  # ViLT's pictures keep their shape: image_size is the shorter side
+        longest["longest_side"] = round(config.longest_side * sides[0] / old.image_size)
+    return replace(config, image=replace(old, image_size=image_size), **longest)
 
 
 def resized(model: System, image_size: int | tuple[int, int]) -> System:
@@ -41,11 +44,9 @@ def resized(model: System, image_size: int | tuple[int, int]) -> System:
     """
     config, old = resized_config(model.config, image_size), model.config.image
     other, tensors = type(model)(config), model.state_dict()
-    for name, tensor in other.state_dict().items():
-        if tensors[name].shape != tensor.shape:
-            fitted = other.resize(name, tensors[name], old.grid)
-            assert fitted is not None  # nothing else depends on the size of pictures
-            tensors[name] = fitted
+    if other.config.image.grid != old.grid:  # as many patches may lie otherwise
+        fitted = {name: other.resize(name, tensor, old.grid) for name, tensor in tensors.items()}
+        tensors |= {name: tensor for name, tensor in fitted.items() if tensor is not None}
     other.load_state_dict(tensors)
     other.tokenizer, other.calibration = model.tokenizer, model.calibration
     return other

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from multiway.core.lora import adapt
@@ -16,6 +18,8 @@ from multiway.train.run import LoRAConfig
 from multiway.weights.positions import resized
 
 SIZES = ("width", "heads")
+#: The first class of an official checkpoint, which does not name them (`weights.vlmo`, `weights.vilt`).
+UNNAMED = "answer 0"
 
 
 def start_from_model(system: System, model: System, name: str, *, lora: LoRAConfig | None = None) -> str:
@@ -34,7 +38,7 @@ def start_from_model(system: System, model: System, name: str, *, lora: LoRAConf
     sized = hasattr(model.config.image, "grid") and not hasattr(model.config, "longest_side")  # ViLT adopts
     if sized and model.config.image.image_size != image.image_size:
         model = resized(model, image.image_size)
-    given, own = system.adopt(_tensors(model, system)), system.state_dict()
+    given, own = _by_label(system.adopt(_tensors(model, system)), model, system), system.state_dict()
     fits = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
     if not fits:
         kind = type(system).__name__
@@ -74,6 +78,27 @@ def _tensors(model: System, system: System) -> dict[str, Tensor]:
         lengths = old.relative_positions, new.relative_positions
         tensors[name] = cut_table(table, new.image.grid, *lengths)
     return tensors
+
+
+def _by_label(given: dict[str, Tensor], model: System, system: System) -> dict[str, Tensor]:
+    """What `model` gives, without the rows of other classes than `system`'s; of the same ones in its order.
+
+    An official checkpoint does not name its classes: of as many its rows are taken as they are.
+    """
+    old, new = (getattr(part.config, "labels", ()) for part in (model, system))
+    if old == new or len(old) != len(new) or UNNAMED in old:
+        return given
+    config, more = system.config, {"labels": (*new, "")}
+    if hasattr(config, "classes"):
+        more["classes"] = len(new) + 1
+    tower = system.image_tower if getattr(config.image, "name", None) == "user" else None
+    with torch.device("meta"):  # what has a row a class grows with one more
+        larger = type(system)(replace(config, **more), tower)
+    grown = {name for name, t in larger.state_dict().items() if t.shape != system.state_dict()[name].shape}
+    if {*old} != {*new}:
+        return {name: tensor for name, tensor in given.items() if name not in grown}
+    order = torch.tensor([old.index(label) for label in new])
+    return {name: tensor[order] if name in grown else tensor for name, tensor in given.items()}
 
 
 def _adapt(system: System, taken: Collection[str], lora: LoRAConfig) -> str:

@@ -144,7 +144,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> MultiwayConfig:
             positions=texts,
             types=tensors[f"{words}token_type_embeddings.weight"].shape[0],
         ),
-        "tokenizer": TokenizerConfig(cleaning="none", add_sep=True, max_length=texts),
+        "tokenizer": TokenizerConfig(cleaning="none", add_sep=True, max_length=min(texts, positions)),
         "width": width,
         "depth": depth,
         "heads": _heads(width) if table is None else table.shape[1] // depth,
