@@ -234,3 +234,10 @@ def test_an_answer_that_is_cut_off_is_no_drawing():
     )
     with pytest.raises(UserError, match="has no answer"):
         model.losses(batch, model.init_state())
+
+
+def test_who_never_saw_a_picture_draws_none():
+    model = Generalist(tiny_generalist.build().config)
+    model.tokenizer = tiny_generalist.tokenizer()
+    with pytest.raises(UserError, match="has learned no pictures"):
+        model.draw(["draw a dog"])

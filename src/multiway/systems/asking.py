@@ -119,7 +119,14 @@ class Asking(System):
         Args:
             config: how they are drawn; None: at temperature 1, from the likeliest tokens that make up 0.9.
             keys: of the prompts, on which a drawing depends beside the seed; None: their numbers.
+
+        Raises:
+            UserError: the VQ-VAE never learned what its tokens look like.
         """
+        if not self.pictures.quantizer.started:
+            raise UserError(
+                "the VQ-VAE of this generalist has learned no pictures: train it with --init.visual-tokenizer"
+            )
         down, across = self.pictures.config.grid
         config = replace(
             config or GenerationConfig(method="sample", top_p=0.9), max_length=down * across, min_length=0

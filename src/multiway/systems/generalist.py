@@ -34,7 +34,7 @@ from multiway.core.gather import mean_over_ranks
 from multiway.core.init import init_bert
 from multiway.core.pooling import mean_pool
 from multiway.errors import UserError
-from multiway.objectives import language
+from multiway.objectives import contrastive, language
 from multiway.systems.asking import Asking
 from multiway.systems.generalist_config import GeneralistConfig
 from multiway.systems.generalist_turns import Turns
@@ -224,7 +224,7 @@ class Generalist(Asking):
         if not len(answers):
             return inputs.sum() * 0
         features = self.answer_features(answers.clamp(min=0), (answers != -100).long())
-        cosines = F.normalize(inputs[told], dim=-1) @ features.T
+        cosines = contrastive.similarity(F.normalize(inputs[told], dim=-1), features)
         return F.cross_entropy(cosines * self.logit_scale.exp(), which)
 
     def answer_features(self, answers: Int[Tensor, "A S"], mask: Int[Tensor, "A S"]) -> Float[Tensor, "A D"]:

@@ -17,6 +17,7 @@ from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.systems.beit import BEiT
 from multiway.systems.beit_heads import Classifier
+from multiway.systems.blip import BLIP
 from multiway.systems.clip import CLIP
 from multiway.systems.mae import MAE
 from multiway.systems.vilt_system import OneTower
@@ -166,7 +167,10 @@ def _official_tensors(model: System) -> dict[str, Tensor]:
         UserError: no such layout holds all of them, or as `official_layout`.
     """
     layout, tensors, name = official_layout(model), model.state_dict(), model.config.system
-    if lost := sorted(tensors.keys() - {entry.ours for entry in layout.entries}):
+    kept = {entry.ours for entry in layout.entries}
+    if isinstance(model, BLIP):
+        kept.add("temperature")  # of ITC's loss alone: BLIP_ITM, whose keys these are, has none
+    if lost := sorted(tensors.keys() - kept):
         raise UserError(
             f"an official file of {name} has no place for {len(lost)} of this model's tensors "
             f"({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}): save a model folder instead"

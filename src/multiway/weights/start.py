@@ -18,8 +18,8 @@ from multiway.train.run import LoRAConfig
 from multiway.weights.positions import resized
 
 SIZES = ("width", "heads")
-#: The first class of an official checkpoint, which does not name them (`weights.vlmo`, `weights.vilt`).
-UNNAMED = "answer 0"
+#: The first class of an official checkpoint, which does not name them.
+UNNAMED = {"answer 0", "0"}
 
 
 def start_from_model(system: System, model: System, name: str, *, lora: LoRAConfig | None = None) -> str:
@@ -86,7 +86,7 @@ def _by_label(given: dict[str, Tensor], model: System, system: System) -> dict[s
     An official checkpoint does not name its classes: of as many its rows are taken as they are.
     """
     old, new = (getattr(part.config, "labels", ()) for part in (model, system))
-    if old == new or len(old) != len(new) or UNNAMED in old:
+    if old == new or len(old) != len(new) or UNNAMED & {*old[:1]}:
         return given
     config, more = system.config, {"labels": (*new, "")}
     if hasattr(config, "classes"):
