@@ -88,7 +88,8 @@ def _by_label(given: dict[str, Tensor], model: System, system: System) -> dict[s
     old, new = (getattr(part.config, "labels", ()) for part in (model, system))
     if old == new or len(old) != len(new) or UNNAMED & {*old[:1]}:
         return given
-    config, more = system.config, {"labels": (*new, "")}
+    config = system.config
+    more: dict[str, Any] = {"labels": (*new, "")}
     if hasattr(config, "classes"):
         more["classes"] = len(new) + 1
     tower = system.image_tower if getattr(config.image, "name", None) == "user" else None
