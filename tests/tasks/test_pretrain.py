@@ -90,4 +90,9 @@ def test_who_has_nothing_to_compare_is_not_validated_by_it(tmp_path):
     with pytest.raises(UserError, match="MAE has neither contrastive features nor a matching head, by which"):
         pretrain.pretrain(replace(run, system=system, data=data), tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
-    pretrain.pretrain(replace(run, data=replace(run.data, val=data.val)), tmp_path / "itc")
+    train = replace(run.train, best_metric="itc.tr_r1")
+    measured = replace(run, data=replace(run.data, val=data.val), train=train)
+    assert pretrain._measurable(measured) is measured
+    bare = pretrain._measurable(replace(measured, system=system))  # as a stage among others
+    assert bare.data.val == ()
+    assert bare.train.best_metric is None

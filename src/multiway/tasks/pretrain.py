@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from multiway import weights
 from multiway.data.dataset import DataConfig, Dataset
 from multiway.data.licences import licences
@@ -18,9 +20,7 @@ from multiway.errors import UserError
 from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.tasks.two_stage import NOTHING_TO_COMPARE
-from multiway.train.build import build
-from multiway.train.loop import Loader, Result, train
-from multiway.train.parallel import Ranks
+from multiway.train.loop import Result, train
 from multiway.train.run import Run
 from multiway.train.validate import Evaluate
 from multiway.weights.adapter import save_adapter
@@ -38,6 +38,10 @@ def pretrain(run: Run, out: str | Path, *, resume: Literal["auto", "never"] = "a
     Raises:
         UserError: the run is impossible, its data is missing or bad, or `out` holds another run.
     """
+    if run.data.val and not _compares(run):
+        name = NETWORKS[run.system.system].network().__name__
+        lacks = NOTHING_TO_COMPARE.format(name).split(":")[0]
+        raise UserError(f"{lacks}, by which data.val is measured: leave data.val out")
 
     @cache
     def said() -> str:
@@ -50,22 +54,24 @@ def pretrain(run: Run, out: str | Path, *, resume: Literal["auto", "never"] = "a
             )
         return weights.save(system, folder, card=said())
 
-    result = train(run, Path(out), resume=resume, evaluate=validation(run.data), save=save, make=make)
+    result = train(run, Path(out), resume=resume, evaluate=validation(run.data), save=save)
     note_validation(result, Path(out))
     return result
 
 
-def make(run: Run, ranks: Ranks) -> tuple[System, Loader]:
-    """A run's system, which its validation can measure, and its loader.
+def _compares(run: Run) -> bool:
+    """Whether its system can be asked what `validation` measures."""
+    with torch.device("meta"):
+        system = NETWORKS[run.system.system].network()(run.system)
+    return system.has_itc or system.has_itm
 
-    Raises:
-        UserError: it can't, or as `build`.
-    """
-    system, loader = build(run, ranks)
-    if run.data.val and not (system.has_itc or system.has_itm):
-        name = NOTHING_TO_COMPARE.format(type(system).__name__).split(":")[0]
-        raise UserError(f"{name}, by which data.val is measured: leave data.val out")
-    return system, loader
+
+def _measurable(run: Run) -> Run:
+    """A stage of several, without a validation that its system can't be asked for."""
+    if not run.data.val or _compares(run):
+        return run
+    data, train = replace(run.data, val=()), replace(run.train, best_metric=None)
+    return replace(run, data=data, train=train)
 
 
 def pretrain_stages(
@@ -74,7 +80,8 @@ def pretrain_stages(
     """Train the stages of a recipe in turn, each from the model of the one before; the last is `out/model`.
 
     One stage trains in `out` itself, several in `out/1-name`, `out/2-name`, ... A stage that was finished is
-    not trained again. A later stage that predicts no visual tokens leaves `init.visual_tokenizer` out.
+    not trained again. A later stage that predicts no visual tokens leaves `init.visual_tokenizer` out, and
+    one that has nothing to compare `data.val`.
 
     Raises:
         UserError: as `pretrain`.
@@ -82,6 +89,7 @@ def pretrain_stages(
     out, (first, *later) = Path(out), runs
     if not later:
         return pretrain(first, out, resume=resume)
+    first, *later = map(_measurable, runs)
     folder = out / f"1-{first.name}"
     result = pretrain(first, folder, resume=resume)
     for number, run in enumerate(later, 2):
