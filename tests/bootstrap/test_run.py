@@ -219,3 +219,14 @@ def test_wrong_input_is_one_sentence(web, tmp_path, capsys, argv, sentence):
 
     assert main(["bootstrap", "--data", web(4), "--out", str(tmp_path / "out"), *argv]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_tars_are_not_written_over_those_that_are_read(web, config, tmp_path):
+    data = Path(web(4))
+    folder = data if data.is_dir() else data.parent
+    before = {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+    assert before
+    with pytest.raises(UserError, match="is read, and tars would be written over it"):
+        bootstrap(config(web(4)), folder, workers=1)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.tar")} == before
+    assert not (folder / "run.json").exists()

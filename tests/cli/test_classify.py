@@ -7,6 +7,7 @@ import torch
 
 from multiway.batch import Batch
 from multiway.cli import classify, model
+from multiway.cli.classify import _names
 from multiway.data.sentences import Sentences
 from multiway.data.two_pictures import PicturePairs
 from multiway.errors import UserError
@@ -45,3 +46,10 @@ def test_only_a_missing_text_is_told_as_one(monkeypatch, labels, read, sentence)
     monkeypatch.setattr(model, "load_model", lambda args: Judge(tuple(labels), read))
     with pytest.raises(UserError, match=f"^{sentence}"):
         classify.classify(["a.jpg", "--model", "m"])
+
+
+def test_a_long_list_of_classes_is_no_name_of_a_file(tmp_path):
+    names = [f"class {i}" for i in range(90)]
+    assert _names(",".join(names)) == names
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    assert _names(str(tmp_path / "classes.txt")) == names

@@ -277,3 +277,25 @@ def test_hostile_json_is_a_bad_sample_and_what_can_not_be_written_leaves_nothing
     with pytest.raises(UnicodeEncodeError):
         write_shards(tmp_path / "other", [{**sample, "txt": "cut \ud83d"}])
     assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_tar_behind_an_address_is_stamped_by_what_its_server_says(monkeypatch):
+    """fsspec's key of an http file is of its address alone."""
+
+    class Server:
+        said = {"size": 20480, "ETag": "a"}
+
+        def ukey(self, path):
+            return "key"
+
+        def info(self, path):
+            return self.said
+
+    server = Server()
+    monkeypatch.setattr(tar_index.fsspec.core, "url_to_fs", lambda path: (server, path))
+    first = tar_index._stamp("https://e.org/00000.tar")
+    assert first == tar_index._stamp("https://e.org/00000.tar")
+    server.said = {"size": 20480, "ETag": "b"}
+    assert tar_index._stamp("https://e.org/00000.tar") != first
+    server.said = {"size": 20480}  # nothing is said: no index is trusted
+    assert tar_index._stamp("https://e.org/00000.tar") != tar_index._stamp("https://e.org/00000.tar")

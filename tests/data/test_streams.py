@@ -61,7 +61,7 @@ def test_pictures_of_texts_alone_are_not_read(make_tars) -> None:
 
 def test_texts_lie_one_a_line(tmp_path) -> None:
     file = tmp_path / "texts.txt"
-    file.write_bytes("\ufeffA dog.\n\n  zwei Bäume \r\n".encode() + b"\xff bad\nlast")
+    file.write_bytes("\ufeffA dog.\n\n\u00a0\n  zwei Bäume \r\n".encode() + b"\xff bad\nlast")
     dataset = Dataset(Source(path=str(file), use="texts"))
     assert len(dataset) == 4
     assert [dataset.texts(i)[0] for i in (0, 1, 3)] == ["A dog.", "zwei Bäume", "last"]
@@ -88,3 +88,20 @@ def test_sources_that_hold_nothing_of_the_kind_are_refused(tmp_path) -> None:
         Dataset(Source(path=str(tmp_path / "blank.txt"), use="texts"))
     with pytest.raises(UserError, match="no picture"):
         Dataset(Source(path=str(tmp_path), use="images"))
+
+
+def test_a_split_is_of_what_says_it(tmp_path) -> None:
+    rows = ["file_name,text,split"]
+    for i in range(4):
+        Image.new("RGB", (8, 6), "red").save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,a dog,{'test' if i == 1 else 'train'}")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    (tmp_path / "texts.txt").write_text("a dog")
+    for use in ("pairs", "images", "texts"):
+        assert len(Dataset(Source(path=str(tmp_path), use=use, split="test"))) == 1, use
+    (tmp_path / "metadata.csv").unlink()
+    for path, use in ((tmp_path, "images"), (tmp_path / "texts.txt", "texts"), ("scenes:4", "pairs")):
+        with pytest.raises(UserError, match="has no splits"):
+            Dataset(Source(path=str(path), use=use, split="test"))
+    with pytest.raises(UserError, match="has no splits"):
+        Dataset(Source(path="prompts:caption:4", split="test"))

@@ -275,3 +275,28 @@ def test_sources_that_do_not_go_together(folder, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             open_pictures(*sources)
+
+
+def test_tars_are_not_written_over_those_that_are_read(folder, tmp_path):
+    caption(folder, "tar", tmp_path / "tars", shard_size=3)
+    before = files_of(tmp_path / "tars")
+    with pytest.raises(UserError, match="is read, and tars would be written over it"):
+        caption(str(tmp_path / "tars"), "tar", tmp_path / "tars", overwrite=True)
+    assert files_of(tmp_path / "tars") == before
+
+
+def test_overwrite_starts_anew_where_the_pictures_have_changed(folder, tmp_path):
+    class Stops(FakeCaptioner):
+        def generate(self, images, **options):
+            if len(self.calls) == 2:
+                raise KeyboardInterrupt
+            return super().generate(images, **options)
+
+    out = tmp_path / "captions.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        caption(folder, "jsonl", out, model=Stops())
+    Image.new("RGB", (8, 8), "red").save(folder / "-first.png")
+    with pytest.raises(UserError, match="the pictures have changed"):
+        caption(folder, "jsonl", out)
+    caption(folder, "jsonl", out, overwrite=True)
+    assert len(rows_of(out)) == 10

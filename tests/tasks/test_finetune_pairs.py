@@ -203,6 +203,9 @@ def test_labelled_data_and_what_is_held_back_of_it(tmp_path, monkeypatch):
         (["caption", "--data", "emoji", "--val", "emoji", "--split", "train"], "name a --split and a --val"),
         (["caption", "--data", "emoji", "--val", "emoji", "--split", "all", "--val-split", "all"], "another"),
         (["classify", "--data", "emoji", "--val", "emoji", "--split", "train"], "name a --split and a --val"),
+        (["caption", "--data", "emoji", "--val", "emoji", "--split", "all", "--val-split", "style"], "other"),
+        (["caption", "--data", "emoji", "--val-split", "style"], "is of --val: name that too"),
+        (["classify", "--data", "emoji", "--label", "group", "--steps", "9", "--epochs", "3"], "exactly one"),
         (["vqa", "--data", "x", "--val", "x", "--split", "train+val", "--val-split", "val"], "another"),
     ],
 )

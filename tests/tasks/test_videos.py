@@ -12,6 +12,7 @@ from PIL import Image
 
 import multiway
 from multiway.cli.main import main
+from multiway.data import videos
 from multiway.data.dataset import Source
 from multiway.data.sample import BadSample
 from multiway.data.videos import Videos, read_frames
@@ -99,3 +100,15 @@ def test_the_command(albef, films: Path, monkeypatch, capsys) -> None:
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["n_images"], found["n_texts"]) == (2, 3)
+
+
+def test_a_bomb_of_many_frames_is_left_out(tmp_path: Path, monkeypatch) -> None:
+    film = Image.new("L", (60, 40))
+    film.save(tmp_path / "a.gif", save_all=True, append_images=[film.rotate(90)])
+    monkeypatch.setattr(videos, "MAX_PIXELS", 2000)
+    with pytest.raises(BadSample, match="bomb"):
+        read_frames(tmp_path / "a.gif", 2)
+    monkeypatch.setattr(videos, "MAX_PIXELS", 10**9)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(BadSample, match="bomb"):
+        read_frames(tmp_path / "a.gif", 2)

@@ -27,6 +27,7 @@ from multiway.bootstrap.sheet import write_report
 from multiway.bootstrap.threshold import choose, score_labelled
 from multiway.bootstrap.watch import Progress, silent, watching
 from multiway.bootstrap.writer import Selection, is_written, written
+from multiway.data.shards import expand, refuse_inputs_in
 from multiway.errors import UserError
 from multiway.train.run import provenance, read_json
 
@@ -68,6 +69,7 @@ def bootstrap(
     workers = workers if workers is not None else _workers(config, device)
     if workers < 1:
         raise UserError(f"workers is {workers}: give at least 1")
+    refuse_inputs_in(out, (tar for path in (*config.human, *config.data) for tar in expand(path)))
     with _alone(out):
         begun = _begun(out)
         check_same(config, out, begun=begun)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,8 @@ def _instead(model: Any, labels: Sequence[str]) -> str:
 def _names(given: str) -> list[str]:
     from multiway.data.tables import read_lines
 
-    path = Path(given)
-    if path.is_file():
-        return read_lines(path, "class")
+    if os.path.isfile(given):  # `Path.is_file` fails at names that are too long for a file's
+        return read_lines(Path(given), "class")
     return [name.strip() for name in given.split(",") if name.strip()]
 
 

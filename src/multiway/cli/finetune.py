@@ -77,7 +77,8 @@ def _finetune(task: str, argv: Sequence[str]) -> None:
         else {}
     )
     run = tasks.plan(task, args.model, data, **options)
-    if any(flag.split("=")[0] in ("--steps", "--train.steps") for flag in flags):
+    given = {flag.split("=")[0] for flag in flags}
+    if given & {"--steps", "--train.steps"} and not given & {"--epochs", "--train.epochs"}:
         flags = [*flags, "--train.epochs", "None"]  # one of both counts
     generic: Any = Run
     planned, prog = run, f"multiway finetune {task}"

@@ -85,12 +85,15 @@ def learning_of(args, *, pairs: bool):
     """
     from multiway.data.dataset import DataConfig, Source
     from multiway.data.labelled import LabelledSource, TaskData
+    from multiway.data.splits import overlap
     from multiway.tasks.finetune import AUGMENT
 
+    if args.val_split is not None and not args.val:
+        raise UserError("--val-split is of --val: name that too")
     for path in args.val or ():
         if path in args.data and None in (args.split, args.val_split):
             raise UserError(f"--val {path} is also --data: name a --split and a --val-split of it")
-        if path in args.data and set(args.split.split("+")) & set(args.val_split.split("+")):
+        if path in args.data and overlap(path, args.split, args.val_split):
             raise UserError(f"--val {path} has samples of --data: name another --val-split")
     kind, more = (Source, {}) if pairs else (LabelledSource, {"label": args.label})
 

@@ -20,7 +20,7 @@ from multiway.data.numbered import Keyed, Numbered
 from multiway.data.sample import BadSample, Sample, sound
 from multiway.data.shards import Shards, expand
 from multiway.data.streams import Use
-from multiway.data.tables import TABLES
+from multiway.data.tables import TABLES, find_table, refuse_split
 from multiway.errors import UserError, refuse_negative
 
 
@@ -187,12 +187,15 @@ def _open(source: Source, *, unlabelled: bool) -> Store:
     if source.path == "emoji":
         return emoji.open_split(source.split or "all")
     if source.path.startswith("scenes:"):
+        refuse_split(source.split, source.path)
         return scenes.parse(source.path)
     if source.path.startswith("prompts:"):
         return prompts.parse(source.path, source.split)
     if source.use == "texts" and source.path.endswith(".txt"):
+        refuse_split(source.split, source.path)
         return streams.open_lines(source.path)
-    if source.use == "images" and Path(source.path).suffix.lower() not in TABLES:
+    if source.use == "images" and not _names_splits(source):
+        refuse_split(source.split, source.path)
         return streams.Pictures(source.path)
     if _is_listed(source.path):
         return read_annotations(source.path, images=source.images, split=source.split, unlabelled=unlabelled)
@@ -210,6 +213,13 @@ def _open(source: Source, *, unlabelled: bool) -> Store:
             f"No picture with a text in {source.path} ({why}): give tars of KEY.jpg with KEY.txt."
         )
     return shards
+
+
+def _names_splits(source: Source) -> bool:
+    """Whether a source of pictures alone is a table, or a split of one in its folder."""
+    if Path(source.path).suffix.lower() in TABLES:
+        return True
+    return source.split is not None and _is_listed(source.path) and find_table(Path(source.path)) is not None
 
 
 def _is_listed(path: str) -> bool:

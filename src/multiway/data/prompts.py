@@ -20,6 +20,7 @@ from multiway.data import emoji
 from multiway.data.locations import Box, written
 from multiway.data.scene_text import questions
 from multiway.data.scenes import Scene, draw_scene, make_scene
+from multiway.data.tables import refuse_split
 from multiway.errors import UserError
 
 #: Location tokens that boxes are written with.
@@ -119,12 +120,13 @@ def parse(path: str, split: str | None = None) -> ScenePrompts | DrawingPrompts:
     """`prompts:TASK:N`, `prompts:TASK:N:SEED` (drawn scenes), or `prompts:TASK:emoji`.
 
     Raises:
-        UserError: it names no such task or no number.
+        UserError: it names no such task or no number, or `split` is of drawn scenes.
     """
     _, task, *rest = path.split(":")
     if rest == ["emoji"] and task in ("caption", "classify", "draw"):
         return DrawingPrompts(task, split or "all")
     if task in TASKS and len(rest) in (1, 2) and all(x.isdigit() for x in rest) and int(rest[0]):
+        refuse_split(split, path)
         return ScenePrompts(task, *map(int, rest))
     raise UserError(
         f"{path} names no prompts: write prompts:TASK:N or prompts:TASK:N:SEED with one of "

@@ -190,6 +190,17 @@ class Shards:
                 os.close(descriptor)
 
 
+def refuse_inputs_in(folder: Path, files: Iterable[str]) -> None:
+    """Nothing where tars are written elsewhere than they are read from: they have the same names.
+
+    Raises:
+        UserError: a file lies in `folder`.
+    """
+    for file in files:
+        if "://" not in file and os.path.realpath(os.path.dirname(file)) == os.path.realpath(folder):
+            raise UserError(f"{file} is read, and tars would be written over it: choose another --out")
+
+
 def split_lines(content: bytes) -> list[str]:
     """The lines of a caption file, `stripped`, without the blank ones.
 

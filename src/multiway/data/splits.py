@@ -19,7 +19,7 @@ def against(source: Source, name: str) -> Source:
         UserError: it holds the same samples as `source`, or the file of splits is missing or damaged.
     """
     if _has_split(source.path, name):
-        if _overlap(source.path, source.split, name):
+        if overlap(source.path, source.split, name):
             own = "the whole of it" if source.split is None else f"the split {source.split}"
             raise UserError(
                 f"--against {name} is compared with {own} of {source.path}, which holds the same samples: "
@@ -52,7 +52,7 @@ def _has_split(path: str, name: str) -> bool:
     return set(name.split("+")) <= splits_of(listed)
 
 
-def _overlap(path: str, first: str | None, second: str | None) -> bool:
+def overlap(path: str, first: str | None, second: str | None) -> bool:
     """Whether two splits of a source hold the same samples, in part or whole; None is the source whole.
 
     The same drawings of emoji under names of another language are the same samples.

@@ -24,7 +24,7 @@ class Lines:
         begins, at = [], 0
         with path.open("rb") as file:
             for line in file:
-                if line.strip():
+                if line.decode("utf-8-sig", "replace").strip():
                     begins.append(at)
                 at += len(line)
         if not begins:

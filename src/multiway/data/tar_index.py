@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,7 +27,9 @@ from multiway.errors import UserError
 BLOCK = 512
 CHUNK = 2**20
 PARTS = ("image", "txt", "json", "cls")  # what a sample may hold; columns 2k and 2k + 1 of `spans`
-VERSION = 2
+VERSION = 3
+#: What a file system may say of a file when it changes, beside its size.
+CHANGES = ("ETag", "Last-Modified", "LastModified", "mtime", "created")
 SMALL = 16 * 2**20  # a tar this small is indexed faster than it is worth a second file
 
 
@@ -222,7 +225,12 @@ def _stamp(path: str) -> tuple[str, int]:
             stat = os.stat(path)
             return f"{VERSION} {stat.st_size} {stat.st_mtime_ns}", stat.st_size
         filesystem, inside = fsspec.core.url_to_fs(path)
-        return f"{VERSION} {filesystem.ukey(inside)}", int(filesystem.size(inside) or 0)
+        info = filesystem.info(inside)
+        told = [str(info[name]) for name in CHANGES if info.get(name)]
+        if not told and path.startswith("http"):  # its key is of the address alone: no index is kept
+            told = [str(time.time_ns())]
+        size = int(info.get("size") or 0)
+        return f"{VERSION} {filesystem.ukey(inside)} {size} {told}", size
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"Can't read the shard {path}: {error}; check the path.") from error
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from multiway.data.annotations import Files, read_annotations
 from multiway.data.dataset import Dataset, Source
-from multiway.data.images import EXTENSIONS, decode, read_file
+from multiway.data.images import EXTENSIONS, MAX_PIXELS, decode, read_file
 from multiway.data.sample import BadSample
 from multiway.data.tables import IMAGE_COLUMNS
 
@@ -66,10 +66,16 @@ def read_frames(path: Path, count: int) -> list[Image.Image]:
     content, found = read_file(path), []
     try:
         with Image.open(io.BytesIO(content), formats=ANIMATED) as film:
+            if film.width * film.height > MAX_PIXELS:
+                raise BadSample("bomb", f"{film.width}x{film.height} pixels")
             for i in _chosen(getattr(film, "n_frames", 1), count, path):
                 film.seek(i)
                 found.append(film.convert("RGB"))
-    except (OSError, EOFError, ValueError) as error:
+    except BadSample:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadSample("bomb", str(error)) from error
+    except Exception as error:  # as `images.decode`: Pillow raises a dozen kinds on hostile files
         raise BadSample("undecodable", f"{type(error).__name__}: {error}") from error
     return found
 

@@ -21,7 +21,7 @@ from multiway.bootstrap import journal
 from multiway.data.images import decode, extension
 from multiway.data.pictures import Files, Folder, Tars
 from multiway.data.sample import BadSample
-from multiway.data.shards import write_tar
+from multiway.data.shards import refuse_inputs_in, write_tar
 from multiway.data.tables import encodable
 from multiway.errors import UserError
 from multiway.tasks.caption_many import Captioned
@@ -72,6 +72,8 @@ class Output:
             raise UserError(f"--format {self.format} needs --out: name a file x.jsonl, or a folder of tars")
         else:
             self.folder = self.out if self.format == "tar" else self.out.parent
+            if self.format == "tar" and isinstance(self.pictures, Tars):
+                refuse_inputs_in(self.folder, self.pictures.files)
         self.numbers = list(range(len(self.pictures.keys)))
         if self.format == "txt":
             self._choose()
@@ -160,12 +162,14 @@ class Output:
         return {"source": source.hexdigest(), "format": self.format, **sizes}
 
     def _interrupted(self, settings: dict[str, Any]) -> bool:
-        """Whether the journal there is of the same command."""
+        """Whether the journal there is of the same command and pictures."""
         try:
             with open(self.journal, "rb") as file:
-                return json.loads(file.readline()) == settings
+                same = json.loads(file.readline()) == settings
+            keys = [row["key"] for row in journal.read(self.journal)]
         except (OSError, ValueError):
             return False
+        return same and keys == self.keys[: len(keys)]
 
     def _write(self, rows: Sequence[Captioned], *, new: int) -> None:
         """What can be written before the end, of the last `new` rows."""
