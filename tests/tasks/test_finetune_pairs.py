@@ -200,13 +200,13 @@ def test_labelled_data_and_what_is_held_back_of_it(tmp_path, monkeypatch):
     [
         (["caption", "--data", "scenes:8"], "MAE has no network for the task caption"),
         (["retrieval", "--data", "scenes:8"], "MAE has no network for the task retrieval"),
-        (["caption", "--data", "emoji", "--val", "emoji", "--split", "train"], "name a --split and a --val"),
-        (["caption", "--data", "emoji", "--val", "emoji", "--split", "all", "--val-split", "all"], "another"),
-        (["classify", "--data", "emoji", "--val", "emoji", "--split", "train"], "name a --split and a --val"),
-        (["caption", "--data", "emoji", "--val", "emoji", "--split", "all", "--val-split", "style"], "other"),
+        (["caption", "--data", "emoji", "--val", "emoji", "--split", "train"], "a --val-split apart"),
+        (["caption", "--data", "emoji", "--val", "emoji", "--split", "all", "--val-split", "all"], "apart"),
+        (["classify", "--data", "emoji", "--val", "emoji", "--split", "train"], "a --val-split apart"),
+        (["caption", "--data", "emoji", "--val", "emoji", "--split", "all", "--val-split", "style"], "apart"),
         (["caption", "--data", "emoji", "--val-split", "style"], "is of --val: name that too"),
         (["classify", "--data", "emoji", "--label", "group", "--steps", "9", "--epochs", "3"], "exactly one"),
-        (["vqa", "--data", "x", "--val", "x", "--split", "train+val", "--val-split", "val"], "another"),
+        (["vqa", "--data", "x", "--val", "x", "--split", "train+val", "--val-split", "val"], "apart"),
     ],
 )
 def test_wrong_input_is_answered_with_a_sentence(tmp_path, monkeypatch, capsys, argv, said):

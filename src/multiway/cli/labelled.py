@@ -91,10 +91,8 @@ def learning_of(args, *, pairs: bool):
     if args.val_split is not None and not args.val:
         raise UserError("--val-split is of --val: name that too")
     for path in args.val or ():
-        if path in args.data and None in (args.split, args.val_split):
-            raise UserError(f"--val {path} is also --data: name a --split and a --val-split of it")
         if path in args.data and overlap(path, args.split, args.val_split):
-            raise UserError(f"--val {path} has samples of --data: name another --val-split")
+            raise UserError(f"--val {path} has samples of --data: name a --split and a --val-split apart")
     kind, more = (Source, {}) if pairs else (LabelledSource, {"label": args.label})
 
     def sources(paths, split) -> Any:

@@ -227,9 +227,7 @@ class System(nn.Module):
 
     @torch.inference_mode()
     def match(self, images: Picture | Sequence[Picture], texts: str | Sequence[str]) -> Float[Tensor, " B"]:
-        """Probability in 0..1 that each picture and its text belong together, by the ITM head.
-
-        One picture may be given for several texts, or one text for several pictures.
+        """Probability in 0..1 that pictures and texts belong together; one may be given for several others.
 
         Raises:
             UserError: the system has no ITM head, or the numbers of pictures and texts do not fit.
@@ -239,9 +237,7 @@ class System(nn.Module):
         of_picture, of_text = rows % len(image), rows % len(ids)
         context = self.match_context(image)
         if context is None:
-            raise UserError(
-                f"{type(self).__name__} has no image-text matching head: compare encode_image and encode_text"
-            )
+            raise UserError(f"{type(self).__name__} has no ITM head: compare encode_image and encode_text")
         hidden = self.match_text(ids, mask)[of_text]
         return self.match_probability(self.match_pairs(context.select(of_picture), hidden, mask[of_text]))
 
