@@ -73,7 +73,7 @@ def test_a_truncated_tar_gives_what_is_whole_and_is_named(web, config, tmp_path)
     assert report["bad_pictures"] == [{"shard": "00001.tar", "key": "", "reason": "truncated_tar"}]
     assert "bad: truncated_tar 1 (00001.tar)" in sentences(report)
     broken = {i: {"jpg": b"no picture"} for i in range(7)}
-    report = bootstrap(config(web(20, name="seven", replace=broken)), tmp_path / "seven", workers=1)
+    report = bootstrap(config(web(20, name="seven", replace=broken)), tmp_path / "some", workers=1)
     (line,) = [
         line for line in sentences(report) if line.startswith("bad: not_an_image 7 (00000.tar/000000, ")
     ]

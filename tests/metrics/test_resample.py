@@ -53,6 +53,18 @@ def test_few_samples_that_all_differ_prove_nothing(count):
     assert (found["low"], found["high"]) == ((100, 100) if count >= LEAST else (None, None))
 
 
+def test_a_mean_of_equal_samples_has_no_interval():
+    columns = {"cider": np.zeros(20), "other": np.arange(20.0), "n": np.ones(20)}
+
+    def figures(sums):
+        return {name: sums[name] / sums["n"] for name in ("cider", "other")}
+
+    found = intervals(columns, figures, range(20), means=("cider", "other"))
+    assert found["cider"] is None
+    assert found["other"] is not None
+    assert intervals(columns, figures, range(20))["cider"] is not None
+
+
 def test_a_share_of_none_or_all_has_wilson_s_interval():
     for hit, expected in ((0.0, wilson(0, 8)), (100.0, wilson(8, 8))):
         columns = {"n": np.ones(16), "hit": np.full(16, hit)}

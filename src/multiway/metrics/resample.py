@@ -9,7 +9,7 @@ paired difference        the same draws for both models: what is hard for both c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -58,17 +58,27 @@ def figures_of(columns: Mapping[str, np.ndarray], figures: Figures) -> dict[str,
 
 
 def intervals(
-    columns: Mapping[str, np.ndarray], figures: Figures, groups: Sequence[object], *, seed: int = 0
+    columns: Mapping[str, np.ndarray],
+    figures: Figures,
+    groups: Sequence[object],
+    *,
+    means: Collection[str] = (),
+    seed: int = 0,
 ) -> dict[str, tuple[float, float] | None]:
-    """The 95 % interval of each figure; None where there is one group, which can't say how groups differ."""
+    """The 95 % interval of each figure; None where there is one group, which can't say how groups differ.
+
+    Args:
+        means: figures that are no shares, as CIDEr: none of them is sure where all groups are alike.
+    """
     drawn = _drawn(columns, figures, groups, seed)
     count, found = len(set(map(str, groups))), {}
     for name, value in figures_of(columns, figures).items():
-        if value in (0.0, WHOLE) and np.nanmin(drawn[name]) == np.nanmax(drawn[name]):
+        alike = (name in means or value in (0.0, WHOLE)) and np.nanmin(drawn[name]) == np.nanmax(drawn[name])
+        if alike and name not in means:
             low, high = wilson(count if value else 0, count)
             found[name] = (WHOLE * low, WHOLE * high)
         else:
-            found[name] = None if count == 1 else _quantiles(drawn[name])
+            found[name] = None if count == 1 or alike else _quantiles(drawn[name])
     return found
 
 

@@ -142,6 +142,7 @@ def measure(
         keys=[names[number] for number in numbers.tolist()],
         columns=columns,
         figures=metrics.figures,
+        means=frozenset({"cider"}),
         main="cider",
         score=columns["cider"],
         wrong=columns["exact"] < 1,

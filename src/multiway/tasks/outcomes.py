@@ -31,7 +31,7 @@ class Outcomes:
     Attributes:
         numbers: which samples of the data these are. keys: their names.
         columns: what figures are made of, summed over samples.
-        figures: sums -> figures, in the task's own units.
+        figures: sums -> figures, in the task's own units. means: which of them are no shares.
         main: the figure that the task is decided by.
         groups: samples of a group hang together and are drawn together (questions of one picture); None:
             each is for itself.
@@ -43,6 +43,7 @@ class Outcomes:
     keys: Sequence[str]
     columns: Mapping[str, np.ndarray]
     figures: Figures = shares
+    means: frozenset[str] = frozenset()
     main: str
     groups: Sequence[str] | None = None
     score: Float[np.ndarray, " N"]
@@ -73,7 +74,7 @@ class Outcomes:
     def intervals(self, seed: int = 0) -> dict[str, list[float] | None]:
         """Their 95 % intervals: bootstrap over groups (`resample.intervals`); None where none can be told."""
         groups = range(len(self)) if self.groups is None else self.groups
-        found = intervals(self.columns, self.figures, groups, seed=seed)
+        found = intervals(self.columns, self.figures, groups, means=self.means, seed=seed)
         return {name: None if interval is None else list(interval) for name, interval in found.items()}
 
 
