@@ -110,6 +110,7 @@ def test_resume_anywhere_equals_never_stopping(loader):
         assert all(same(a, b) for a, b in zip(again, whole[start:], strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(loader, workers):
     alone = loader().iterate(3, steps=6)
