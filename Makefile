@@ -71,6 +71,8 @@ bench: $(VENV)/.dev  ## speed side by side: an ALBEF step, captioning, re-rankin
 	$(BIN)/python benchmarks/clip_step.py --threads 2
 	$(BIN)/python benchmarks/coca_step.py --threads 2
 	$(BIN)/python benchmarks/coca_generate.py --threads 2
+	$(PIP) --target runs/transformers-4.49 transformers==4.49.0
+	PYTHONPATH=runs/transformers-4.49 $(BIN)/python benchmarks/coca_generate.py --threads 2 --search beam_search
 
 clean:  ## remove the environment, builds and caches (keeps runs/ and demo/)
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -154,7 +154,8 @@ def open_clip() -> str:
     for name, what in (
         ("clip_step", "a step of CLIP, ViT-B/32 at 224 px, batch {batch}"),
         ("coca_step", "a step of CoCa, ViT-S/16 at 224 px, 12 + 12 text layers, batch {batch}"),
-        ("coca_generate", "captions by CoCa, {new_tokens} tokens, batch {batch}"),
+        ("coca_generate_beam_search", "captions by CoCa as open_clip searches, {new_tokens} tokens, batch {batch}"),
+        ("coca_generate_top_k", "captions by CoCa, the likeliest token, {new_tokens} tokens, batch {batch}"),
     ):
         if (found := load(name)) is None:
             continue
@@ -579,7 +580,7 @@ def summary() -> str:
         ("answer_ranking", "ranking 3,128 answers {} (the official way)", "official_way"),
         ("clip_step", "a CLIP step {} (open_clip)", "open_clip"),
         ("coca_step", "a CoCa step {} (open_clip)", "open_clip"),
-        ("coca_generate", "captions by CoCa {} (open_clip)", "open_clip"),
+        ("coca_generate_beam_search", "captions by CoCa {} (open_clip)", "open_clip"),
     ):
         if (found := load(name)) is not None:
             ratios.append(what.format(f"{found['speedup'][peer]:.1f}"))

@@ -54,6 +54,7 @@ def test_every_kind_of_answer(cli, asked, tmp_path):
         (("IMAGE", "what is it ?", "--by", "cosine"), "give --candidates"),
         (("nowhere.png", "what is it ?"), "nowhere.png can't be read"),
         (("IMAGE", "what is at <99> ?"), "no location <99>"),
+        (("IMAGE", "what is it ?", "--seed", "3"), "give --out"),
     ],
 )
 def test_a_mistake_is_one_sentence(cli, asked, arguments, says):

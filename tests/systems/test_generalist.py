@@ -17,6 +17,7 @@ from multiway.errors import UserError
 from multiway.generation import GenerationConfig, generate
 from multiway.systems.generalist import Draws, Generalist
 from multiway.systems.vqvae import VQVAE
+from multiway.text import train_vocabulary
 from multiway.train.build import start_from_model
 
 FORMS = pytest.mark.parametrize("form", ["prefix", "semi_causal"])
@@ -178,6 +179,14 @@ def test_boxes_words_and_pictures_as_a_user_asks_for_them() -> None:
     assert len(model.answer(None, "what does the picture show ?")) == 1
     with pytest.raises(UserError, match="2 pictures, 1 prompts"):
         model.answer(image, "where is the dog ?")
+
+
+def test_a_model_without_location_tokens_finds_no_boxes():
+    model = tiny_generalist.build()
+    config = replace(model.config.tokenizer, locations=0)
+    model.tokenizer = train_vocabulary([tiny_generalist.WORDS] * 2, size=100, config=config)
+    with pytest.raises(UserError, match="no location tokens"):
+        model.locate(torch.zeros(1, 3, 32, 32), "where is the dog ?")
 
 
 def test_saved_and_loaded_it_draws_the_same(tmp_path) -> None:

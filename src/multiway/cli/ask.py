@@ -26,7 +26,7 @@ def ask(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--box", action="store_true", help="the answer is a box, and nothing else")
     parser.add_argument("--out", metavar="PICTURE", help="the answer is a picture: write it there")
-    parser.add_argument("--seed", type=int, default=0, help="of a picture")
+    parser.add_argument("--seed", type=int, help="of a picture (--out); 0 without")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse(argv)
@@ -35,6 +35,8 @@ def ask(argv: Sequence[str]) -> None:
 
     if args.by == "cosine" and not args.candidates:
         raise UserError("--by orders candidates: give --candidates, or leave it out")
+    if args.seed is not None and args.out is None:
+        raise UserError("--seed is of a picture that is drawn: give --out, or leave it out")
 
     from multiway.systems.asking import Asking
 
@@ -86,7 +88,7 @@ def _draw(model, args: argparse.Namespace) -> str:
     from multiway.generation import GenerationConfig
     from multiway.tasks.generalist import pictured
 
-    config = GenerationConfig(method="sample", top_p=0.9, seed=args.seed)
+    config = GenerationConfig(method="sample", top_p=0.9, seed=args.seed or 0)
     (picture,) = pictured(model.draw(args.prompt, config=config))
     try:
         picture.save(args.out)

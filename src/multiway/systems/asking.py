@@ -99,7 +99,13 @@ class Asking(System):
 
     @torch.inference_mode()
     def locate(self, images: Pictures, questions: str | Sequence[str]) -> list[Box]:
-        """A box (left, top, right, bottom in shares of the sides) for each picture and prompt."""
+        """A box (left, top, right, bottom in shares of the sides) for each picture and prompt.
+
+        Raises:
+            UserError: the model has no location tokens.
+        """
+        if not self.words.config.locations:
+            raise UserError("this model has no location tokens: train it with tokenizer.locations for boxes")
         config = GenerationConfig(method="greedy", max_length=4)
         places = slice(self.words.words, self.words.vocab_size)
         rows = self.words.decode(self._written(images, questions, config, places))
