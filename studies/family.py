@@ -16,8 +16,9 @@ after the warm-up, so that one run passes all budgets:
 At each it is asked for all that it defines: retrieval by its contrast and re-ranked by its matching head,
 captions, and, after a fine-tuning that is alike for all, questions and pairs of pictures. BEiT-3's masked
 pre-training has neither contrast nor captions: it is fine-tuned for both on the same pairs, on top of its
-budget, and for questions and pairs of pictures after its contrast. No arm has momentum models, queues or
-dropout. The drawn world has three seeds, the bundled emoji one.
+budget, and for questions and pairs of pictures after its contrast. The generalist's captions answer one
+prompt, and questions are prompts to it. No arm has momentum models, queues or dropout. What learns from
+pictures alone (MAE, BEiT) has none of these measures. The drawn world has three seeds, the bundled emoji one.
 """
 
 from __future__ import annotations
@@ -34,17 +35,20 @@ import drawn
 import torch
 from arms import ROOT, SEEDS, Study, in_processes, keep, main
 from drawn import PatchCodes, Sizes
-from family_members import CODES, World, drawings, members, scenes
+from family_members import CODES, PROMPT, WORDS, World, drawings, members, scenes
 from family_table import METRICS, SYSTEMS, table
 from torch import Tensor
 
 import multiway
 from multiway.core.block import Block
 from multiway.core.flops import counted
-from multiway.data.dataset import Dataset
+from multiway.data.dataset import Dataset, Source
 from multiway.data.labelled import LabelledSource
+from multiway.data.questions import Questions
 from multiway.errors import UserError
+from multiway.generation import GenerationConfig
 from multiway.metrics.captions import summary
+from multiway.systems.asking import Asking
 from multiway.systems.base import System
 from multiway.tasks import finetune, retrieval
 from multiway.train.build import build
@@ -93,11 +97,11 @@ def make(world: World, run: Run, ranks: Ranks) -> tuple[System, Any]:
 
 def pretrain(world: World, name: str, seed: int, lr: float, steps: int) -> Run:
     """A system from scratch; a longer run begins as a shorter one does."""
-    member = members(world)[name]
+    member, data = members(world)[name], world.data(seed)
     return Run(
         name="pretrain",
         system=member.pretrain,
-        data=world.data(seed),
+        data=replace(data, train=tuple(replace(source, prompt=member.prompt) for source in data.train)),
         train=drawn.training(steps, seed, lr, schedule="constant", warmup_steps=WARMUP),
         init=Init(gain=member.gain),
     )
@@ -272,10 +276,9 @@ def measured(
             if ranks.get(stage):
                 found[metric] = round((ranks[stage]["tr_r1"] + ranks[stage]["ir_r1"]) / 2, 2)
     writer, captions = models.get("caption", base), []
-    if type(writer).caption is not System.caption:
+    if isinstance(writer, Asking) or type(writer).caption is not System.caption:
         for first in range(0, len(test), 50):
-            images = [test.image(i) for i in range(first, min(first + 50, len(test)))]
-            captions += writer.caption(images)
+            captions += written(writer, [test.image(i) for i in range(first, min(first + 50, len(test)))])
         references = [test.texts(i)[:1] if world.first else test.texts(i) for i in range(len(test))]
         found["cider"] = round(summary(captions, references)["cider"], 2)
     for metric, task, sources in (
@@ -284,7 +287,32 @@ def measured(
     ):
         if sources is not None and has_network(base, task):
             found[metric] = round(tuned(task, sources, out, seed, budget), 2)
+    if isinstance(base, Asking) and world.prompted is not None and world.questions is not None:
+        found["vqa"] = round(asked(world, out, seed, budget), 2)
     return found
+
+
+def written(system: System, images: list[Any]) -> list[str]:
+    """Captions by beam search."""
+    if not isinstance(system, Asking):
+        return system.caption(images)
+    return system.answer(images, [PROMPT] * len(images), config=GenerationConfig(max_length=WORDS))
+
+
+def asked(world: World, out: Path, seed: int, budget: Budget) -> float:
+    """A generalist's accuracy on the test source's questions after fine-tuning on questions as prompts."""
+    folder, source = out / "vqa", Source(path=world.prompted(seed))
+    train = drawn.training(budget.task, seed, 2e-4, batch_size=64)
+    config, init = multiway.load(out / "model").config, Init(checkpoint=str(out / "model"))
+    data = replace(world.data(seed), train=(source,), merge_equal_texts=False)
+    drawn.trained(Run(name="vqa", system=config, data=data, train=train, init=init), folder, build)
+    model, test = multiway.load(folder / "model").eval(), Questions(LabelledSource(path=world.questions[1]))
+    right = 0
+    for first in range(0, len(test), 50):
+        rows = range(first, min(first + 50, len(test)))
+        said = model.answer([test.image(i) for i in rows], [test.asked(i).question for i in rows])
+        right += sum(answer in test.asked(i).answers for i, answer in zip(rows, said, strict=True))
+    return 100 * right / len(test)
 
 
 def has_network(system: System, task: str) -> bool:

@@ -25,12 +25,14 @@ from multiway.systems.clip import CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.systems.coca_config import CoCaConfig, MultimodalConfig, PoolerConfig, coca_text, coca_vit
 from multiway.systems.conv_tower import StemConfig
 from multiway.systems.flip import FLIPConfig
+from multiway.systems.generalist_config import GeneralistConfig
 from multiway.systems.patches import ImageConfig
 from multiway.systems.prefix_network import PrefixConfig
 from multiway.systems.simvlm_config import SimVLMConfig
 from multiway.systems.vilt_config import ViLTConfig, vilt_vit
 from multiway.systems.vlmo_config import TextConfig as VLMoText
 from multiway.systems.vlmo_config import VLMoConfig
+from multiway.systems.vqvae import VQVAEConfig
 from multiway.text import TokenizerConfig, train_vocabulary
 
 SIZE: dict[str, Any] = {"width": 128, "heads": 4, "hidden": 512}
@@ -40,14 +42,20 @@ IMAGE = SEEN | SIZE
 WORDS = 28  # tokens of the longest text, start and end included
 POSITIONS = 32
 CODES = 128
+PROMPT = "what is in the picture ?"  # what a caption answers; a question is its own prompt
 
 
 @dataclass(frozen=True)
 class Member:
-    """One system, and what is fine-tuned on the same pairs where pre-training leaves a task open."""
+    """One system, and what is fine-tuned on the same pairs where pre-training leaves a task open.
+
+    Attributes:
+        prompt: what the texts of pairs answer.
+    """
 
     pretrain: Any
     after: dict[str, Any] = field(default_factory=dict)
+    prompt: str | None = None
 
     @property
     def gain(self) -> float:
@@ -65,6 +73,7 @@ class World:
         data: seed -> the pairs. pictures: what visual tokens are found in, by k-means.
         test: held-back pairs; `first`: whose first texts alone count.
         questions, reasoning: seed -> training source of VQA and of two pictures; the last is the test.
+        prompted: seed -> the questions of the same pictures with their answers, as texts.
     """
 
     vocabulary: Path
@@ -74,6 +83,7 @@ class World:
     first: bool
     questions: tuple[Callable[[int], str], str] | None = None
     reasoning: tuple[Callable[[int], str], str] | None = None
+    prompted: Callable[[int], str] | None = None
 
     @property
     def words(self) -> int:
@@ -102,6 +112,7 @@ def scenes(folder: Path, sizes: Sizes) -> World:
             f"scenes:{sizes.test_reasoning}:{drawn.TEST_SEED}",
         ),
         reasoning=(world.reasoning, two),
+        prompted=lambda seed: f"prompts:question:{sizes.reasoning}:{700 + seed}",
     )
 
 
@@ -149,6 +160,8 @@ def members(world: World) -> dict[str, Member]:
     beginnings = replace(world.tokenizer, extra=("[DEC]", "[ENC]"))
     med = med_config(vocab_size=words + 2, fusion_layers=3, positions=POSITIONS, dropout=0.0, **SIZE)
     half = coca_text(vocab_size=words, layers=2, positions=POSITIONS - 1, **SIZE)
+    longest = WORDS + 16  # a prompt is read with its text
+    both = PrefixConfig(vocab_size=words, encoder_layers=2, decoder_layers=2, positions=longest, **SIZE)
     multiway: dict[str, Any] = {"image": ImageConfig(**SEEN), "depth": 4, **SIZE}
     beit3: dict[str, Any] = multiway | {
         "form": "paper",
@@ -228,5 +241,14 @@ def members(world: World) -> dict[str, Member]:
                 caption_length=length,
                 **common,
             )
+        ),
+        "generalist": Member(
+            GeneralistConfig(
+                image=plain,
+                text=both,
+                pictures=VQVAEConfig(image_size=SIDE, strides=(4, 4), width=8, codes=2),  # none is drawn
+                tokenizer=replace(world.tokenizer, turns=True, max_length=longest),
+            ),
+            prompt=PROMPT,
         ),
     }

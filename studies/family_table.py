@@ -10,7 +10,7 @@ from typing import Any
 from arms import Study
 
 BUDGETS = ("steps", "flops", "time")
-SYSTEMS = ("clip", "flip", "albef", "vlmo", "blip", "coca", "beit3", "vilt", "simvlm")
+SYSTEMS = ("clip", "flip", "albef", "vlmo", "blip", "coca", "beit3", "vilt", "simvlm", "generalist")
 METRICS = {
     "itc": "mean R@1 of texts and of pictures by the contrast",
     "reranked": "the same, the best 16 put in order by the matching head; without a contrast, of all",

@@ -26,6 +26,25 @@ def test_every_sample_of_a_task_has_a_prompt_and_an_answer(task) -> None:
     assert data.sample(7).meta["scene"] is not None
 
 
+def test_pairs_become_tasks_by_a_prompt(make_tars) -> None:
+    tars = make_tars(2, replace={1: {"txt": b"a dog\tand  a cat"}})
+
+    def texts(prompt: str) -> list[list[str]]:
+        data = Dataset(Source(path=tars, prompt=prompt))
+        return [data.texts(i) for i in range(2)]
+
+    plain = Dataset(Source(path=tars)).texts(0)[0]
+    assert texts("what is it?") == [[f"what is it?\t{plain}"], ["what is it?\ta dog and a cat"]]
+    assert texts("draw {} now") == [[f"draw {plain} now\t"], ["draw a dog and a cat now\t"]]
+    assert Dataset(Source(path=tars, use="images", prompt="draw {}")).texts(0) == []
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", "what\tis it?"])
+def test_a_prompt_that_is_none_is_one_sentence(prompt) -> None:
+    with pytest.raises(UserError, match=r"the prompt of tars is .* without a tab"):
+        Source(path="tars", prompt=prompt)
+
+
 def test_boxes_are_those_of_the_scene() -> None:
     store = parse("prompts:ground:20:5")
     for i in range(20):

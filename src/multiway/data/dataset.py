@@ -41,6 +41,11 @@ class Source:
             time.
         texts: the first text of each picture only, or all.
         use: its pairs, its pictures alone, or its texts alone (masked data modelling).
+        prompt: for a generalist: what each text answers (`what does the picture show?`); one with `{}` has
+            the text in that place, and the picture answers it (`draw {}`).
+
+    Raises:
+        UserError: `prompt` is blank or holds a tab.
     """
 
     path: str
@@ -49,6 +54,11 @@ class Source:
     weight: float = 1.0
     texts: Literal["first", "all"] = "all"
     use: Use = "pairs"
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and (not self.prompt.strip() or "\t" in self.prompt):
+            raise UserError(f"the prompt of {self.path} is {self.prompt!r}: write words, without a tab")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +133,14 @@ class Dataset(Numbered[Source, Store]):
             BadSample: `empty_caption`, `bad_text`, or the shard can't be read.
         """
         number, store, inside = self._place(i)
-        if self.sources[number].use == "images":
+        source = self.sources[number]
+        if source.use == "images":
             return []
         texts = store.texts(inside)
         if not texts and not self.unlabelled:
             raise BadSample("empty_caption")
-        return sound(texts[:1] if self.sources[number].texts == "first" else texts)
+        texts = sound(texts[:1] if source.texts == "first" else texts)
+        return texts if source.prompt is None else [prompts.prompted(source.prompt, text) for text in texts]
 
     def use(self, i: int) -> Use:
         """What of sample `i` is used."""

@@ -33,6 +33,12 @@ def say(prompt: str, answer: str) -> str:
     return f"{prompt}\t{answer}"
 
 
+def prompted(prompt: str, text: str) -> str:
+    """A prompt with `text` as its answer; one with `{}` has the text there, and its picture answers."""
+    text = " ".join(text.split())
+    return say(prompt.replace("{}", text), "") if "{}" in prompt else say(prompt, text)
+
+
 def located(scene: Scene) -> list[tuple[str, Box]]:
     """(name without article, box in shares) of every thing that is alone in its group."""
     return [
