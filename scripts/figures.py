@@ -154,8 +154,8 @@ def open_clip() -> str:
     for name, what in (
         ("clip_step", "a step of CLIP, ViT-B/32 at 224 px, batch {batch}"),
         ("coca_step", "a step of CoCa, ViT-S/16 at 224 px, 12 + 12 text layers, batch {batch}"),
-        ("coca_generate_beam_search", "captions by CoCa as open_clip searches, {new_tokens} tokens, batch {batch}"),
-        ("coca_generate_top_k", "captions by CoCa, the likeliest token, {new_tokens} tokens, batch {batch}"),
+        ("coca_generate_beam_search", "{new_tokens}-token captions by CoCa, open_clip's search, batch {batch}"),
+        ("coca_generate_top_k", "{new_tokens}-token captions by CoCa, the likeliest token, batch {batch}"),
     ):
         if (found := load(name)) is None:
             continue
