@@ -154,8 +154,8 @@ def open_clip() -> str:
     for name, what in (
         ("clip_step", "a step of CLIP, ViT-B/32 at 224 px, batch {batch}"),
         ("coca_step", "a step of CoCa, ViT-S/16 at 224 px, 12 + 12 text layers, batch {batch}"),
-        ("coca_generate_beam_search", "{new_tokens}-token captions by CoCa, open_clip's search, batch {batch}"),
-        ("coca_generate_top_k", "{new_tokens}-token captions by CoCa, the likeliest token, batch {batch}"),
+        ("coca_generate_beam_search", "{new_tokens} tokens by CoCa, open_clip's search, batch {batch}"),
+        ("coca_generate_top_k", "{new_tokens} tokens by CoCa, the likeliest each time, batch {batch}"),
     ):
         if (found := load(name)) is None:
             continue
