@@ -34,6 +34,7 @@ from multiway.systems.base import System
 from multiway.tasks import nlvr2, retrieval
 from multiway.text import TokenizerConfig
 from multiway.text.wordpiece import SPECIAL
+from multiway.train.log import read_metrics
 from multiway.train.loop import train
 from multiway.train.optim import build_optimizer
 from multiway.train.parallel import Ranks
@@ -259,8 +260,7 @@ def _timed_steps(run: Run, make: Make) -> Iterator[float]:
 
 def last_loss(run: Path, parts: int) -> float:
     """Mean loss of the last one of so many parts of a run."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in rows if "loss" in row]
+    losses = [row["loss"] for row in read_metrics(run / "metrics.jsonl") if "loss" in row]
     return statistics.fmean(losses[-max(len(losses) // parts, 1) :])
 
 

@@ -40,3 +40,11 @@ def test_the_worst_words_are_left_out() -> None:
 
 def test_without_a_masked_word_it_is_zero() -> None:
     assert masked_caption(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)) == 0
+
+
+def test_full_precision_under_autocast() -> None:
+    logits, targets = 3 * torch.randn(6, 5000, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    logits = logits.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = masked_caption(logits, targets, smoothing=0.1)
+    torch.testing.assert_close(found, masked_caption(logits.float(), targets, smoothing=0.1))

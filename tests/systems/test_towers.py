@@ -52,6 +52,17 @@ def test_a_frozen_prefix_and_the_rest_are_the_whole_tower(frozen) -> None:
     assert ("blocks.1.norm1.weight" in trained) == (frozen in (0, 1))
 
 
+@pytest.mark.parametrize("frozen", [2, "all"])
+def test_a_frozen_prefix_is_not_random_while_training(frozen) -> None:
+    tower = build_image_tower(tiny.vit(depth=3, frozen_blocks=frozen, drop_path=0.5, dropout=0.3)).train()
+    image = torch.randn(4, 3, 32, 32)
+    assert torch.equal(tower.prefix(image), tower.prefix(image))
+    assert torch.equal(tower(image), tower(image)) == (frozen == "all")
+    whole = BackboneConfig(name="torchvision:efficientnet_b0", image_size=32, frozen_blocks="all")
+    backbone = build_image_tower(whole).train()
+    assert not any(part.training for part in backbone.features.modules())
+
+
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "torchvision:mobilenet_v3_small"])
 def test_convolutional_towers_give_their_last_map_as_tokens(name: str) -> None:
     tower = build_image_tower(BackboneConfig(name=name, image_size=64))

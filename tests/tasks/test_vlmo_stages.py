@@ -19,9 +19,10 @@ from multiway.systems.patches import ImageConfig
 from multiway.systems.vlmo_config import TextConfig, VLMoConfig
 from multiway.systems.vlmo_stages import STAGES, frozen
 from multiway.systems.vqkd import VQKD, VQKDConfig, vqkd_vit
-from multiway.tasks.pretrain import pretrain_stages
+from multiway.tasks.pretrain import as_stages, pretrain_stages
 from multiway.tasks.retrieval import evaluate
 from multiway.text import TokenizerConfig
+from multiway.train.build import describe
 from multiway.train.run import Init, Run, TrainConfig
 
 SIZES = {"width": 24, "depth": 3, "heads": 3, "hidden": 40}
@@ -76,7 +77,10 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_three_stages_and_both_uses_of_the_last_model(tmp_path: Path, capsys) -> None:
-    pretrain_stages(stages(tokenizer_of_pictures(tmp_path / "tokens")), tmp_path / "run")
+    runs = stages(tokenizer_of_pictures(tmp_path / "tokens"))
+    for run in as_stages(runs):  # as --dry-run: what the first needs is none of the others'
+        describe(run)
+    pretrain_stages(runs, tmp_path / "run")
     printed = capsys.readouterr().out
     assert "transformer.blocks.*.attention" in printed  # what the stage of texts freezes
     assert "frozen: " in printed

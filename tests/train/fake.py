@@ -22,6 +22,7 @@ from multiway.batch import Batch
 from multiway.core.block import Block, Stack
 from multiway.core.gather import gather, rank
 from multiway.core.momentum import FeatureQueue, ema_update, momentum_copy
+from multiway.data.dataset import Source
 from multiway.systems.base import System
 from multiway.train import parallel
 from multiway.train.loop import train
@@ -46,6 +47,7 @@ class FakeData:
     building: float = 0.0  # seconds before there is a system
     uneven: bool = False  # each rank builds other weights
     workers: int = 0
+    val: tuple[Source, ...] = ()
 
 
 class State(nn.Module):

@@ -87,9 +87,10 @@ def test_the_second_run_reads_and_other_weights_or_pictures_write_anew(config: D
     cached(replace(config, train=(shards(tmp_path / "b", 1),)), said=said)
     cached(replace(config, seed=1), said=said)
     cached(config, said=said, mean=(0.5, 0.5, 0.5))
-    assert len(said) == 6
+    cached(config, said=said, quick_gelu=True)  # which has no weights
+    assert len(said) == 7
     left = sorted(path.suffix for path in features.cache_folder().iterdir())
-    assert left == [".json"] * 6 + [".npy"] * 6  # nothing aside
+    assert left == [".json"] * 7 + [".npy"] * 7  # nothing aside
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.5])

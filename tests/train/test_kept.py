@@ -4,6 +4,7 @@ import fcntl
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from multiway.tasks import finetune
 from multiway.tasks.pretrain import pretrain
 from multiway.text import TokenizerConfig
 from multiway.train.build import build_system
-from multiway.train.log import Log
+from multiway.train.log import Log, claimed
 from multiway.train.run import Init, LoRAConfig, Run, TrainConfig
 
 
@@ -81,9 +82,12 @@ def test_two_processes_do_not_train_into_one_folder(run, tmp_path):
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout.readline()
+        written = out / "checkpoints" / ".step-00000006.new"  # by that process, which it must not lose
+        written.mkdir(parents=True)
         with pytest.raises(UserError, match="another process is training into .*out: wait for its end"):
             pretrain(run, out)
-        assert [path.name for path in out.iterdir()] == ["metrics.jsonl"]
+        assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "metrics.jsonl"]
+        assert written.is_dir()
         other.communicate("\n")
     pretrain(run, out)
     assert (out / "model").is_dir()
@@ -102,19 +106,31 @@ def test_a_file_system_without_locks_is_no_hindrance(run, tmp_path, monkeypatch)
 def test_a_log_goes_on_after_the_step_that_is_resumed(tmp_path, step, kept):
     path = tmp_path / "metrics.jsonl"
     path.write_text(text := '{"step": 1}\n\0\0\n{"step": 2}\n{"step": 3}\n{"st')
-    log = Log(tmp_path, start=step, total=9, batch_size=1)
-    log.step(9, {})
-    log.close()
+    with claimed(tmp_path, True) as file:
+        log = Log(tmp_path, start=step, total=9, batch_size=1, file=file)
+        log.step(9, {})
+        log.close()
     assert path.read_text()[:kept] == text[:kept]
     (line,) = path.read_text()[kept:].splitlines()
     assert json.loads(line)["step"] == 9
 
 
-def test_without_tensorboard_nothing_is_begun(tmp_path, monkeypatch):
+def test_without_tensorboard_nothing_is_begun(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run = replace(run, train=replace(run.train, tensorboard=True))
     with pytest.raises(UserError, match=r"pip install 'multiway\[track\]'"):
-        Log(tmp_path / "out", start=0, total=1, batch_size=1, tensorboard=True)
+        pretrain(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(59, "0:00:59 left"), (90_061, "1 day, 1:01:01 left")])
+def test_the_time_left_counts_days(tmp_path, capsys, monkeypatch, seconds, said):
+    with claimed(tmp_path, True) as file:
+        log = Log(tmp_path, start=0, total=2, batch_size=1, file=file)
+        log.spoke, log.began = -1e9, 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: seconds + 0.5)
+        log.step(1, {})
+    assert said in capsys.readouterr().out
 
 
 def test_a_fine_tuning_goes_on_with_the_vocabulary_of_its_model(run, tmp_path):

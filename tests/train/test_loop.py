@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from multiway.data.dataset import Source
 from multiway.errors import UserError
 from multiway.train import checkpoint, loop
 from multiway.train.log import read_metrics
@@ -324,6 +325,18 @@ def test_a_validation_that_failed_is_made_up_for(fit):
     assert (out / "best").is_dir()
     result, *_ = fit(evaluate=fails, **options)  # not again
     assert result.progress.best == 3.0
+
+
+def test_other_validation_data_start_without_a_best_value(fit):
+    options = {"steps": 2, "best_metric": "r1"}
+
+    def measured(name, value):
+        data = {"val": (Source(path=name),)}
+        return fit(evaluate=lambda model: {"r1": value}, data=data, **options)[0]
+
+    assert measured("a", 90.0).progress.best == 90.0
+    assert measured("b", 60.0).progress.best == 60.0  # no further step, and yet measured
+    assert measured("b", 70.0).validation is None
 
 
 def test_another_metric_starts_without_a_best_value(fit):

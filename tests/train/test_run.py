@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import tiny_all
+import torch
 
 from multiway import recipes
 from multiway.data.dataset import DataConfig, Source
@@ -14,9 +15,10 @@ from multiway.data.labelled import TaskData
 from multiway.errors import UserError
 from multiway.systems.albef import ALBEFConfig
 from multiway.systems.blip_config import BLIPConfig
-from multiway.train.build import describe, refuse_alone
+from multiway.train.build import build_loader, describe, refuse_alone
 from multiway.train.log import read_metrics
-from multiway.train.run import Run, TrainConfig, check_same_run, differences, read_run, write_run
+from multiway.train.parallel import Ranks
+from multiway.train.run import Init, Run, TrainConfig, check_same_run, differences, read_run, write_run
 
 
 def read(fake, path):
@@ -121,11 +123,54 @@ def test_batches_are_divided_or_refused():
         ("weight_decay", -0.1),
         ("betas", (0.9, 1.0)),
         ("eps", -1e-8),
+        ("eps", float("nan")),
+        ("lr_decay", -1.0),
+        ("layer_decay", 0.0),
+        ("lr_scale", {"encoders": -1.0}),
+        ("lr", 1e-6),  # below where it would end
     ],
 )
 def test_numbers_that_no_optimizer_takes_are_refused(field, value):
     with pytest.raises(UserError, match=field):
         TrainConfig(steps=1, **{field: value})
+
+
+def test_a_rate_does_not_end_above_its_peak():
+    with pytest.raises(UserError, match=r"train.min_lr is 1e-05, above train.lr, which is 1e-06: lower it"):
+        TrainConfig(steps=1, lr=1e-6)
+    with pytest.raises(UserError, match=r"train.warmup_lr is 1e-05, above"):
+        TrainConfig(steps=1, lr=1e-6, min_lr=0.0, warmup_steps=2)
+    TrainConfig(steps=1, lr=1e-6, schedule="constant")  # which has neither
+    TrainConfig(steps=1, lr=1e-6, min_lr=0.0, warmup_steps=2, schedule="linear")
+
+
+@pytest.mark.parametrize("gain", [0.0, float("nan"), float("inf")])
+def test_a_gain_is_a_positive_number(gain):
+    with pytest.raises(UserError, match="give a positive factor"):
+        Init(gain=gain)
+
+
+@pytest.mark.parametrize("kept", [3, {"name": "x"}, {"system": "fake"}])
+def test_a_damaged_run_json_is_one_sentence(fake, tmp_path, kept):
+    (tmp_path / "run.json").write_text(json.dumps({"run": kept}))
+    with pytest.raises(UserError, match=r"run.json: .*correct it or leave it out"):
+        check_same_run(fake.make_run(), tmp_path)
+
+
+def test_a_checkpoint_is_the_same_from_another_folder(fake, tmp_path):
+    run = fake.make_run()
+    write_run(replace(run, init=Init(checkpoint="runs/x/1-image/model")), tmp_path)
+    check_same_run(replace(run, init=Init(checkpoint="/w/runs/x/1-image/model")), tmp_path)
+    with pytest.raises(UserError, match=r"another init.checkpoint"):
+        check_same_run(replace(run, init=Init(checkpoint="/w/runs/y/1-image/model")), tmp_path)
+
+
+def test_sharded_weights_and_data_of_several_kinds_are_refused():
+    run, (system, *_) = recipes.get("beit3_emoji")(), tiny_all.built("beit3")
+    data = replace(run.data, image_size=system.image_size)
+    run = replace(run, data=data, train=replace(run.train, parallel="fsdp"))
+    with pytest.raises(UserError, match="has images and pairs and texts: set train.parallel to ddp"):
+        build_loader(run, system, Ranks(0, 1, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

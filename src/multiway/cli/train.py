@@ -68,18 +68,19 @@ def train(argv: Sequence[str]) -> None:
         run = override(run, flags, kind=generic[type(run.system), type(run.data)], prog=prog)
         if args.device != "auto":
             run = replace(run, train=replace(run.train, device=args.device))
-        if args.find_batch_size:
-            run = find(run)
         resolved.append(run)
     if args.stage is not None and run.train.freeze and run.init.checkpoint is None:
         raise UserError(f"--stage {run.name} goes on from the one before it: give --init.checkpoint")
 
+    from multiway.tasks.pretrain import as_stages, pretrain_stages
+
+    resolved = as_stages(resolved)
+    if args.find_batch_size:
+        resolved = list(map(find, resolved))
     if args.dry_run:
         for run in resolved:
             _show(run)
         return
-
-    from multiway.tasks.pretrain import pretrain_stages
 
     out = args.out or Path("runs") / (name or resolved[-1].name)
     result = pretrain_stages(resolved, out, resume=args.resume)
@@ -91,13 +92,11 @@ def _read(path: Path):
     """A saved run, read back strictly with the config class of the system that it names."""
     from multiway.data.dataset import DataConfig
     from multiway.systems import NETWORKS
-    from multiway.train.run import read_json, read_run
+    from multiway.train.run import read_run, system_of
 
     path = path / "run.json" if path.is_dir() else path
-    saved = read_json(path).get("run")
-    system = saved.get("system") if isinstance(saved, dict) else None
-    name = system.get("system") if isinstance(system, dict) else None
-    if not isinstance(name, str) or name not in NETWORKS:
+    name = system_of(path)
+    if name not in NETWORKS:
         raise UserError(
             f"{path} names no system (run.system.system is {name!r}): give a run.json that multiway wrote"
         )

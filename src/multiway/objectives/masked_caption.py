@@ -19,7 +19,7 @@ def smoothed_divergence(
     reached. Source: beit3 utils.py, `BertCaptioningLoss`.
     """
     others = logits.shape[1] - 1
-    log_p = F.log_softmax(logits, dim=1)
+    log_p = F.log_softmax(logits.float(), dim=1)  # autocast on CPUs leaves bf16 as it is
     target = log_p.gather(1, targets[:, None])[:, 0]
     if smoothing == 0:
         return -target

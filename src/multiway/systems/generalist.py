@@ -192,10 +192,13 @@ class Generalist(Asking):
     ) -> tuple[Float[Tensor, "B S D"], Int[Tensor, "B S"]]:
         """Pictures of the rows that see theirs, and words, read in both directions."""
         patches = None
-        if batch.image is not None and (seen is None or seen.any()):
-            patches = self.image_proj(self.image_tower(batch.image if seen is None else batch.image[seen]))
-            if seen is not None:
-                patches = patches.new_zeros(len(seen), *patches.shape[1:]).index_put((seen,), patches)
+        if batch.image is not None and seen is None:
+            patches = self.image_proj(self.image_tower(batch.image))
+        elif batch.image is not None and seen is not None and (seen.any() or self.training):
+            shown = seen.clone()
+            shown[0] |= ~seen.any()  # one that no row looks at: under FSDP2 every rank runs every block
+            patches = self.image_proj(self.image_tower(batch.image[shown]))
+            patches = patches.new_zeros(len(seen), *patches.shape[1:]).index_put((shown,), patches)
         return self.network.encode(patches, input_ids, attention_mask, has_image=seen)
 
     def read(

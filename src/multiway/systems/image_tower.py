@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
@@ -54,8 +55,14 @@ class ImageTower(nn.Module, ABC):
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
         return self.rest(self.prefix(image))
 
+    def frozen_parts(self) -> Sequence[nn.Module]:
+        """The modules of the prefix."""
+        return ()
+
     def train(self, mode: bool = True) -> ImageTower:
         super().train(mode)
+        for part in self.frozen_parts():  # without dropout: the output depends on the picture alone
+            nn.Module.train(part, mode=False)
         for part in self.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.eval()

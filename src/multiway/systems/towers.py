@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,9 @@ class Backbone(ImageTower):
         self.frozen = config.frozen_blocks == "all"
         if self.frozen:
             self.requires_grad_(False)
+
+    def frozen_parts(self) -> Sequence[nn.Module]:
+        return (self.features,) if self.frozen else ()
 
     def prefix(self, image: Float[Tensor, "B 3 H W"]) -> Tensor:
         return self._tokens(image) if self.frozen else image

@@ -148,15 +148,17 @@ class VisionTransformer(ImageTower):
             nn.init.trunc_normal_(self.positions, std=config.position_std)
         self.frozen = config.depth if config.frozen_blocks == "all" else config.frozen_blocks
         if self.frozen:
-            self._freeze(self.frozen, whole=config.frozen_blocks == "all")
+            self._freeze()
 
-    def _freeze(self, blocks: int, *, whole: bool) -> None:
-        if whole:
-            self.requires_grad_(False)
-            return
-        for part in (self.patches, self.norm_pre, self.blocks[:blocks]):
+    def frozen_parts(self) -> Sequence[nn.Module]:
+        if self.config.frozen_blocks == "all":
+            return (self,)
+        return (self.patches, self.norm_pre, self.blocks[: self.frozen]) if self.frozen else ()
+
+    def _freeze(self) -> None:
+        for part in self.frozen_parts():
             part.requires_grad_(False)
-        tables = [] if self.relative is None else list(self.relative[:blocks])
+        tables = [] if self.relative is None else list(self.relative[: self.frozen])
         for parameter in (self.cls_token, self.positions, *(table.table for table in tables)):
             if parameter is not None:
                 parameter.requires_grad_(False)

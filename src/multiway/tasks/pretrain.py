@@ -66,12 +66,21 @@ def _compares(run: Run) -> bool:
     return system.has_itc or system.has_itm
 
 
-def _measurable(run: Run) -> Run:
-    """A stage of several, without a validation that its system can't be asked for."""
-    if not run.data.val or _compares(run):
-        return run
-    data, train = replace(run.data, val=()), replace(run.train, best_metric=None)
-    return replace(run, data=data, train=train)
+def as_stages(runs: Sequence[Run]) -> list[Run]:
+    """The stages of a recipe without what a flag gave to all and one can't use: `data.val` where there is
+    nothing to compare, `init.visual_tokenizer` where a later one predicts no visual tokens.
+    """
+    if len(runs) == 1:
+        return list(runs)
+    stages = []
+    for number, run in enumerate(runs):
+        if run.data.val and not _compares(run):
+            data, train = replace(run.data, val=()), replace(run.train, best_metric=None)
+            run = replace(run, data=data, train=train)
+        if number and NETWORKS[run.system.system].network().learn_from is System.learn_from:
+            run = replace(run, init=replace(run.init, visual_tokenizer=None))
+        stages.append(run)
+    return stages
 
 
 def pretrain_stages(
@@ -80,24 +89,20 @@ def pretrain_stages(
     """Train the stages of a recipe in turn, each from the model of the one before; the last is `out/model`.
 
     One stage trains in `out` itself, several in `out/1-name`, `out/2-name`, ... A stage that was finished is
-    not trained again. A later stage that predicts no visual tokens leaves `init.visual_tokenizer` out, and
-    one that has nothing to compare `data.val`.
+    not trained again. Each leaves out what `as_stages` says.
 
     Raises:
         UserError: as `pretrain`.
     """
-    out, (first, *later) = Path(out), runs
+    out, (first, *later) = Path(out), as_stages(runs)
     if not later:
         return pretrain(first, out, resume=resume)
-    first, *later = map(_measurable, runs)
     folder = out / f"1-{first.name}"
     result = pretrain(first, folder, resume=resume)
     for number, run in enumerate(later, 2):
         if result.stopped_by is not None:
             return result
         init = replace(run.init, checkpoint=str(folder / "model"))
-        if NETWORKS[run.system.system].network().learn_from is System.learn_from:  # a flag is every stage's
-            init = replace(init, visual_tokenizer=None)
         folder = out / f"{number}-{run.name}"
         result = pretrain(replace(run, init=init), folder, resume=resume)
     if result.stopped_by is None and int(os.environ.get("RANK", "0")) == 0:

@@ -31,6 +31,7 @@ from multiway.train import optim
 from multiway.train.features import PrefixLoader, cached_dataset, one_view
 from multiway.train.parallel import Ranks, choose_device, seed_all
 from multiway.train.run import Init, LoRAConfig, Run
+from multiway.train.validate import check
 from multiway.weights import load
 from multiway.weights.alignment import fusion_from_itc, grounding_from_itc
 from multiway.weights.frozen import load_frozen
@@ -175,6 +176,12 @@ def build_loader(run: Run, system: System, ranks: Ranks) -> Loader | PrefixLoade
         )
 
     refuse_alone(config.train, system)
+    uses = sorted({source.use for source in config.train})
+    if run.train.parallel == "fsdp" and len(uses) > 1:  # a rank whose batch lacks a kind would wait forever
+        raise UserError(
+            f"train.parallel is fsdp, under which all ranks use the same weights in a step, and data.train "
+            f"has {' and '.join(uses)}: set train.parallel to ddp"
+        )
     dataset = Dataset(config.train, min_side=config.augment.min_side(config.image_size))
     if config.cache_views:
         return PrefixLoader(loader(cached_dataset(system, dataset, config), one_view))
@@ -275,6 +282,7 @@ def describe(
     run: Run, *, world: int = 1, make: Callable[[Run, Ranks], tuple[System, Any]] = build
 ) -> Description:
     """Resolve a run without taking a step: everything that could refuse it has been tried."""
+    check(run.train, run.data.val)
     device = choose_device(run.train.device)
     run.train.per_rank(world)
     seed_all(run.train.seed)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Progress:
         step: batches consumed, which is also the loader's position.
         skipped: those of them that were not finite; in_a_row: how many of the latest.
         best: the best value so far of the metric that decides. best_of: which that is, with its mode.
+        best_on: path and split of each source that it is measured on.
         validated: the latest step after which the model was validated.
         written: the step whose model lies in `model/`.
         world: ranks that took the latest step.
@@ -48,6 +49,7 @@ class Progress:
     in_a_row: int = 0
     best: float | None = None
     best_of: str | None = None
+    best_on: list[list[str | None]] | None = None
     validated: int = 0
     written: int | None = None
     world: int = 1
@@ -56,9 +58,12 @@ class Progress:
         """Whether what happens every so many steps happens after this one."""
         return every is not None and self.step % every == 0
 
-    def decide_by(self, metric: str | None, mode: str) -> None:
-        """From here on `metric` decides what is best; the best value of another one is forgotten."""
-        rule = f"{mode} {metric}"
+    def decide_by(self, metric: str | None, mode: str, sources: Sequence[Any]) -> None:
+        """From here on `metric` on `sources` decides what is best; the best value of another is forgotten."""
+        rule, on = f"{mode} {metric}", [[source.path, source.split] for source in sources]
+        if self.best_on not in (None, on):  # older checkpoints don't say what it was measured on
+            self.best, self.validated = None, 0
+        self.best_on = on
         if metric is not None and rule != self.best_of:
             if self.best_of is not None:  # older checkpoints don't say which one it was
                 self.best = None

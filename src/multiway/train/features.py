@@ -129,14 +129,16 @@ def cached_dataset(
     first = [numbers[0] for numbers in members.values()]
     with _alone(path):
         if not (path.is_file() and listed.is_file()):
-            aside = path.with_name(f".{path.name}.new")
+            aside, said = (file.with_name(f".{file.name}.new") for file in (path, listed))
             try:
                 bad = _write(aside, system, dataset, first, captions, config, say)
                 shown = [digest.hex()[:DIGITS] for digest in members]
-                listed.write_text(json.dumps({"bad": bad, "pictures": shown}))
+                said.write_text(json.dumps({"bad": bad, "pictures": shown}))
+                os.replace(said, listed)
                 os.replace(aside, path)
             finally:
                 aside.unlink(missing_ok=True)
+                said.unlink(missing_ok=True)
     bad = {int(row): reason for row, reason in json.loads(listed.read_text())["bad"].items()}
     rows = [place[digest] for digest in digests]
     return CachedDataset(dataset, rows, np.load(path, mmap_mode="r"), bad)
@@ -166,6 +168,7 @@ def _key(system: System, digests: Sequence[bytes], captions: Sequence[str], conf
         config.seed,
         config.cache_views,
         system.image_tower.frozen,
+        asdict(system.config.image),  # heads and activation have no weights
     )
     digest.update(json.dumps([*parts, system.image_mean, system.image_std], default=str).encode())
     for name, tensor in sorted(system.image_tower.state_dict().items()):

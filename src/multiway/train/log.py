@@ -7,7 +7,9 @@ import fcntl
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,10 +33,8 @@ class Log:
 
     Args:
         folder: where metrics.jsonl lies. start, total: the steps that are done and to be done.
-        batch_size: samples a step, for the rate. on: False on every rank but the first; nothing is then said.
-
-    Raises:
-        UserError: another process is writing this log.
+        batch_size: samples a step, for the rate. file: of `claimed`; None on every rank but the first:
+            nothing is then said.
     """
 
     def __init__(
@@ -45,18 +45,17 @@ class Log:
         total: int,
         batch_size: int,
         tensorboard: bool = False,
-        on: bool = True,
+        file: IO[str] | None,
     ):
-        self.on, self.start, self.total, self.batch_size = on, start, total, batch_size
+        self.file, self.start, self.total, self.batch_size = file, start, total, batch_size
         self.began, self.spoke, self.away = time.monotonic(), 0.0, 0.0
-        self.console = Console(quiet=not on, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=file is None, highlight=False, soft_wrap=True)
         self.writer = self.bar = None
-        if not on:
+        if file is None:
             return
-        writer = _summary_writer() if tensorboard else None
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = _open(folder / "metrics.jsonl", start)
-        self.writer = writer and writer(str(folder / "tensorboard"))
+        if tensorboard:  # what it was told of steps that are taken again is hidden
+            self.writer = _summary_writer()(str(folder / "tensorboard"), purge_step=start + 1)
+        _cut(file, start)
         if self.console.is_terminal:
             columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}", "eta")
             self.bar = Progress(
@@ -70,7 +69,7 @@ class Log:
 
     def step(self, step: int, values: Mapping[str, int | float]) -> None:
         """Record step `step` (counted from 1) and show it."""
-        if not self.on:
+        if self.file is None:
             return
         now = time.monotonic()
         seconds = max(now - self.began - self.away, 1e-9) / max(step - self.start, 1)
@@ -81,7 +80,7 @@ class Log:
             self.bar.update(self.task, completed=step, rate=said)
         elif now - self.spoke > QUIET_SECONDS or step == self.total:
             self.spoke = now
-            left = time.strftime("%H:%M:%S", time.gmtime(seconds * (self.total - step)))
+            left = timedelta(seconds=int(seconds * (self.total - step)))
             self.say(f"step {step:,}/{self.total:,}: {said}, {left} left")
 
     def validation(self, step: int, values: Mapping[str, int | float], seconds: float) -> None:
@@ -100,11 +99,9 @@ class Log:
             self.bar.stop()
         if self.writer is not None:
             self.writer.close()
-        if self.on:
-            self.file.close()
 
     def _write(self, line: Mapping[str, int | float]) -> None:
-        if not self.on:
+        if self.file is None:
             return
         plain = {k: v if math.isfinite(v) else None for k, v in line.items()}  # JSON has no nan
         self.file.write(json.dumps(plain) + "\n")
@@ -128,21 +125,38 @@ def _parsed(line: str) -> list[dict[str, Any]]:
         return []
 
 
-def _open(path: Path, step: int) -> IO[str]:
-    """A metrics.jsonl to go on with, for this process alone.
+@contextmanager
+def claimed(folder: Path, first: bool) -> Iterator[IO[str] | None]:
+    """The metrics.jsonl of a run's folder, for the first rank of this process alone; None for other ranks.
 
-    What was recorded after the checkpoint that is resumed is cut off: those steps are taken again.
+    Raises:
+        UserError: another process trains into this folder.
     """
-    file = open(path, "a+")  # noqa: SIM115 -- the log keeps it open, and with it the lock
-    try:  # a lock of this process: a worker of it that outlives it does not hold it
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            file.close()
-            raise UserError(
-                f"another process is training into {path.parent}: wait for its end, or choose another output "
-                "folder"
-            ) from None  # other errors: a file system that has no locks
+    if not first:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "metrics.jsonl"
+    with open(path, "a+") as file:
+        try:  # a lock of this process: a worker of it that outlives it does not hold it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(
+                    f"another process is training into {folder}: wait for its end, or choose another output "
+                    "folder"
+                ) from None  # other errors: a file system that has no locks
+        try:
+            yield file
+        finally:
+            if not path.stat().st_size:  # refused before its first step: it leaves nothing
+                path.unlink()
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+def _cut(file: IO[str], step: int) -> None:
+    """Cut off what was recorded after the checkpoint that is resumed: those steps are taken again."""
     file.seek(0)
     kept = 0
     while line := file.readline():
@@ -150,7 +164,6 @@ def _open(path: Path, step: int) -> IO[str]:
             break
         kept = file.tell()
     file.truncate(kept)
-    return file
 
 
 def _summary_writer() -> Any:

@@ -21,7 +21,7 @@ from multiway.systems.base import System
 from multiway.train import checkpoint, optim, parallel
 from multiway.train.build import build
 from multiway.train.checkpoint import Progress
-from multiway.train.log import Log
+from multiway.train.log import Log, claimed
 from multiway.train.run import Run, write_run
 from multiway.train.step import take_step
 from multiway.train.validate import Evaluate, check, improves, validate
@@ -80,7 +80,11 @@ def train(
     """
     config = run.train
     check(config, evaluate)
-    with parallel.ranks(config.device) as ranks, parallel.stop_signals() as stop:
+    with (
+        parallel.ranks(config.device) as ranks,
+        parallel.stop_signals() as stop,
+        claimed(out, ranks.first) as file,
+    ):
         config.per_rank(ranks.world)
         found = checkpoint.find(run, out, resume, ranks)
         progress = found.progress if found else Progress()
@@ -106,7 +110,7 @@ def train(
         if found:
             checkpoint.load_optimizer(optimizer, names, found.load("optimizer"))
         size, board = config.batch_size, config.tensorboard
-        log = Log(out, start=progress.step, total=total, batch_size=size, tensorboard=board, on=ranks.first)
+        log = Log(out, start=progress.step, total=total, batch_size=size, tensorboard=board, file=file)
         if ranks.first:
             write_run(run, out)
             if system.tokenizer is not None and system.tokenizer.config.vocab == "trained":
@@ -115,7 +119,7 @@ def train(
         if found:
             log.say(found.sentence(ranks.world))
         progress.world = ranks.world
-        progress.decide_by(config.best_metric, config.best_mode)
+        progress.decide_by(config.best_metric, config.best_mode, run.data.val)
         validation, stopped_by = None, None
 
         def measure_if_due() -> None:

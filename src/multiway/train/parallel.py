@@ -58,9 +58,15 @@ def choose_device(name: str) -> torch.device:
         raise UserError(
             f"train.device is {name}, which this machine does not have: choose one of auto, {have}"
         )
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
-    )
+    if name != "cuda":
+        return torch.device(name)
+    number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if number >= count:
+        raise UserError(
+            f"this machine has {count} GPUs for {number + 1} ranks or more: give torchrun --nproc-per-node "
+            f"{count}"
+        )
+    return torch.device("cuda", number)
 
 
 @contextmanager

@@ -142,10 +142,19 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UserError(f"train.{name} is {value}: give 0 or more")
+        for name in ("min_lr", "warmup_lr"):
+            value, used = getattr(self, name), self._uses(name)
+            if used and value > self.lr:
+                raise UserError(f"train.{name} is {value}, above train.lr, which is {self.lr}: lower it too")
+        scales = {f"lr_scale.{name}": scale for name, scale in self.lr_scale.items()}
+        decays = {"lr_decay": self.lr_decay, "layer_decay": self.layer_decay}
+        for name, value in (scales | decays).items():
+            if value is not None and not (0 <= value < math.inf and (value or name in scales)):
+                raise UserError(f"train.{name} is {value}: give a factor above 0")
         if self.clip_grad is not None and not 0 < self.clip_grad < math.inf:
             raise UserError(f"train.clip_grad is {self.clip_grad}: give a norm above 0, or None for no limit")
         refuse_negative("train", seed=self.seed)
-        if not all(0 <= beta < 1 for beta in self.betas) or self.eps < 0:
+        if not (all(0 <= beta < 1 for beta in self.betas) and 0 <= self.eps < math.inf):
             raise UserError("train.betas, train.eps: give betas from 0 to below 1, and an eps of 0 or more")
         if self.lora.rank and self.freeze:
             raise UserError("train.lora freezes all that the checkpoint brings: leave train.freeze out")
@@ -155,6 +164,12 @@ class TrainConfig:
             raise UserError(
                 f"train.validate_every is {self.validate_every}: give at least 1, or None for the end only"
             )
+
+    def _uses(self, rate: str) -> bool:
+        """Whether the schedule ever has this rate."""
+        if rate == "min_lr":
+            return self.schedule != "constant"
+        return self.warmup_steps > 0 and self.schedule not in ("linear", "mae")
 
     def per_rank(self, world: int) -> int:
         """Samples of one rank in one optimizer step.
@@ -211,7 +226,7 @@ class Init:
 
     def __post_init__(self) -> None:
         for name, gain in (("gain", self.gain), ("table_gain", self.table_gain)):
-            if gain <= 0:
+            if not 0 < gain < math.inf:
                 raise UserError(f"init.{name} is {gain}: give a positive factor, 1 to leave weights as drawn")
 
 
@@ -298,17 +313,35 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def system_of(path: Path) -> str | None:
+    """The name of the system of a run.json; None where it names none.
+
+    Raises:
+        UserError: as `read_json`.
+    """
+    saved = read_json(path).get("run")
+    system = saved.get("system") if isinstance(saved, dict) else None
+    name = system.get("system") if isinstance(system, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted paths of what differs between two plain configs, harmless changes left out."""
     found: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         path = f"{prefix}{key}"
         a, b = old.get(key), new.get(key)
-        if path in HARMLESS or a == b:
+        if path in HARMLESS or a == b or (path == "init.checkpoint" and a and b and _ends_alike(a, b)):
             continue
         nested = isinstance(a, dict) and isinstance(b, dict)
         found += differences(a, b, f"{path}.") if nested else [path]
     return found
+
+
+def _ends_alike(a: str, b: str) -> bool:
+    """Whether two paths may be one, seen from different folders: `runs/a` and `/home/me/runs/a`."""
+    short, long = sorted((Path(a).parts, Path(b).parts), key=len)
+    return long[-len(short) :] == short
 
 
 def check_same_run(run: Run, folder: Path) -> None:
@@ -317,8 +350,7 @@ def check_same_run(run: Run, folder: Path) -> None:
     Raises:
         UserError: `folder/run.json` differs in something that matters; the sentence names the keys.
     """
-    own, kept = asdict(run), read_json(folder / "run.json").get("run")
-    other = kept["system"].get("system") if kept else None
+    own, other = asdict(run), system_of(folder / "run.json")
     if other is not None and other != own["system"].get("system"):
         raise UserError(f"{folder} holds a run of another system, {other}: choose another output folder")
     saved = read_run(folder, type(run.system), type(run.data))  # fields newer than it have their defaults

@@ -17,13 +17,16 @@ from multiway.train.run import TrainConfig
 Evaluate = Callable[[System], Mapping[str, Any]]
 
 
-def check(config: TrainConfig, evaluate: Evaluate | None) -> None:
+def check(config: TrainConfig, evaluate: object) -> None:
     """Refuse to choose the best model by what nothing measures.
+
+    Args:
+        evaluate: what validates, or what it is measured on; None or empty: nothing.
 
     Raises:
         UserError: a metric is named, and there is no validation.
     """
-    if config.best_metric is not None and evaluate is None:
+    if config.best_metric is not None and not evaluate:
         raise UserError(f"train.best_metric is {config.best_metric}, but nothing is validated: name data.val")
 
 
