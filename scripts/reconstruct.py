@@ -19,6 +19,7 @@ from PIL import Image
 import multiway
 from multiway.data import emoji
 from multiway.data.images import decode
+from multiway.data.sample import BadSample
 from multiway.errors import UserError
 from multiway.systems.mae import MAE
 from multiway.systems.patch_dropping import drawn_noise
@@ -56,13 +57,18 @@ def main() -> None:
                 f"{args.model} is a {type(model).__name__}: give a MAE, as recipe mae_emoji makes"
             )
         images = [decode(path.read_bytes()) for path in args.pictures]
+    except BadSample as bad:
+        parser.error(f"a picture can't be decoded ({bad.reason}): leave it out")
     except (UserError, OSError) as error:
         parser.error(str(error))
     if not images:
         split = emoji.open_split("combination")
         chosen = np.random.default_rng(args.seed).choice(len(split), args.count, replace=False)
         images = [decode(split.image(int(i))) for i in chosen]
-    grid(model, images, args.seed).save(args.out)
+    try:
+        grid(model, images, args.seed).save(args.out)
+    except (OSError, ValueError) as error:
+        parser.error(f"{args.out} can't be written ({error}): give a path as page.png")
     print(f"{len(images)} pictures in {args.out}: what is seen, what is drawn, what was there")
 
 

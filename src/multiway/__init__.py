@@ -88,6 +88,7 @@ def push_to_hub(
     import tempfile
     from pathlib import Path
 
+    from multiway.errors import UserError
     from multiway.systems.base import System
     from multiway.weights.card import set_licence
     from multiway.weights.folder import save
@@ -97,8 +98,10 @@ def push_to_hub(
         folder = Path(place) / "model"
         if isinstance(model, System):
             save(model, folder)
-        else:
+        elif Path(model).is_dir():
             shutil.copytree(model, folder)
+        else:
+            raise UserError(f"{model} is no folder: give a model, or a folder that multiway.save wrote")
         if licence is not None:
             set_licence(folder, licence)
         return push(folder, name, private=private)

@@ -60,6 +60,7 @@ def test_ties_count_against_the_class():
     assert in_top(logits, labels, 1).tolist() == [True, False, False]
     assert in_top(logits, labels, 2).tolist() == [True, True, False]
     assert in_top(logits, labels, 5).all()
+    assert not in_top(np.full((2, 3), np.nan), np.array([0, 1]), 1).any()
 
 
 def test_top_k_beside_a_sorted_list():

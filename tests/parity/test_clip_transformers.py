@@ -17,7 +17,7 @@ from multiway.batch import Batch
 from multiway.data.augment import eval_transform
 from multiway.errors import UserError
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_tokenizer, clip_vit
-from multiway.text import Tokenizer
+from multiway.text import Tokenizer, train_vocabulary
 from multiway.weights import hf_pictures
 from multiway.weights.convert import convert, examine
 from multiway.weights.hf_clip import to_transformers
@@ -254,10 +254,27 @@ def test_berts_words_leave_too(tmp_path: Path) -> None:
     found = words(["a dog", "a big red dog"], padding=True, return_tensors="pt")
     ids, mask = ours.tokenize(["a dog", "a big red dog"])
     assert found["input_ids"].equal(ids)
+    again = multiway.load(folder)
+    assert again.config.tokenizer.max_length == 11
+    long = ["a dog and a cat and a red horse and a blue one"]
+    with pytest.warns(UserWarning, match="cut to 11 tokens"):
+        assert again.tokenize(long)[0].equal(ours.tokenize(long)[0])
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         features = model(input_ids=ids, attention_mask=mask, pixel_values=image).text_embeds
         torch.testing.assert_close(features, ours.text_context(ids, mask)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_accents_and_signs_stay_in_the_words_that_leave(tmp_path: Path) -> None:
+    names = ["कुत्ता लाल", "ガム犬", "강아지", "ein Bär"]
+    rules = replace(clip_tokenizer(11), kind="wordpiece", cleaning="multilingual", add_sep=True)
+    words = train_vocabulary(names * 3, size=120, config=rules)
+    ours = small(vocab_size=len(words))
+    ours.tokenizer, ours.config = words, replace(ours.config, tokenizer=words.config)
+    folder = convert(multiway.save(ours.eval(), tmp_path / "ours"), tmp_path / "back", to="transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for name in names:
+        assert theirs(name)["input_ids"] == words.encode(name), name
 
 
 def test_a_vocabulary_of_its_own_keeps_what_ends_a_text(tmp_path: Path) -> None:
@@ -284,6 +301,9 @@ def test_a_vocabulary_of_its_own_keeps_what_ends_a_text(tmp_path: Path) -> None:
 def test_what_transformers_could_not_read_is_refused() -> None:
     with pytest.raises(UserError, match="no place for text.sees 'all': there it is 'before'"):
         to_transformers(small(sees="all"))
+    oblong = CLIP(replace(small().config, image=replace(small().config.image, image_size=(32, 16))))
+    with pytest.raises(UserError, match="square pictures, and this model 32 x 16"):
+        to_transformers(oblong)
     whole = small().config
     for changes in ({"class_position": False}, {"layer_scale": 0.1}, {"relative_bias": "shared"}):
         image = replace(whole.image, **changes)

@@ -198,5 +198,6 @@ def test_the_classifier_starts_from_the_pre_trained_model_and_learns() -> None:
         optimizer.step()
     assert loss < 0.3 * first
     assert len(head.answer(batch.image[:2], ["what colour is it ?"] * 2)) == 2
+    assert head.fine_tuning("vqa", ("a", "b")) == replace(settings, labels=("a", "b"))  # goes on
     with pytest.raises(UserError, match="no network for the task nlvr2"):
         model.fine_tuning("nlvr2")

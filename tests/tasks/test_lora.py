@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +85,26 @@ def test_a_damaged_adapter_is_one_sentence(folder, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match="no whole adapter"):
         multiway.load(file.parent)
+    save_file(tensors, file)
+    facts = json.loads((file.parent / "adapter.json").read_text())
+    (file.parent / "adapter.json").write_text(json.dumps(facts | {"base": str(file.parent)}))
+    with pytest.raises(UserError, match="names itself as its base"):
+        multiway.load(file.parent)
+
+
+def test_a_network_is_trained_by_the_rules_that_it_is_saved_with(folder, tmp_path):
+    out, run = tmp_path / "out", planned(folder, lora=LoRAConfig(rank=2))
+    words = replace(run.system.tokenizer, max_length=9, cleaning="blip_question", max_words=50)
+    run = replace(run, system=replace(run.system, tokenizer=words))
+    trained, loader = build("nlvr2", run, CPU)
+    assert trained.tokenizer.config == words
+    assert loader.encode.config == words
+    finetune("nlvr2", run, out)
+    text = "is the U.S. flag left?"
+    for saved in (out / "model", out / "model-adapter"):
+        model = multiway.load(saved)
+        assert model.tokenizer.config == words
+        assert model.tokenizer.encode(text) == trained.tokenizer.encode(text)
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(folder, tmp_path):

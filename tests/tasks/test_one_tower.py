@@ -94,6 +94,14 @@ def test_a_prefilter_that_keeps_all_changes_nothing_and_one_that_keeps_few_score
     assert 10 <= few.pairs <= 20
 
 
+def test_a_prefilter_has_features_and_what_it_serves_a_matching_head(vilt, albef, shapes) -> None:
+    with pytest.raises(UserError, match="ViLT has no features: take another model"):
+        evaluate(albef, shapes, prefilter=vilt)
+    blind = built(AnswerConfig(**SIZES, labels=("yes", "no")))
+    with pytest.raises(UserError, match="neither contrastive features nor a matching head"):
+        evaluate(blind, shapes, prefilter=albef)
+
+
 def test_pairs_are_matched_without_a_similarity(vilt, shapes) -> None:
     found = match(vilt, shapes.images[:1], ["a dog", "grass"])
     assert [pair.cosine for pair in found] == [None, None]

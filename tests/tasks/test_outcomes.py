@@ -140,6 +140,8 @@ def test_folds_are_measured_apart_and_averaged(albef, samples):
     for stage in ("itc", "itm"):
         for name, value in found.result[stage].items():
             assert value == pytest.approx(np.mean([part.result[stage][name] for part in parts]))
+    for name, value in found.outcomes.values().items():  # what the card and the intervals are of
+        assert value == pytest.approx(found.result["itm"][name]), name
     assert found.result["n_images"] == len(samples)
     assert found.pairs == sum(part.pairs for part in parts)
     assert [*found.outcomes.keys] == [str(i) for i in range(7)]

@@ -78,11 +78,20 @@ def test_a_model_is_measured_and_stays_as_it_was(folders) -> None:
     assert found["shuffled"]["top1"] < 70
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert model.training
+    model.eval()
+    (folders / "train/red/bad.png").write_bytes(b"no picture")
+    train = LabelledPictures(LabelledSource(path=str(folders / "train")))
+    assert measure(model, train, data, batch_size=4).skipped == {"not_an_image (training)": 1}
+    assert not any(part.training for part in model.modules())
     (folders / "few/red").mkdir(parents=True)
     Image.new("RGB", (10, 10)).save(folders / "few/red/0.png")
     few = LabelledPictures(LabelledSource(path=str(folders / "few")))
     with pytest.raises(UserError, match="give more"):
         measure(model, few, data)
+    with torch.no_grad():
+        model.image_tower.norm.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite: its weights are broken"):
+        measure(model, train, data)
 
 
 def test_what_stands_for_a_picture() -> None:

@@ -164,9 +164,31 @@ def test_wrong_merges_file(tmp_path):
     (tmp_path / "merges.txt").write_text("version\none two three\n")
     with pytest.raises(UserError, match="BPE merges"):
         Tokenizer.load(replace(CLIP, vocab=str(tmp_path / "merges.txt")))
-    (tmp_path / "merges.txt.gz").write_text("not gzip")
+    whole = CLIP_SHIPPED["clip"].read_bytes()
+    for content in (b"not gzip", whole[:-9], whole[:40] + b"x" + whole[41:]):
+        (tmp_path / "merges.txt.gz").write_bytes(content)
+        with pytest.raises(UserError, match="BPE merges"):
+            Tokenizer.load(replace(CLIP, vocab=str(tmp_path / "merges.txt.gz")))
+    (tmp_path / "merges.txt").write_text("version\nqq zz\n")  # no symbols of bytes
     with pytest.raises(UserError, match="BPE merges"):
-        Tokenizer.load(replace(CLIP, vocab=str(tmp_path / "merges.txt.gz")))
+        Tokenizer.load(replace(CLIP, vocab=str(tmp_path / "merges.txt")))
+
+
+@pytest.mark.parametrize("cleaning", ["none", "multilingual", "blip"])
+def test_prompt_and_answer_are_cleaned_apart(cleaning):
+    tokenizer = Tokenizer.load(TokenizerConfig(cleaning=cleaning, add_sep=True, turns=True))
+    ids = tokenizer.encode("what is it\ta dog")
+    assert ids.count(tokenizer.sep_id) == 2
+    assert tokenizer.decode([ids[ids.index(tokenizer.sep_id) :]]) == ["a dog"]
+
+
+def test_a_text_has_no_more_tokens_than_it_may():
+    words = Tokenizer.load(TokenizerConfig(max_length=1, cleaning="none"))
+    with pytest.warns(UserWarning, match="cut to 1 tokens"):
+        assert words.encode("one two three") == [words.cls_id]
+    clip = Tokenizer.load(replace(CLIP, max_length=1))
+    with pytest.warns(UserWarning, match="cut to 1 tokens"):
+        assert clip.encode("one two three") == [clip.cls_id, clip.sep_id]
 
 
 def test_missing_vocabularies(tmp_path):

@@ -48,6 +48,19 @@ def test_a_licence_is_named_in_head_and_text(folder):
     assert (folder / "README.md").read_text() == "---\nlibrary_name: multiway\nlicense: mit\n---\n# mine\n"
 
 
+@pytest.mark.parametrize("licence", [r"a\qb", "mit\ntags: x", "a: b", ""])
+def test_what_is_no_licence_is_refused(folder, licence):
+    before = (folder / "README.md").read_text()
+    with pytest.raises(UserError, match="give its identifier on the hub"):
+        set_licence(folder, licence)
+    assert (folder / "README.md").read_text() == before
+
+
+def test_a_folder_that_is_not_there_is_not_pushed(tmp_path):
+    with pytest.raises(UserError, match="nowhere is no folder"):
+        multiway.push_to_hub(tmp_path / "nowhere", "me/model")
+
+
 def test_licences_of_samples(tmp_path):
     assert licences(Dataset(Source(path="scenes:3")), "scenes:3") == "drawn by multiway, Apache-2.0"
     assert "CC-BY" in licences(Dataset(Source(path="emoji")), "emoji")

@@ -21,7 +21,7 @@ from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.systems.blip_config import BLIPConfig, CaptionerConfig, NLVRConfig, VQAConfig
 from multiway.systems.clip import CLIPTextConfig, clip_vit
-from multiway.weights import blip
+from multiway.weights import albef, blip
 from multiway.weights.convert import convert, examine
 from multiway.weights.keymap import to_theirs
 from multiway.weights.official import read_tensors
@@ -176,6 +176,37 @@ def test_what_tensors_do_not_tell_is_said(tmp_path: Path, capsys) -> None:
     assert "unsaid" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "changes", [{"layer_scale": 0.1}, {"quick_gelu": True}, {"pool": "mean"}, {"class_position": False}]
+)
+def test_another_network_does_not_leave_as_a_blip_of_transformers(changes, tmp_path: Path) -> None:
+    first = made(
+        CaptionerConfig(**(SIZES | {"image": replace(SIZES["image"], **changes)})), tmp_path / "first"
+    )
+    with pytest.raises(UserError, match=f"has no place for image.{next(iter(changes))}"):
+        convert(first, tmp_path / "theirs", to="transformers")
+    assert not (tmp_path / "theirs").exists()
+
+
+def test_an_activation_that_is_not_blips_is_refused(tmp_path: Path) -> None:
+    first = made(CONFIGS["captioner"], tmp_path / "first")
+    folder = convert(first, tmp_path / "theirs", to="transformers")
+    values = json.loads((folder / "config.json").read_text())
+    values["vision_config"]["hidden_act"] = "quick_gelu"
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="those with gelu are known, not quick_gelu"):
+        multiway.load(folder)
+
+
+def test_what_transformers_does_not_keep_is_said(tmp_path: Path, capsys) -> None:
+    config = BLIPConfig(**SIZES, embed_dim=12)  # with a decoder
+    first = made(config, tmp_path / "first")
+    assert main(["convert", str(first), str(tmp_path / "theirs"), "--to", "transformers"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"left out +\d+\n  decoder", printed)
+    assert "  lm_weight\n" in printed
+
+
 def test_a_command_writes_and_refuses(tmp_path: Path, capsys) -> None:
     first = made(CONFIGS["captioner"], tmp_path / "first")
     out = tmp_path / "theirs"
@@ -187,6 +218,7 @@ def test_a_command_writes_and_refuses(tmp_path: Path, capsys) -> None:
         ([str(first), str(tmp_path / "x"), "--to", "official"], "x.pth or x.safetensors"),
         ([str(tmp_path / "none" / "such" / "model"), str(tmp_path / "y")], "does not exist"),
         ([str(first), str(tmp_path / "y"), "--to", "onnx"], "onnx"),
+        ([str(first), str(first / "config.json" / "y")], "is a file, so"),
     ):
         assert main(["convert", *argv]) == 2
         err = capsys.readouterr().err
@@ -223,6 +255,14 @@ def test_systems_beside_blip_leave_officially(system: str, tmp_path: Path) -> No
         model = multiway.create("clip")
     first = multiway.save(model.eval(), tmp_path / "first")
     same(model, multiway.load(convert(first, tmp_path / "official.pth", to="official")))
+
+
+def test_a_file_of_other_words_than_the_published_has_no_tokenizer(tmp_path: Path) -> None:
+    text = tiny.bert(vocab_size=200, width=64, heads=1)
+    sizes = {"image": tiny.vit(width=64, heads=1), "text": text, "embed_dim": 12}
+    model = NETWORKS["albef"].network()(NETWORKS["albef"].config()(**sizes))
+    torch.save(to_theirs(albef.layout(model.config), model.state_dict()), tmp_path / "x.pth")
+    assert multiway.load(tmp_path / "x.pth").tokenizer is None
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,12 @@ def test_the_cache_is_enough(cache, weights):
     assert fetch(NAME) == snapshot
 
 
+@pytest.mark.parametrize("config", ["open_clip_config.json", "adapter.json"])
+def test_folders_of_open_clip_and_of_adapters_are_whole(cache, config):
+    snapshot = fill(cache, config, "model.safetensors")
+    assert fetch(NAME) == snapshot
+
+
 def test_without_network_and_cache_it_says_what_to_bring(cache):
     with pytest.raises(UserError) as error:
         fetch(NAME)

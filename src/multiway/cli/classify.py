@@ -51,6 +51,7 @@ def classify(argv: Sequence[str]) -> None:
     import torch
 
     from multiway.batch import Batch, Missing
+    from multiway.tasks.two_stage import as_array
     from multiway.tasks.zero_shot import TEMPLATES, ZeroShot
 
     model = load_model(args)
@@ -70,7 +71,7 @@ def classify(argv: Sequence[str]) -> None:
                 raise UserError(
                     f"{type(model).__name__} judges a text beside pictures: {_instead(model, labels)}"
                 ) from None
-            shares = logits[0].float().softmax(-1)
+            shares = torch.from_numpy(as_array(logits, picture))[0].softmax(-1)
         best = shares.topk(min(args.top, len(labels)))
         rows = [
             (labels[i], share) for share, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)

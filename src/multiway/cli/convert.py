@@ -57,9 +57,13 @@ def convert(argv: Sequence[str]) -> None:
         for kind, names in (("dropped", state), ("unexpected", report.unexpected)):
             if names:  # momentum models and queues; what the layout does not know
                 _show(kind, names)
-    if args.to == "official" and (settings := unsaid(args.source, out, **sizes)):
-        _show("unsaid", settings)
-        print("such settings are not in the file: tell them to what reads it, and keep the model folder")
+    if args.to != "multiway":
+        found = unsaid(args.source, out, **sizes)
+        for kind, names in zip(("left out", "unsaid"), found, strict=True):
+            if names:
+                _show(kind, names)
+        if any(found):
+            print("these are not in it: tell the settings to what reads it, and keep the model folder")
     print(f"{args.to} layout in {out}")
 
 

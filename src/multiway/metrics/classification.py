@@ -42,9 +42,9 @@ def majority(labels: Int[np.ndarray, " N"]) -> float:
 
 
 def in_top(logits: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], k: int) -> Bool[np.ndarray, " N"]:
-    """Whether a sample's class is among its k best; ties count against it."""
+    """Whether a sample's class is among its k best; ties count against it, and what is no number."""
     own = np.take_along_axis(logits, labels[:, None], axis=1)
-    return (logits >= own).sum(1) <= k
+    return (~(logits < own)).sum(1) <= k
 
 
 def balanced(right: Bool[np.ndarray, " N"], labels: Int[np.ndarray, " N"]) -> float:

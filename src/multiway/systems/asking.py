@@ -187,8 +187,10 @@ class Asking(System):
                 with the encoded input (Uni-Perceiver), for a model trained with `cosine_weight`.
 
         Raises:
-            UserError: as `answer`; or the model was not trained for cosines.
+            UserError: as `answer`; or there is no candidate, or the model was not trained for cosines.
         """
+        if not candidates:
+            raise UserError("likelihoods are of candidates: give at least one")
         image, ids, mask = self._asked(images, prompts)
         told, real = self.tokenize(list(candidates))
         told, real = told[:, 1:], real[:, 1:]

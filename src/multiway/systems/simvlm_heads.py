@@ -5,6 +5,9 @@ Source: section 4.2 of the paper (VQA; SNLI-VE likewise).
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,6 +28,11 @@ class AnswerModel(AnswerChoice, PrefixSystem):
         super().__init__(config)
         self.head = nn.Linear(config.text.width, len(config.labels) or config.classes)
         init_bert(self.head)
+
+    def fine_tuning(self, task: str, labels: tuple[str, ...] = ()) -> Any:
+        if task == "vqa":
+            return replace(self.config, labels=tuple(labels))
+        return super().fine_tuning(task, labels)
 
     def predict(self, batch: Batch) -> Float[Tensor, "B K"]:
         ids, mask = batch.text()

@@ -143,7 +143,10 @@ def _timm(name: str, config: BackboneConfig) -> Backbone:
         timm = importlib.import_module("timm")
     except ModuleNotFoundError:
         raise UserError("the image tower timm:<name> needs timm: pip install timm") from None
-    model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+    except (RuntimeError, ValueError):
+        raise UserError(f"timm has no model {name!r}: see timm.list_models()") from None
     data = timm.data.resolve_model_data_config(model)
     mean, std = tuple(data["mean"]), tuple(data["std"])
     return Backbone(model, config, width=model.num_features, mean=mean, std=std)

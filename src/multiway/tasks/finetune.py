@@ -30,7 +30,7 @@ from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run, TrainConfig
 from multiway.weights.adapter import save_adapter
 from multiway.weights.card import card as make_card
-from multiway.weights.start import start_from_model
+from multiway.weights.start import start_from_model, words_of
 
 #: What is done to training pictures of captions: crops as officially, no other colours.
 AUGMENT = Augment(crop_scale=(0.5, 1.0), rand_n=0)
@@ -132,7 +132,7 @@ def build(name: str, run: Run, ranks: Ranks) -> tuple[System, Any]:
     checkpoint = str(run.init.checkpoint)
     base = weights.load(checkpoint)
     system = NETWORKS[run.system.system].network()(run.system)
-    system.tokenizer = base.tokenizer  # the one that its word embeddings were learned with
+    system.tokenizer = words_of(base, run.system)  # those that its word embeddings were learned with
     said = start_from_model(system, base, checkpoint, lora=run.train.lora)
     if ranks.first:
         print(f"{checkpoint}: {said}")

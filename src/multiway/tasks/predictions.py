@@ -25,7 +25,7 @@ from multiway.metrics.controls import other
 from multiway.systems.base import System
 from multiway.systems.pictures import transform_of
 from multiway.tasks.outcomes import Outcomes
-from multiway.tasks.two_stage import Progress, evaluating, silent
+from multiway.tasks.two_stage import Progress, as_array, evaluating, silent
 
 
 @runtime_checkable
@@ -116,6 +116,7 @@ def predict(
 
     Raises:
         UserError: no sample can be used, or the model predicts no classes.
+        FloatingPointError: its logits are not finite.
     """
     skipped: Counter[str] = Counter()
     options = {"numbers": numbers, "pictures": pictures, "skipped": skipped, "progress": progress}
@@ -123,7 +124,7 @@ def predict(
     logits: list[np.ndarray] = []
     with evaluating(model):
         for rows, batch in batches(model, data, batch_size=batch_size, **options):
-            logits.append(model.predict(batch).float().cpu().numpy())
+            logits.append(as_array(model.predict(batch), "samples"))
             used += rows
     return Predictions(
         numbers=np.array(used),

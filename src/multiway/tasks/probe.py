@@ -11,6 +11,7 @@ others; then all are learned from (CLIP, appendix A.3, with a held-out part inst
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -183,4 +184,6 @@ def measure(
         "width": features.shape[1],
         "penalty": penalty,
     }
-    return Measurement(result=result, seconds=time.perf_counter() - began, skipped=asked.skipped)
+    bad = Counter(given.skipped) + Counter(train.problems)
+    skipped = asked.skipped | {f"{reason} (training)": count for reason, count in bad.items()}
+    return Measurement(result=result, seconds=time.perf_counter() - began, skipped=skipped)

@@ -125,8 +125,14 @@ def measure(
     if k < 1:
         raise UserError(f"k is {k}: re-rank at least one candidate a query")
     finds = model if prefilter is None else prefilter
-    if not (model.has_itm if prefilter else model.has_itm or model.has_itc):
+    if not (model.has_itm or model.has_itc):
         raise UserError(NOTHING_TO_COMPARE.format(type(model).__name__))
+    if prefilter is not None and not (prefilter.has_itc and model.has_itm):
+        lacks, what = (model, "matching head") if prefilter.has_itc else (prefilter, "features")
+        raise UserError(
+            f"a prefilter's contrastive features choose what a matching head re-ranks, and "
+            f"{type(lacks).__name__} has no {what}: take another model, or leave the prefilter out"
+        )
     with evaluating(model), evaluating(finds):
         pictures, captions, used, skipped = _read(model, samples, batch_size, progress)
         if texts == "first":

@@ -76,12 +76,20 @@ def _mean(figures: Sequence[dict[str, float] | None]) -> dict[str, float] | None
 
 
 def _joined(parts: Sequence[Outcomes], edges: Sequence[int]) -> Outcomes:
-    """One after the other, numbered as in the whole."""
+    """One after the other, numbered as in the whole; pictures and texts weigh so that a share of all is the
+    mean of the folds' shares.
+    """
     first = parts[0]
+
+    def column(part: Outcomes, name: str) -> np.ndarray:
+        own = "texts" if name.startswith(("ir_", "texts")) else "n"
+        count = sum(other.columns[own].sum() for other in parts) / len(parts)
+        return part.columns[name] * count / part.columns[own].sum()
+
     return replace(
         first,
         numbers=np.concatenate([part.numbers + edge for part, edge in zip(parts, edges[:-1], strict=True)]),
-        columns={name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns},
+        columns={name: np.concatenate([column(part, name) for part in parts]) for name in first.columns},
         score=np.concatenate([part.score for part in parts]),
         wrong=np.concatenate([part.wrong for part in parts]),
         keys=[key for part in parts for key in part.keys],

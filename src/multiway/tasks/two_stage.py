@@ -37,14 +37,15 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @contextmanager
 def evaluating(model: System) -> Iterator[None]:
-    """Evaluation mode without gradient; the mode from before is put back."""
-    before = model.training
+    """Evaluation mode without gradient; the mode from before is put back, of each part its own."""
+    before = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(before)
+        for part, mode in before:
+            part.training = mode
 
 
 @dataclass
@@ -194,14 +195,14 @@ def match_pairs(
 
 
 def as_array(features: Tensor, what: str) -> Float[np.ndarray, "B E"]:
-    """Features as float32 on the CPU.
+    """Features or logits as float32 on the CPU.
 
     Raises:
-        FloatingPointError: some are not finite; ranks would mean nothing.
+        FloatingPointError: some are not finite; ranks and classes would mean nothing.
     """
     array = features.float().cpu().numpy()
     if not np.isfinite(array).all():
-        raise FloatingPointError(f"the model's features of {what} are not finite: its weights are broken")
+        raise FloatingPointError(f"what the model makes of {what} is not finite: its weights are broken")
     return array
 
 

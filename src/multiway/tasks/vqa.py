@@ -30,7 +30,7 @@ from multiway.systems.generalist import Generalist
 from multiway.systems.writing import Writing
 from multiway.tasks.outcomes import Outcomes
 from multiway.tasks.predictions import Measurement, batches, pick
-from multiway.tasks.two_stage import Progress, evaluating, silent
+from multiway.tasks.two_stage import Progress, as_array, evaluating, silent
 from multiway.tasks.upload import number, write_json
 
 
@@ -159,6 +159,7 @@ def say(
 
     Raises:
         UserError: no question can be used, or the model can't answer so.
+        FloatingPointError: its probabilities are not finite.
     """
     asked = answering(model)
     if isinstance(asked, Writing) and asking.inference != "generate":
@@ -174,6 +175,7 @@ def say(
             said += [best[0] for best in asked.reply(batch.need("image"), *batch.text(), asking)]
             used += rows
     texts, probabilities = zip(*said, strict=True)
+    as_array(torch.tensor(probabilities), "questions")
     return Said(numbers=used, answers=list(texts), probabilities=list(probabilities), skipped=dict(skipped))
 
 

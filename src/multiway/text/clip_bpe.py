@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import zlib
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -56,7 +57,7 @@ def build(path: Path) -> Tokenizer:
     try:
         raw = path.read_bytes()
         lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(problem) from error
     pairs = [line.split() for line in lines[1 : 1 + _MERGES] if line.strip()]
     if not pairs or any(len(pair) != 2 for pair in pairs):
@@ -64,7 +65,10 @@ def build(path: Path) -> Tokenizer:
     merges = [(first, second) for first, second in pairs]
     symbols = byte_symbols()
     tokens = [*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges), CLS, SEP]
-    model = models.BPE({t: i for i, t in enumerate(tokens)}, merges, end_of_word_suffix="</w>")
+    try:
+        model = models.BPE({t: i for i, t in enumerate(tokens)}, merges, end_of_word_suffix="</w>")
+    except Exception as error:  # the backend raises bare Exceptions: a pair of symbols that are none
+        raise UserError(problem) from error
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -107,9 +107,12 @@ def build(path: Path) -> Pieces:
         UserError: the file is none.
     """
     try:
-        return Pieces(path.read_bytes())
+        pieces = Pieces(path.read_bytes())
     except RuntimeError:
-        raise UserError(f"{path} is no SentencePiece model: name one, as BEiT-3's beit3.spm") from None
+        pieces = None
+    if pieces is None or pieces.get_vocab_size() <= len(SPECIAL):
+        raise UserError(f"{path} is no SentencePiece model: name one, as BEiT-3's beit3.spm")
+    return pieces
 
 
 def decode(backend: Pieces, row: list[int]) -> str:

@@ -152,8 +152,8 @@ class Tokenizer:
         cut = False
         if clean:
             # One word more than is kept tells whether anything was cut.
-            cleaned = CLEANERS[self.config.cleaning](text, self.config.max_words)
-            cut = CLEANERS[self.config.cleaning](text, self.config.max_words + 1) != cleaned
+            cleaned = self._clean(text, self.config.max_words)
+            cut = self._clean(text, self.config.max_words + 1) != cleaned
             text = cleaned
         # One text at a time: the backend's own batches start threads, which then break forked loader workers.
         parts = text.split("\t") if self.config.turns else [text]
@@ -164,7 +164,12 @@ class Tokenizer:
             self._count_truncation(limit)
         if self.config.turns and len(pieces) > room and pieces[room - 1 : room] == [self.sep_id]:
             room -= 1  # what was cut off behind the tab is not an answer that was left empty
-        return [self.cls_id, *pieces[:room], *tail]
+        return [self.cls_id, *pieces[: max(room, 0)], *tail]
+
+    def _clean(self, text: str, max_words: int) -> str:
+        """A text by the config's rule; prompt and answer by themselves, as a tab is a blank to some rules."""
+        parts = text.split("\t") if self.config.turns else [text]
+        return "\t".join(CLEANERS[self.config.cleaning](part, max_words) for part in parts)
 
     def _pieces(self, text: str) -> list[int]:
         """Words cut into pieces, and location tokens, in order."""

@@ -21,7 +21,7 @@ from multiway.systems import NETWORKS
 from multiway.systems.base import System
 from multiway.train.run import LoRAConfig
 from multiway.weights.aside import replacing
-from multiway.weights.start import start_from_model
+from multiway.weights.start import start_from_model, words_of
 from multiway.weights.strict import read_config
 
 
@@ -57,6 +57,8 @@ def load_adapter(folder: Path, load: Callable[[str], System]) -> System:
         config = read_config(facts["config"]["system"], facts["config"], folder / "adapter.json")
         lora = TypeAdapter(LoRAConfig).validate_python(facts["lora"])
         base = facts["base"]
+        if Path(base).resolve() == folder.resolve():
+            raise ValueError("it names itself as its base")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} is no whole adapter ({error}): take another copy") from None
     network, model = NETWORKS[config.system].network(), load(base)
@@ -69,5 +71,5 @@ def load_adapter(folder: Path, load: Callable[[str], System]) -> System:
     adapted.load_state_dict(tensors, strict=False)
     plain = network(config)
     plain.load_state_dict(merged(adapted))
-    plain.tokenizer = model.tokenizer
+    plain.tokenizer = words_of(model, config)
     return plain

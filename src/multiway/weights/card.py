@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from multiway.data import files
+from multiway.errors import UserError
 from multiway.systems import NETWORKS
 
 NOTHING = (
@@ -82,7 +83,13 @@ def add_metrics(folder: Path, name: str, figures: Mapping[str, str], command: st
 
 
 def set_licence(folder: Path, licence: str) -> None:
-    """Name the weights' licence, by its identifier on the hub (`apache-2.0`, `cc-by-nc-4.0`)."""
+    """Name the weights' licence, by its identifier on the hub (`apache-2.0`, `cc-by-nc-4.0`).
+
+    Raises:
+        UserError: it is no identifier.
+    """
+    if not re.fullmatch(r"[\w.+-]+", licence):
+        raise UserError(f"the licence is {licence!r}: give its identifier on the hub, as apache-2.0")
     path = folder / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     head = f"---\nlibrary_name: multiway\nlicense: {licence}\n---\n"

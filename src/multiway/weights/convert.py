@@ -77,14 +77,14 @@ def examine(
 
 def unsaid(
     source: str | Path, out: Path, *, image_size: int | None = None, text_length: int | None = None
-) -> list[str]:
-    """Settings of the model at `source` that the checkpoint written from it tells otherwise, or not at all.
+) -> tuple[list[str], list[str]]:
+    """Tensors and settings of the model at `source` that what was written of it lacks, or tells otherwise.
 
     Official checkpoints hold tensors alone: what reads them takes the published models' heads (64 numbers
     each), the mean and deviation of their pictures, and how they were trained.
     """
     own, read = _sized(_examined(Path(source))[0], image_size, text_length), _examined(out)[0]
-    return differences(asdict(own), asdict(read))
+    return sorted(_shapes(own).keys() - _shapes(read).keys()), differences(asdict(own), asdict(read))
 
 
 def _sized(config: Any, image_size: int | None, text_length: int | None) -> Any:
@@ -146,6 +146,8 @@ def convert(
     out = Path(out)
     if out.exists():
         raise UserError(f"{out} exists already: name a new place, or remove it first")
+    if above := next((folder for folder in out.parents if folder.is_file()), None):
+        raise UserError(f"{above} is a file, so {out} can't be in it: name another place")
     if to == "official" and out.suffix not in (".pth", ".safetensors"):
         raise UserError(f"{out} is no name of a checkpoint: name it x.pth or x.safetensors")
     model = load(source, image_size=image_size, text_length=text_length)
@@ -250,9 +252,7 @@ def write_transformers(model: System, out: Path) -> None:
         "processor_class": "BlipProcessor",
     }
     words = {
-        "tokenizer_class": "BertTokenizer",
         "processor_class": "BlipProcessor",
-        "do_lower_case": True,
         "model_max_length": model.config.text.positions,
         "bos_token": "[DEC]",
         "additional_special_tokens": ["[ENC]"],
@@ -265,7 +265,7 @@ def write_transformers(model: System, out: Path) -> None:
         if model.tokenizer is not None:
             model.tokenizer.save(aside)
             (aside / "tokenizer.json").unlink()  # without the special tokens that transformers looks for
-            _json(aside / "tokenizer_config.json", words)
+            _json(aside / "tokenizer_config.json", {**hf_clip.bert_rules(model.tokenizer), **words})
 
 
 def _write_pictures(

@@ -23,6 +23,7 @@ from multiway.text import Tokenizer, TokenizerConfig, wordpiece
 from multiway.weights import blip
 from multiway.weights.keymap import Entry, Layout, linear, pairs, to_ours, to_theirs
 from multiway.weights.parts import the_vit
+from multiway.weights.strict import load_theirs, same_network, square
 
 #: transformers' own defaults, where a config.json leaves a field out.
 TEXT: dict[str, Any] = {"num_attention_heads": 8, "layer_norm_eps": 1e-12, "hidden_dropout_prob": 0.0}
@@ -86,6 +87,9 @@ def config_of(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Kind:
         )
     text = TEXT | dict(values.get("text_config") or {})
     vision = VISION | dict(values.get("vision_config") or {})
+    for part in (text, vision):
+        if part.get("hidden_act", "gelu") != "gelu":
+            raise UserError(f"of transformers' BLIP those with gelu are known, not {part['hidden_act']}")
     found = blip.text_config(tensors, "text_encoder." if reads else "text_decoder.bert.")
     patch = tensors["vision_model.embeddings.patch_embedding.weight"]
     prefix = "vision_model.encoder.layers."
@@ -136,7 +140,7 @@ def from_transformers(
     if missing:
         raise UserError(f"the transformers model lacks {len(missing)} tensors, the first {missing[0]}")
     # What transformers does not keep (the temperature) stays as the config has it.
-    model.load_state_dict(model.state_dict() | ours)
+    load_theirs(model, model.state_dict() | ours, "transformers' BLIP")
     model.tokenizer = words_of(config.tokenizer, vocab, config.text.vocab_size)
     return model.eval()
 
@@ -195,9 +199,10 @@ def to_transformers(model: System) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "intermediate_size": image.hidden,
             "num_hidden_layers": image.depth,
             "num_attention_heads": image.heads,
-            "image_size": image.image_size,
+            "image_size": square(image.image_size, "transformers' BLIP"),
             "patch_size": image.patch_size,
             "layer_norm_eps": image.eps,
         },
     }
+    same_network(config, config_of(tensors, values), "transformers' BLIP")
     return tensors, values

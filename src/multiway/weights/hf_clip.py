@@ -13,10 +13,10 @@ from torch import Tensor
 from multiway.errors import UserError
 from multiway.systems.clip import CLIP, CLIPConfig, CLIPTextConfig, clip_vit
 from multiway.systems.vit import ViTConfig
-from multiway.text import Tokenizer, TokenizerConfig
+from multiway.text import Tokenizer, TokenizerConfig, wordpiece
 from multiway.weights.clip import transformers_layout
 from multiway.weights.keymap import to_ours, to_theirs
-from multiway.weights.strict import load_theirs, same_network
+from multiway.weights.strict import load_theirs, same_network, square
 
 #: What a config.json that leaves a value out means by that (`CLIPTextConfig`, `CLIPVisionConfig`).
 TEXT: dict[str, Any] = {
@@ -97,12 +97,17 @@ def config_of(values: Mapping[str, Any], merges: Path | None = None) -> CLIPConf
 
 
 def from_transformers(
-    tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, merges: Path | None = None, **looks: Any
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Any],
+    *,
+    merges: Path | None = None,
+    vocab: Path | None = None,
+    **looks: Any,
 ) -> CLIP:
     """A model of ours with transformers' weights, with its tokenizer where the vocabulary is known.
 
     Args:
-        values: its config.json. merges: its merges.txt, if it has one.
+        values: its config.json. merges: its merges.txt, or vocab: its vocab.txt, if it has one.
         looks: of its pictures, from `hf_pictures.read`; what they leave out is as OpenAI's CLIP has it.
 
     Raises:
@@ -110,7 +115,12 @@ def from_transformers(
     """
     config = config_of(values, merges)
     config = replace(config, image=replace(config.image, **looks))
-    tokenizer = Tokenizer.load(config.tokenizer)
+    if merges is None and vocab is not None:  # of BERT's kind
+        length = config.text.positions
+        config = replace(config, tokenizer=TokenizerConfig(cleaning="none", add_sep=True, max_length=length))
+        tokenizer = Tokenizer(config.tokenizer, wordpiece.build(vocab, ()))
+    else:
+        tokenizer = Tokenizer.load(config.tokenizer)
     known = len(tokenizer) <= config.text.vocab_size  # else they are no words of this vocabulary
     if not known:
         end = values.get("text_config", {}).get("eos_token_id")
@@ -163,7 +173,7 @@ def to_transformers(model: CLIP) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "vision_config": {
             "model_type": "clip_vision_model",
             "projection_dim": config.embed_dim,
-            "image_size": image.image_size,
+            "image_size": square(image.image_size, "transformers' CLIP"),
             "patch_size": image.patch_size,
             "num_channels": image.channels,
             "hidden_size": image.width,
@@ -182,6 +192,12 @@ def _gelu(part: ViTConfig | CLIPTextConfig) -> str:
     return "quick_gelu" if part.quick_gelu else "gelu_pytorch_tanh" if part.tanh_gelu else "gelu"
 
 
+def bert_rules(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `BertTokenizer` is told of our rules; cleaning has no place there."""
+    accents = {"strip_accents": False} if tokenizer.config.cleaning == "multilingual" else {}
+    return {"tokenizer_class": "BertTokenizer", "do_lower_case": True, **accents}
+
+
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """CLIP's vocabulary as `CLIPTokenizer` reads it, in vocab.json and merges.txt; or BERT's vocab.txt."""
     tokenizer.save(folder)
@@ -189,7 +205,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "tokenizer.json").unlink()  # without the special tokens that transformers looks for
     length = tokenizer.config.max_length
     if tokenizer.config.kind != "clip_bpe":
-        looks = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+        looks = bert_rules(tokenizer)
     else:
         ends = {tokenizer.cls_id: "<|startoftext|>", tokenizer.sep_id: "<|endoftext|>"}
         vocab = {ends.get(number, token): number for token, number in saved["model"]["vocab"].items()}

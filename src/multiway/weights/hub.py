@@ -6,6 +6,8 @@ from pathlib import Path
 
 from multiway.errors import UserError
 
+#: What a model folder has one of: ours or transformers', open_clip's, adapters'.
+CONFIGS = ("config.json", "open_clip_config.json", "adapter.json")
 SMALL = ("*.json", "*.txt", "*.model")  # configs and tokenizers
 WEIGHTS = ("*.safetensors", "*.bin")  # the second only where a model has none of the first
 
@@ -51,9 +53,15 @@ def fetch(name: str) -> Path:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(_bring(name, f"it could not be downloaded ({type(error).__name__})")) from None
-    if not (folder / "config.json").is_file() or not any(f for w in WEIGHTS for f in folder.glob(w)):
+    if not _is_whole(folder):
         raise UserError(_bring(name, f"in the cache only in part ({folder})"))
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in CONFIGS) and any(
+        found for pattern in WEIGHTS for found in folder.glob(pattern)
+    )
 
 
 def _bring(name: str, what: str) -> str:
@@ -71,7 +79,7 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
     Raises:
         UserError: it is no model folder, or the hub refuses or can't be reached.
     """
-    if not (folder / "config.json").is_file() or not any(f for w in WEIGHTS for f in folder.glob(w)):
+    if not _is_whole(folder):
         raise UserError(f"{folder} is no model folder: give one that multiway.save wrote")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError

@@ -7,6 +7,7 @@ import json
 import pickle
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,10 @@ def load_checkpoint(path: Path) -> System:
             f"{path} lacks {len(missing)} tensors of {type(model).__name__}, the first {missing[0]}"
         )
     if model.has_text:
-        model.tokenizer = Tokenizer.load(model.config.tokenizer)
+        tokenizer = Tokenizer.load(model.config.tokenizer)
+        known = getattr(model.config.text, "vocab_size", len(tokenizer))
+        # a file does not hold its vocabulary: it is the published one, or nobody knows which
+        model.tokenizer = tokenizer if len(tokenizer) <= known else None
     return model
 
 
@@ -195,19 +199,39 @@ def load_transformers(folder: Path, weights: Path | None = None) -> System:
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise UserError(f"{folder} has neither model.safetensors nor pytorch_model.bin: add one of them")
+    model = _of_transformers(folder, found, values)
+    return model if model.tokenizer is None else _shorter(model, model.tokenizer, folder)
+
+
+def _of_transformers(folder: Path, found: Path, values: dict[str, Any]) -> System:
+    """The model of a folder, by its kind."""
     looks = hf_pictures.read(folder, values.get("model_type", ""))
     if values.get("model_type") == "beit":
         return hf_beit.from_transformers(read_tensors(found), values, **looks)
     if values.get("model_type") == "vit_mae":
         return hf_mae.from_transformers(read_tensors(found), values, **looks)
     if values.get("model_type") == "clip":
-        merges = folder / "merges.txt"
-        found_merges = merges if merges.is_file() else None
-        return hf_clip.from_transformers(read_tensors(found), values, merges=found_merges, **looks)
+        merges, vocab = (
+            path if path.is_file() else None for path in (folder / "merges.txt", folder / "vocab.txt")
+        )
+        return hf_clip.from_transformers(read_tensors(found), values, merges=merges, vocab=vocab, **looks)
     words = next((path for name in VOCABULARIES if (path := folder / name).is_file()), None)
     if values.get("model_type") == "vilt":
         return hf_vilt.from_transformers(read_tensors(found), values, vocab=words, **looks)
     return hf_blip.from_transformers(read_tensors(found), values, vocab=words, **looks)
+
+
+def _shorter(model: System, tokenizer: Tokenizer, folder: Path) -> System:
+    """Its texts no longer than its tokenizer_config.json says, if it has one."""
+    path, rules = folder / "tokenizer_config.json", tokenizer.config
+    try:
+        length = json.loads(path.read_text()).get("model_max_length") if path.is_file() else None
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} can't be read ({error}): take another copy") from None
+    if isinstance(length, int) and 2 <= length < rules.max_length:
+        rules = replace(rules, max_length=length)
+        model.config, model.tokenizer = replace(model.config, tokenizer=rules), tokenizer.under(rules)
+    return model
 
 
 def check(path: Path, config: Any = None) -> Report:

@@ -13,6 +13,7 @@ from multiway.core.lora import adapt
 from multiway.core.relative import cut_table, resize_table
 from multiway.errors import UserError
 from multiway.systems.base import System
+from multiway.text import Tokenizer
 from multiway.train import optim
 from multiway.train.run import LoRAConfig
 from multiway.weights.positions import resized
@@ -51,6 +52,16 @@ def start_from_model(system: System, model: System, name: str, *, lora: LoRAConf
         said += f", {len(shapes)} of them for another shape: {', '.join(shapes[:5])}"
         said += " ..." if len(shapes) > 5 else ""
     return said if lora is None or not lora.rank else f"{said}; {_adapt(system, fits, lora)}"
+
+
+def words_of(model: System, config: Any) -> Tokenizer | None:
+    """The vocabulary of `model`, under the rules (length, cleaning) of a network that starts from it.
+
+    Args:
+        config: that network's.
+    """
+    rules = getattr(config, "tokenizer", None)
+    return model.tokenizer if model.tokenizer is None or rules is None else model.tokenizer.under(rules)
 
 
 def _compare_heads(theirs: Any, ours: Any, name: str) -> None:

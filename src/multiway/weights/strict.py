@@ -41,6 +41,21 @@ def same_network(config: Any, back: Any, place: str, *, but: tuple[str, ...] = (
                 )
 
 
+def square(size: int | tuple[int, int], place: str) -> int:
+    """The side of square pictures.
+
+    Raises:
+        UserError: they are not, and the other library takes no others.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise UserError(
+            f"{place} takes square pictures, and this model {height} x {width}: keep it as a folder "
+            "(multiway.save)"
+        )
+    return height
+
+
 def load_theirs(model: nn.Module, tensors: dict, what: str) -> None:
     """Load tensors of another library's model whose config.json was read.
 
