@@ -161,8 +161,8 @@ def open_clip() -> str:
             continue
         rows.append([what.format(**found["setting"]), f"{found['speedup']['open_clip']:.2f}"])
         if "writing_speedup" in found:
-            rows.append(["the writing alone, pictures encoded before", f"{found['writing_speedup']:.2f}"])
-            rows.append(["were its writing as fast as memory is read", f"{found['bound']:.2f}"])
+            rows.append(["... the writing alone, pictures encoded before", f"{found['writing_speedup']:.2f}"])
+            rows.append(["... were its writing as fast as memory is read", f"{found['bound']:.2f}"])
         notes.append(f"`{found['command'].replace('python ', 'python benchmarks/')}` ({machine(found)})")
     if not rows:
         return "Not measured yet: `make bench`.\n"
@@ -580,7 +580,8 @@ def summary() -> str:
         ("answer_ranking", "ranking 3,128 answers {} (the official way)", "official_way"),
         ("clip_step", "a CLIP step {} (open_clip)", "open_clip"),
         ("coca_step", "a CoCa step {} (open_clip)", "open_clip"),
-        ("coca_generate_beam_search", "captions by CoCa {} (open_clip)", "open_clip"),
+        ("coca_generate_beam_search", "captions by CoCa {} (open_clip, beam search)", "open_clip"),
+        ("coca_generate_top_k", "the same {} (open_clip, top_k)", "open_clip"),
     ):
         if (found := load(name)) is not None:
             ratios.append(what.format(f"{found['speedup'][peer]:.1f}"))
