@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import multiway
 from multiway.errors import UserError
 from multiway.weights.clip import vision_sizes
 from multiway.weights.official import read_tensors, recognise
@@ -82,3 +84,21 @@ def test_what_is_no_checkpoint_is_one_sentence(values: Any, says: str, tmp_path:
 def test_a_number_among_the_names_is_passed_over(tmp_path: Path) -> None:
     torch.save({0: torch.ones(2), "module.a": torch.ones(2)}, tmp_path / "x.pth")
     assert list(read_tensors(tmp_path / "x.pth")) == ["a"]
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
+def test_a_torchscript_program_is_not_run(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"is a TorchScript program.*state_dict\(\)"):
+        read_tensors(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("kind", ["beit", "blip", "clip", "vilt", "vit_mae"])
+def test_a_damaged_config_of_transformers_is_one_sentence(kind: str, tmp_path: Path) -> None:
+    broken = {name: None for name in ("hidden_size", "num_attention_heads", "image_size", "patch_size")}
+    values = broken | {"model_type": kind, "vision_config": broken, "text_config": broken}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    torch.save({"text_decoder.cls.predictions.bias": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError) as caught:
+        multiway.load(tmp_path)
+    assert "\n" not in str(caught.value)

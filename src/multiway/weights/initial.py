@@ -64,6 +64,8 @@ def load_image_tower(tower: nn.Module, name: str) -> Report:
     path = find(name)
     tensors = read_tensors(path)
     if isinstance(tower, VisionTransformer):
+        if "dist_token" in tensors:
+            raise UserError(f"{path} is a distilled DeiT, with two class tokens: name one that has one")
         layout = Layout(tuple(timm_vit("", "", tower.config)))
         ours, missing, unexpected = to_ours(layout, tensors)
         resized = []

@@ -72,6 +72,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             values = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "torchscript" in str(error).lower():  # as OpenAI's CLIPs are
+            raise UserError(
+                f"{path} is a TorchScript program, which is not run here: where you trust it, save "
+                "torch.jit.load(file).state_dict() with torch.save, and give that"
+            ) from None
         raise UserError(
             f"{path} was not opened: it is damaged or holds code beside its tensors ({reason[:80]}); convert "
             "it to safetensors where you trust it"
@@ -199,7 +204,13 @@ def load_transformers(folder: Path, weights: Path | None = None) -> System:
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise UserError(f"{folder} has neither model.safetensors nor pytorch_model.bin: add one of them")
-    model = _of_transformers(folder, found, values)
+    try:
+        model = _of_transformers(folder, found, values)
+    except (TypeError, KeyError, AttributeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise UserError(
+            f"{folder / 'config.json'} describes no {values.get('model_type')} ({type(error).__name__}: "
+            f"{str(error)[:80]}): take another copy"
+        ) from error
     return model if model.tokenizer is None else _shorter(model, model.tokenizer, folder)
 
 
