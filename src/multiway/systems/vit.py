@@ -153,15 +153,13 @@ class VisionTransformer(ImageTower):
     def frozen_parts(self) -> Sequence[nn.Module]:
         if self.config.frozen_blocks == "all":
             return (self,)
-        return (self.patches, self.norm_pre, self.blocks[: self.frozen]) if self.frozen else ()
+        tables = () if self.relative is None else self.relative[: self.frozen]
+        return (self.patches, self.norm_pre, self.blocks[: self.frozen], *tables) if self.frozen else ()
 
     def _freeze(self) -> None:
-        for part in self.frozen_parts():
-            part.requires_grad_(False)
-        tables = [] if self.relative is None else list(self.relative[: self.frozen])
-        for parameter in (self.cls_token, self.positions, *(table.table for table in tables)):
-            if parameter is not None:
-                parameter.requires_grad_(False)
+        for part in (*self.frozen_parts(), self.cls_token, self.positions):
+            if part is not None:
+                part.requires_grad_(False)
 
     def embed(
         self,
