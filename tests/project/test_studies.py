@@ -144,6 +144,9 @@ def test_the_systems_of_the_family_are_of_one_size(arms, tmp_path):
         found[name] = sum(p.numel() for p in network.parameters())
     assert set(found) == set(family.SYSTEMS)
     assert max(found.values()) < 1.4 * min(found.values())
+    for name in family.SYSTEMS:  # a generalist's captions answer a prompt
+        (source,) = family.pretrain(world, name, 0, 1e-3, 3).data.train
+        assert source.prompt == (family.PROMPT if name == "generalist" else None)
 
 
 def test_what_the_family_has_no_network_for(arms, tmp_path):
