@@ -92,7 +92,7 @@ def test_who_has_nothing_to_compare_is_not_validated_by_it(tmp_path):
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
     train = replace(run.train, best_metric="itc.tr_r1")
     measured = replace(run, data=replace(run.data, val=data.val), train=train)
-    assert pretrain._measurable(measured) is measured
-    bare = pretrain._measurable(replace(measured, system=system))  # as a stage among others
+    same, bare = pretrain.as_stages([measured, replace(measured, system=system)])  # stages of one recipe
+    assert same is measured
     assert bare.data.val == ()
     assert bare.train.best_metric is None

@@ -119,7 +119,7 @@ def test_without_tensorboard_nothing_is_begun(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     run = replace(run, train=replace(run.train, tensorboard=True))
     with pytest.raises(UserError, match=r"pip install 'multiway\[track\]'"):
-        pretrain(run, tmp_path / "out")
+        pretrain(run, tmp_path / "out" / "1-words")
     assert not (tmp_path / "out").exists()
 
 

@@ -87,7 +87,7 @@ def test_an_official_file_is_loaded_and_computes_the_same(name: str, tmp_path: P
     torch.save({"state_dict": theirs, "epoch": 3}, tmp_path / "last.ckpt")
     loaded = multiway.load(tmp_path / "last.ckpt")
     assert type(loaded) is type(model)
-    assert loaded.tokenizer is not None
+    assert loaded.tokenizer is None  # 60 words are not BERT's
     batch = tiny_vilt.batch_for(name)
     if name in ("vilt_vqa", "vilt_nlvr2"):
         torch.testing.assert_close(loaded.predict(batch), model.predict(batch))

@@ -135,6 +135,7 @@ def claimed(folder: Path, first: bool) -> Iterator[IO[str] | None]:
     if not first:
         yield None
         return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "metrics.jsonl"
     with open(path, "a+") as file:
@@ -151,8 +152,9 @@ def claimed(folder: Path, first: bool) -> Iterator[IO[str] | None]:
         finally:
             if not path.stat().st_size:  # refused before its first step: it leaves nothing
                 path.unlink()
-                with suppress(OSError):
-                    folder.rmdir()
+                with suppress(OSError):  # something is in it
+                    for empty in made:
+                        empty.rmdir()
 
 
 def _cut(file: IO[str], step: int) -> None:
