@@ -150,9 +150,9 @@ def claimed(folder: Path, first: bool) -> Iterator[IO[str] | None]:
         try:
             yield file
         finally:
-            if not path.stat().st_size:  # refused before its first step: it leaves nothing
-                path.unlink()
-                with suppress(OSError):  # something is in it
+            with suppress(OSError):  # something is in the folder, or somebody removed it
+                if not path.stat().st_size:  # refused before its first step: it leaves nothing
+                    path.unlink()
                     for empty in made:
                         empty.rmdir()
 
