@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from multiway.batch import Batch
 from multiway.core.pooling import AttentionPool
+from multiway.errors import UserError
 from multiway.objectives.classification import one_of
 from multiway.systems.base import System
 from multiway.systems.coca_config import CoCaConfig, coca_vit
@@ -48,13 +49,21 @@ def network_config(config: CoCaConfig, task: str, labels: tuple[str, ...], width
         width: of the image tower, and so of the classifier's pooler.
 
     Captions are learned by the captioning loss alone (section 4.2), retrieval by both losses.
+
+    Raises:
+        UserError: a CoCa with experts shall classify.
     """
     if task == "retrieval":
         return replace(config, contrastive_weight=config.contrastive_weight or 1.0)
     if task == "caption":
         return replace(config, contrastive_weight=0.0, caption_weight=1.0)
-    if task != "classify" or config.experts:
+    if task != "classify":
         return None
+    if config.experts:
+        raise UserError(
+            "a CoCa with experts has no classifier, whose tower has no experts: take one without, or "
+            "`multiway evaluate zero_shot`"
+        )
     # CoCa's own pooler is as wide as its words: its heads need not divide the tower's width.
     heads = next(n for n in range(config.pooler.heads, 0, -1) if width % n == 0)
     return ClassifierConfig(image=config.image, heads=heads, labels=labels)
