@@ -137,5 +137,5 @@ def test_a_new_pooler_learns_on_a_frozen_tower_and_on_a_tuned_one() -> None:
         assert np.mean(losses[-3:]) < 0.5 * losses[0]
         same = [torch.equal(p, before[n]) for n, p in model.image_tower.named_parameters()]
         assert all(same) == frozen
-    with pytest.raises(UserError, match="no network for the task"):
+    with pytest.raises(UserError, match="a CoCa with experts has no classifier"):
         tiny_coca.coca(tiny_coca.experts()).fine_tuning("classify", ("a",))
