@@ -169,9 +169,10 @@ def test_wrong_merges_file(tmp_path):
         (tmp_path / "merges.txt.gz").write_bytes(content)
         with pytest.raises(UserError, match="BPE merges"):
             Tokenizer.load(replace(CLIP, vocab=str(tmp_path / "merges.txt.gz")))
-    (tmp_path / "merges.txt").write_text("version\nqq zz\n")  # no symbols of bytes
-    with pytest.raises(UserError, match="BPE merges"):
-        Tokenizer.load(replace(CLIP, vocab=str(tmp_path / "merges.txt")))
+    for content in ("version\nqq zz\n", "version\na b\na b\n"):  # no symbols of bytes; a pair twice
+        (tmp_path / "merges.txt").write_text(content)
+        with pytest.raises(UserError, match="BPE merges"):
+            Tokenizer.load(replace(CLIP, vocab=str(tmp_path / "merges.txt")))
 
 
 @pytest.mark.parametrize("cleaning", ["none", "multilingual", "blip"])

@@ -65,10 +65,10 @@ def build(path: Path) -> Tokenizer:
     merges = [(first, second) for first, second in pairs]
     symbols = byte_symbols()
     tokens = [*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges), CLS, SEP]
-    try:
-        model = models.BPE({t: i for i, t in enumerate(tokens)}, merges, end_of_word_suffix="</w>")
-    except Exception as error:  # the backend raises bare Exceptions: a pair of symbols that are none
-        raise UserError(problem) from error
+    ids = {token: number for number, token in enumerate(tokens)}
+    if len(ids) < len(tokens) or any(part not in ids for pair in merges for part in pair):
+        raise UserError(problem)  # a pair that comes twice, or of symbols that are none
+    model = models.BPE(ids, merges, end_of_word_suffix="</w>")
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
