@@ -204,3 +204,14 @@ def test_names_that_no_file_can_have(folder):
         with pytest.raises(BadSample, match="unreadable"):
             files.image(i)
     assert files.image(2)
+
+
+def test_what_programs_hide_is_no_picture(folder, tmp_path, make_picture):
+    (folder / ".thumbs").mkdir()
+    for name in ("._a.jpg", ".thumbs/a.jpg"):
+        (folder / name).write_bytes(make_picture())
+        (folder / name).with_suffix(".txt").write_text("hidden")
+    (folder / "a.txt").write_text("a")
+    files = read_annotations(folder)
+    assert [files.texts(i) for i in range(len(files))] == [["a"]]
+    assert files.problems["empty_caption"] == len(TEXTS) - 1

@@ -142,3 +142,9 @@ def test_a_damaged_sample_of_a_tar_is_counted(tmp_path):
     for i, reason in ((1, "bad_text"), (2, "empty_caption")):
         with pytest.raises(BadSample, match=reason):
             pairs.texts(i)
+
+
+def test_what_programs_hide_is_no_class(folder):
+    (folder / "tree/.ipynb_checkpoints").mkdir()
+    (folder / "tree/.ipynb_checkpoints/1.png").write_bytes(png("red"))
+    check(opened(folder / "tree"))

@@ -43,6 +43,14 @@ def test_vqa_v2_finds_its_answers_and_pictures(tmp_path: Path) -> None:
     assert data.image(0).size == (12, 8)
 
 
+def test_vqa_v2_test_dev_asks_about_pictures_of_test(tmp_path: Path) -> None:
+    picture(tmp_path / "test2015/COCO_test2015_000000000042.jpg")
+    asked = {"image_id": 42, "question": "What is it?", "question_id": 42000}
+    questions = tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+    questions.write_text(json.dumps({"data_subtype": "test-dev2015", "questions": [asked]}))
+    assert opened(questions, images=str(tmp_path), unlabelled=True).image(0).size == (12, 8)
+
+
 def test_visual_genome_albef_and_easy_vqa(tmp_path: Path) -> None:
     picture(tmp_path / "VG_100K_2/7.jpg")
     qas = [{"image_id": 7, "qa_id": 70, "question": "Where?", "answer": "Outside."}]

@@ -299,3 +299,21 @@ def test_a_tar_behind_an_address_is_stamped_by_what_its_server_says(monkeypatch)
     assert tar_index._stamp("https://e.org/00000.tar") != first
     server.said = {"size": 20480}  # nothing is said: no index is trusted
     assert tar_index._stamp("https://e.org/00000.tar") != tar_index._stamp("https://e.org/00000.tar")
+
+
+def test_pictures_whose_names_hold_a_dot_are_counted(tmp_path, make_picture):
+    jpg = make_picture()
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in (
+            ("photo v1.2.jpg", jpg),
+            ("photo v1.2.txt", b"lost"),
+            ("b.jpg", jpg),
+            ("b.txt", b"b"),
+            ("b.seg.png", jpg),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    shards = Shards(expand(str(tmp_path)))
+    assert [shards.key(i) for i in range(len(shards))] == ["b"]
+    assert shards.problems == {"dotted_name": 1}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from multiway.data.tables import of_split, read_table
+from multiway.data.licences import opts_out
+from multiway.data.tables import listed, of_split, read_table, truth
 from multiway.errors import UserError
 
 
@@ -73,3 +74,49 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path) -> None:
     path.write_bytes("image,text\na.jpg,café\n".encode("latin-1"))
     with pytest.raises(UserError, match="is no UTF-8 .*: save it as UTF-8"):
         read_table(path)
+
+
+@pytest.mark.parametrize("space", ["", " "])
+def test_blanks_behind_the_delimiter_are_no_part_of_a_cell(space: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f'image,{space}text\na.jpg,{space}"a dog, with hat"\n')
+    assert read_table(path) == [{"image": "a.jpg", "text": "a dog, with hat"}]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_what_pandas_writes_for_an_empty_cell(kind: str, tmp_path: Path) -> None:
+    path, row = tmp_path / f"x.{kind}", '{"image": "a.jpg", "caption": NaN}'
+    path.write_text(f"[{row}]" if kind == "json" else row)
+    assert read_table(path) == [{"image": "a.jpg", "caption": None}]
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ([{"raw": "a cat", "tokens": ["a", "cat"]}, {"answer": "yes", "answer_id": 1}], ["a cat", "yes"]),
+        ('[{"answer": "no"}, NaN]', ["no"]),
+        ({"caption": " one "}, ["one"]),
+        ([{"id": 3}, ["two"], "three"], ["three"]),
+        ("[brackets]", ["[brackets]"]),
+    ],
+)
+def test_texts_of_a_cell(cell: object, texts: list[str]) -> None:
+    assert listed(cell) == texts
+
+
+def test_a_column_of_splits_is_found_however_it_is_written() -> None:
+    rows = [{"n": 0, " Split": "train "}, {"n": 1, " Split": "val"}]
+    assert [row["n"] for row in of_split(rows, "train", Path("x"))] == [0]
+
+
+def test_words_of_truth() -> None:
+    said = ("True", "1", 0, "false", True, 1.0, "0.0", "n", None, "maybe")
+    assert [truth(v) for v in said] == [True, True, False, False, True, True, False, False, None, None]
+
+
+@pytest.mark.parametrize(
+    ("cell", "out"),
+    [("", False), (None, False), (0.0, False), ("0.0", False), ("f", False), ("opt-out", True)],
+)
+def test_who_opts_out(cell: object, out: bool) -> None:
+    assert opts_out({"Opt_Out": cell}) is out

@@ -23,7 +23,7 @@ from multiway.data.loader import Loader
 from multiway.data.pair_shards import write_boxes
 from multiway.data.scene_text import COLOURED, EITHER, count, make_picture_pair
 from multiway.data.shards import write_shards
-from multiway.data.two_pictures import PairTransform, PicturePairs, cut, truth
+from multiway.data.two_pictures import PairTransform, PicturePairs, cut
 from multiway.errors import UserError
 
 NLVR = Path(__file__).parents[3] / "shared/data/nlvr"
@@ -296,8 +296,15 @@ def test_files_of_nlvr2_albef_and_tables(tmp_path):
         pairs("scenes:4", split="dev")
 
 
-def test_words_of_truth():
-    assert [truth(v) for v in ("True", "1", 0, "false", True, None, "maybe")] == [1, 1, 0, 0, 1, None, None]
+def test_cells_as_pandas_writes_them(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png("red"))
+    (tmp_path / "x.csv").write_text(
+        "left, right, sentence, label\na.png, b.png, same, 1.0\nb.png, a.png, other, 0.0\n"
+    )
+    data = pairs(tmp_path / "x.csv")
+    assert [data.label(i) for i in range(len(data))] == [1, 0]
+    assert len(data.image(0)) == 2
 
 
 def test_both_pictures_reach_the_batch_and_sides_are_not_mirrored():

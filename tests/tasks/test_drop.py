@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny_mae
 from PIL import Image
 
 from multiway.data.dataset import Dataset, Source
@@ -158,3 +159,9 @@ def test_lists_of_keys(tmp_path):
     (tmp_path / "keys").write_text("\n")
     with pytest.raises(UserError, match="holds no key"):
         read_keys(tmp_path / "keys")
+
+
+def test_a_model_without_features_claims_no_folder(tars, tmp_path):
+    with pytest.raises(UserError, match="MAE has no contrastive features"):
+        embed(tiny_mae.mae(), Dataset(Source(path=str(tars))), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -172,6 +172,10 @@ def test_captions_by_coco_s_ids_of_nocaps_files(folder: Path, monkeypatch, capsy
     (folder / "own.csv").write_text("image,caption\nred.jpg,a red picture\nblue.jpg,a blue picture\n")
     assert main([*given, str(folder / "own.csv"), "--predictions", str(out)]) == 0
     assert [row["image_id"] for row in json.loads(out.read_text())] == ["red.jpg", "blue.jpg"]
+    of_blip = [{"image": "red.jpg", "img_id": 7, "caption": "a red picture"}]
+    (folder / "blip.json").write_text(json.dumps(of_blip))
+    assert main([*given, str(folder / "blip.json"), "--predictions", str(out)]) == 0
+    assert json.loads(out.read_text()) == wanted[:1]
 
 
 def test_boxes_by_refcoco_s_ids(folder: Path, monkeypatch) -> None:

@@ -112,3 +112,9 @@ def test_a_bomb_of_many_frames_is_left_out(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BadSample, match="bomb"):
         read_frames(tmp_path / "a.gif", 2)
+
+
+def test_what_is_transparent_shows_white_in_every_frame(tmp_path):
+    clear = [Image.new("RGBA", (8, 8), (grey, 0, 0, 0)) for grey in (1, 2)]
+    clear[0].save(tmp_path / "a.webp", save_all=True, append_images=clear[1:], lossless=True)
+    assert [frame.getpixel((0, 0)) for frame in read_frames(tmp_path / "a.webp", 2)] == [(255,) * 3] * 2

@@ -21,7 +21,9 @@ from multiway.data.sample import BadSample
 from multiway.data.shards import write_shards
 from multiway.errors import UserError
 from multiway.train import features
+from multiway.train.build import Description, build_loader, describe
 from multiway.train.parallel import Stopped
+from multiway.train.run import Run, TrainConfig
 
 GOOD = (0, 1, 3, 4)  # 2 is no picture; 4 shows what 0 does, and so does 5, which has no text
 STILL = Augment(crop_scale=None, flip=0.0, rand_n=0)
@@ -160,3 +162,17 @@ def test_a_tower_without_a_frozen_prefix_is_refused(config: DataConfig) -> None:
     system, _ = tiny.albef()
     with pytest.raises(UserError, match="frozen_blocks"):
         features.cached_dataset(system, Dataset(config.train), config)
+
+
+def test_a_dry_run_makes_no_features_and_still_refuses(config: DataConfig) -> None:
+    """Making them takes hours on a large folder, and they would stay on the disk."""
+
+    def dry(image) -> Description:
+        system, settings = tiny.albef(tiny.albef_config(image=image))[0], tiny.albef_config(image=image)
+        run = Run(name="r", system=settings, data=config, train=TrainConfig(steps=1, batch_size=2))
+        return describe(run, make=lambda run, ranks: (system, build_loader(run, system, ranks)))
+
+    assert dry(tiny.vit(frozen_blocks=1)).steps == 1
+    assert not features.cache_folder().exists()
+    with pytest.raises(UserError, match="frozen_blocks"):
+        dry(tiny.vit())

@@ -70,6 +70,8 @@ def summed(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def sentences(report: dict[str, Any]) -> list[str]:
     """The report in a few lines."""
     lines = [f"{report['pictures']:,} pictures read, {report['written']:,} written"]
+    if report["pictures"] and not report["written"]:
+        lines.append("no pair was kept, so that there are no tars: look at the texts, or lower the threshold")
     for origin, counts in report["texts"].items():
         total = counts["kept"] + counts["dropped"]
         lines.append(f"{PAPER[origin]}: {counts['kept']:,} of {total:,} kept ({counts['keep_rate']:.1%})")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from multiway.data.images import EXTENSIONS, read_file
 from multiway.data.licences import opts_out
+from multiway.data.pictures import is_hidden
 from multiway.data.sample import BadSample
 from multiway.data.shards import split_lines
 from multiway.data.tables import (
@@ -162,13 +163,14 @@ def _name_folders_of_tars(folder: Path) -> None:
 
 def _pictures_with_texts(folder: Path) -> Iterator[Row]:
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower().lstrip(".") in EXTENSIONS:
+        name = file.relative_to(folder)
+        if file.suffix.lower().lstrip(".") in EXTENSIONS and not is_hidden(name):
             beside = file.with_suffix(".txt")
             try:
                 texts = split_lines(beside.read_bytes()) if beside.exists() else []
             except BadSample:
                 texts = []
-            yield str(file.relative_to(folder)), texts, {}
+            yield str(name), texts, {}
 
 
 def _read_rows(

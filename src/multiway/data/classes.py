@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from multiway.data import emoji
 from multiway.data.images import EXTENSIONS, read_file
+from multiway.data.pictures import is_hidden
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, expand
 from multiway.data.tables import (
@@ -140,7 +141,7 @@ def _by_folder(root: Path, *, unlabelled: bool) -> Listed:
     files = sorted(
         file
         for file in root.glob("**/*" if unlabelled else "*/**/*")
-        if file.suffix.lower().lstrip(".") in EXTENSIONS and not file.name.startswith(".")
+        if file.suffix.lower().lstrip(".") in EXTENSIONS and not is_hidden(file.relative_to(root))
     )
     if not files:
         raise UserError(

@@ -20,7 +20,7 @@ from multiway.data.numbered import Keyed, Numbered
 from multiway.data.sample import BadSample, Sample, sound
 from multiway.data.shards import Shards, expand
 from multiway.data.streams import Use
-from multiway.data.tables import TABLES, find_table, refuse_split
+from multiway.data.tables import TABLES, find_table, refuse_layout, refuse_split
 from multiway.errors import UserError, refuse_negative
 
 
@@ -217,6 +217,8 @@ def _open(source: Source, *, unlabelled: bool) -> Store:
         )
     shards = Shards(expand(source.path), texts=not unlabelled)
     if not len(shards):
+        if os.path.isfile(source.path) and not source.path.endswith(".tar"):
+            refuse_layout(source.path)
         why = (
             ", ".join(f"{reason} {count}" for reason, count in shards.problems.items())
             or "the tars are empty"

@@ -18,10 +18,9 @@ from multiway.data.tables import (
     find_column,
     picture_folder,
     read_table,
+    truth,
 )
 from multiway.errors import UserError
-
-YES, NO = ("1", "true", "yes"), ("0", "false", "no")
 
 
 class GoldPairs:
@@ -53,7 +52,7 @@ class GoldPairs:
                 find_column(rows[0], names, Path(path)) for names in (IMAGE_COLUMNS, TEXT_COLUMNS, ("label",))
             )
             for i, row in enumerate(rows, 1):
-                self.keys.append(str(row.get(image) or ""))
+                self.keys.append(str(row.get(image) or "").strip())
                 self.texts.append(str(row.get(text) or ""))
                 self.labels.append(_label(row.get(label), f"{path}, row {i}"))
             return
@@ -86,7 +85,9 @@ class GoldPairs:
 
 
 def _label(value: Any, where: str) -> bool:
-    label = str(value).strip().lower()
-    if label not in YES + NO:
-        raise UserError(f"{where}: label is {label!r}; write 1 where picture and text match, else 0")
-    return label in YES
+    label = truth(value)
+    if label is None:
+        raise UserError(
+            f"{where}: label is {str(value).strip()!r}; write 1 where picture and text match, else 0"
+        )
+    return label

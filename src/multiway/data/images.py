@@ -38,7 +38,7 @@ def decode(content: bytes, *, min_side: int | None = None) -> Image.Image:
         if min_side is not None and picture.format in ("JPEG", "MPO"):
             picture.draft(None, (min_side, min_side))
         picture.load()
-        return _to_rgb(_upright(picture))
+        return to_rgb(_upright(picture))
     except Exception as error:  # Pillow raises a dozen kinds on hostile files, all with the same meaning here
         raise BadSample("undecodable", f"{type(error).__name__}: {error}") from error
 
@@ -63,7 +63,8 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Three channels of 8 bits; what is transparent shows white."""
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode[0] in "IF":

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from multiway.data.sample import BadSample
+from multiway.data.tables import truth
 
 LOOKED_AT = 200  # samples, spread evenly
 NAMES = ("licence", "license", "rights")
 OPT_OUTS = ("opt_out", "optout", "noai", "do_not_train")
-NO = ("", "0", "false", "no", "none")
 
 
 @runtime_checkable
@@ -31,7 +31,9 @@ def stated(meta: Mapping[str, Any], names: Sequence[str]) -> Any:
 def opts_out(meta: Mapping[str, Any]) -> bool:
     """Whether one of the columns `OPT_OUTS` says so."""
     said = (value for column, value in meta.items() if str(column).strip().lower() in OPT_OUTS)
-    return any(value is not None and str(value).strip().lower() not in NO for value in said)
+    return any(
+        truth(value) is not False and str(value).strip().lower() not in ("", "none", "nan") for value in said
+    )
 
 
 def licences(samples: Described, source: str) -> str:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from multiway.data.images import EXTENSIONS
 from multiway.data.sample import BadSample
 from multiway.data.shards import Shards, expand
 from multiway.errors import UserError
+
+
+def is_hidden(name: PurePath) -> bool:
+    """Whether a file, named from the folder that was given, or a folder that it lies in begins with a dot:
+    a program's own, such as `.ipynb_checkpoints` and macOS's `._picture.jpg`.
+    """
+    return any(part.startswith(".") for part in name.parts)
 
 
 class Folder:

@@ -148,7 +148,8 @@ def _vqa_v2(
     found: Mapping[str, Any], path: Path, source: LabelledSource, unlabelled: bool
 ) -> ListedPictures[Asked]:
     """The file of questions; that of answers lies beside it, except for the test splits."""
-    root, part = picture_folder(path, source.images), str(found.get("data_subtype", ""))
+    root = picture_folder(path, source.images)
+    part = str(found.get("data_subtype", "")).replace("test-dev", "test")  # whose pictures it asks about
     beside = path.with_name(path.name.replace("OpenEnded_", "").replace("questions", "annotations"))
     answers: dict[int, tuple[str, ...]] = {}
     if beside != path and beside.is_file():
@@ -195,7 +196,7 @@ def _table(
     for i, row in enumerate(rows):
         number = None if numbers is None else row.get(numbers)
         yield Asked(
-            str(row.get(image) or ""),
+            str(row.get(image) or "").strip(),
             str(row.get(question) or ""),
             () if answer is None else tuple(listed(row.get(answer))),
             i if number in (None, "") else number,

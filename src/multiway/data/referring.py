@@ -237,12 +237,12 @@ def _table(rows: Sequence[dict[str, Any]], path: Path, problems: Counter[str]) -
     columns = [find_column(rows[0], names, path) for names in (IMAGE_COLUMNS, TEXTS, BOXES)]
     for row in rows:
         picture, text, box = (row.get(column) for column in columns)
-        said = "" if text is None else str(text).strip()
+        picture, said = ("" if cell is None else str(cell).strip() for cell in (picture, text))
         if not picture or not said or not box:
             problems["no_image" if not picture else "no_text" if not said else "no_box"] += 1
             continue
         yield Referred(
-            picture=str(picture),
+            picture=picture,
             text=said,
             box=_box(box, path),
             proposals=_boxes(row.get("proposals"), path),

@@ -108,7 +108,7 @@ def _listed(source: LabelledSource, *, unlabelled: bool) -> ListedPictures[Said]
     column = find_label(rows[0], label, LABEL_COLUMNS, path, unlabelled=unlabelled)
     problems, kept = Counter[str](), list[Said]()
     for row in rows:
-        name, text = str(row.get(image) or ""), str(row.get(sentence) or "").strip()
+        name, text = str(row.get(image) or "").strip(), str(row.get(sentence) or "").strip()
         said = "" if column is None else str(row.get(column)).strip().lower()
         if (said in TRUTHS or unlabelled) and name and text:
             if image.lower().startswith("flickr30k") and "." not in name:

@@ -8,13 +8,16 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from multiway.errors import UserError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".token")
 IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "image_path", "path", "img", "picture")
 TEXT_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "title", "raw", "comment")
+#: Where an object in a list of texts says its text: Karpathy's sentences, VQA v2's answers.
+SAID = ("raw", "caption", "text", "sentence", "answer")
+TRUE, FALSE = ("true", "1", "1.0", "yes", "y", "t"), ("false", "0", "0.0", "no", "n", "f")
 
 
 def encodable(text: str) -> str:
@@ -32,10 +35,7 @@ def read_table(path: Path) -> Any:
     """
     kind = path.suffix.lower()
     if kind not in TABLES:
-        raise UserError(
-            f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO or Karpathy json, "
-            "or Flickr's .token."
-        )
+        refuse_layout(path)
     if not path.is_file():
         raise UserError(f"There is no file or folder {path}: check the path.")
     try:
@@ -46,19 +46,36 @@ def read_table(path: Path) -> Any:
                 others = () if "," in head else ("\t", ";")
                 delimiter = "\t" if kind == ".tsv" else next((mark for mark in others if mark in head), ",")
                 csv.field_size_limit(2**24)
-                reader = csv.DictReader(file, delimiter=delimiter)
+                reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
                 return _whole(_tabbed(list(file)) if delimiter == "\t" else list(reader), path)
         text = path.read_text(encoding="utf-8-sig")
         if kind == ".token":
             pairs = (line.split("\t", 1) for line in lines_of(text))
             return [{"image": name.rpartition("#")[0], "caption": caption} for name, caption in pairs]
         if kind == ".json" and not _is_lines(text):
-            return json.loads(text)
+            return _json(text)
         return _objects(text)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 ({error}): save it as UTF-8.") from error
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"{path} can't be read as {kind.lstrip('.')}: {error}.") from error
+
+
+def refuse_layout(path: str | Path) -> NoReturn:
+    """Say what can be read.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO or Karpathy json, or "
+        "Flickr's .token (a name that ends otherwise has to end so)."
+    )
+
+
+def _json(text: str) -> Any:
+    """What JSON says; pandas writes NaN, which JSON does not know, where a cell is empty."""
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def _objects(text: str) -> list[Any]:
@@ -67,7 +84,7 @@ def _objects(text: str) -> list[Any]:
     for number, line in enumerate(re.split(r"[\r\n]", text), 1):
         try:
             if line.strip():
-                found.append(json.loads(line))
+                found.append(_json(line))
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a thousand brackets
@@ -135,14 +152,30 @@ def read_lines(path: Path, one: str) -> list[str]:
 
 
 def listed(value: Any) -> list[str]:
-    """The texts of a cell, `stripped`, without the blank ones: of one text, of a list, or of a list that a
-    csv holds as JSON (Flickr30k's on the hub).
+    """The texts of a cell, `stripped`, without the blank ones: of one text, of a list, of a list that a csv
+    holds as JSON (Flickr30k's on the hub), or of an object that says one of `SAID`.
     """
     if isinstance(value, str) and value.startswith("["):
         with suppress(ValueError, RecursionError):  # or a text that begins so
-            value = json.loads(value)
+            value = _json(value)
     values = value if isinstance(value, list) else [value]
-    return [text for one in values if one is not None and (text := stripped(str(one)))]
+    said = [_said(one) if isinstance(one, dict) else one for one in values]
+    return [
+        text
+        for one in said
+        if one is not None and not isinstance(one, (dict, list)) and (text := stripped(str(one)))
+    ]
+
+
+def _said(one: dict[str, Any]) -> Any:
+    """The text of an object; None where it says none."""
+    return next((one[name] for name in SAID if name in one), None)
+
+
+def truth(value: Any) -> bool | None:
+    """What a cell says of true and false, in words or numbers; None: neither."""
+    word = str(value).strip().lower()
+    return True if word in TRUE else False if word in FALSE else None
 
 
 def _is_lines(text: str) -> bool:
@@ -197,12 +230,19 @@ def of_split(rows: Sequence[dict[str, Any]], split: str | None, path: Path) -> l
     wanted = set(split.split("+"))
     if not wanted <= known:
         raise UserError(f"{path} has no split {split}: choose from {', '.join(sorted(known))}.")
-    return [row for row in rows if str(row.get("split")) in wanted]
+    return [row for row in rows if _split(row) in wanted]
 
 
 def splits_of(rows: Sequence[dict[str, Any]]) -> set[str]:
     """What the column `split` says; nothing where there is none."""
-    return {str(row["split"]) for row in rows if row.get("split") is not None}
+    return {split for row in rows if (split := _split(row)) is not None}
+
+
+def _split(row: dict[str, Any]) -> str | None:
+    said = row.get("split")
+    if said is None:  # however it is capitalised
+        said = next((value for key, value in row.items() if str(key).strip().lower() == "split"), None)
+    return None if said is None else str(said).strip()
 
 
 def refuse_split(split: str | None, path: str | Path) -> None:

@@ -90,12 +90,16 @@ def build_index(path: str, *, texts: bool = True) -> TarIndex:
     """Read every header of the tar at `path`; without `texts`, pictures that have none are samples too."""
     rows: dict[str, list[int]] = {}
     problems: Counter[str] = Counter()
+    dotted: Counter[str] = Counter()  # pictures behind a second dot: 0.seg.png is of 0, v1.2.png of none
     with _open(path) as file:
         for name, offset, size in _members(file, path, problems):
             key, extension = split_name(name)
             part = _part(extension.lower())
             stem = key.rpartition("/")[2]
-            if part is None or not stem or stem.startswith("._"):  # "._": droppings of macOS
+            if not stem or stem.startswith("._"):  # "._": droppings of macOS
+                continue
+            if part is None:
+                dotted[key] += extension.lower().rpartition(".")[2] in EXTENSIONS
                 continue
             row = rows.setdefault(key, [-1] * (2 * len(PARTS)))
             if row[2 * part] == -1:  # of a.jpg and a.png the first counts
@@ -108,6 +112,8 @@ def build_index(path: str, *, texts: bool = True) -> TarIndex:
             problems["no_text"] += 1
         else:
             good[key] = row
+    if lost := sum(count for key, count in dotted.items() if key not in rows):
+        problems["dotted_name"] = lost
     keys = np.array([key.encode() for key in good], dtype=np.bytes_)
     spans = np.array(list(good.values()), dtype=np.int64).reshape(-1, 2 * len(PARTS))
     return TarIndex(keys=keys, spans=spans, problems=dict(problems))

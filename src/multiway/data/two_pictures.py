@@ -36,6 +36,7 @@ from multiway.data.tables import (
     picture_folder,
     read_table,
     refuse_split,
+    truth,
 )
 from multiway.data.unlabelled import OR_PREDICT, UNKNOWN, find_label
 from multiway.errors import UserError
@@ -43,7 +44,6 @@ from multiway.errors import UserError
 SENTENCES = ("sentence", "text", "caption", "statement")
 FIRST = ("image0", "left", "image_0", "image1", "left_url")
 SECOND = ("image1", "right", "image_1", "image2", "right_url")
-TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 LABELS = ("False", "True")
 
 TwoPictures = tuple[Image.Image, Image.Image]
@@ -175,7 +175,7 @@ class Strips:
                 self.problems["no_label"] += 1
                 continue
             self.rows.append(i)
-            self.labels.append(UNKNOWN if label is None else label)
+            self.labels.append(UNKNOWN if label is None else int(label))
         if not self.rows:
             raise UserError(
                 f"No labelled pair in {where}: give tars of pictures, sentences in .txt, and 1 or 0 in "
@@ -237,7 +237,7 @@ class ListedPairs:
             text, two = str(row.get(sentence) or "").strip(), names(row)
             value = None if column is None else truth(row.get(column))
             if (value is not None or unlabelled) and text and two is not None:
-                self.rows.append((two, text, UNKNOWN if value is None else value))
+                self.rows.append((two, text, UNKNOWN if value is None else int(value)))
                 self.about.append(row)
             else:
                 reason = "no_label" if value is None else "no_image" if two is None else "empty_caption"
@@ -279,7 +279,9 @@ def _names(row: dict[str, Any], root: Path, path: Path) -> Callable[[dict[str, A
         return lambda row: _by_identifier(row, root)
     first = find_column(row, FIRST, path)
     second = find_column(row, [name for name in SECOND if name != first], path)
-    return lambda row: (str(row[first]), str(row[second])) if row.get(first) and row.get(second) else None
+    return lambda row: (
+        (str(row[first]).strip(), str(row[second]).strip()) if row.get(first) and row.get(second) else None
+    )
 
 
 def _by_identifier(row: dict[str, Any], root: Path) -> tuple[str, str]:
@@ -296,9 +298,3 @@ def _folders(split: str, directory: Any) -> Iterator[str]:
     if directory is not None:
         yield from (str(directory), f"train/{directory}", f"images/train/{directory}")
     yield from (split, f"images/{split}")
-
-
-def truth(value: Any) -> int | None:
-    """1 or 0 for what says true or false, None for anything else."""
-    word = str(value).strip().lower()
-    return 1 if word in TRUE else 0 if word in FALSE else None

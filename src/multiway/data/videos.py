@@ -13,7 +13,7 @@ from PIL import Image
 
 from multiway.data.annotations import Files, read_annotations
 from multiway.data.dataset import Dataset, Source
-from multiway.data.images import EXTENSIONS, MAX_PIXELS, decode, read_file
+from multiway.data.images import EXTENSIONS, MAX_PIXELS, decode, read_file, to_rgb
 from multiway.data.sample import BadSample
 from multiway.data.tables import IMAGE_COLUMNS
 
@@ -70,7 +70,7 @@ def read_frames(path: Path, count: int) -> list[Image.Image]:
                 raise BadSample("bomb", f"{film.width}x{film.height} pixels")
             for i in _chosen(getattr(film, "n_frames", 1), count, path):
                 film.seek(i)
-                found.append(film.convert("RGB"))
+                found.append(to_rgb(film.copy()))
     except BadSample:
         raise
     except Image.DecompressionBombError as error:

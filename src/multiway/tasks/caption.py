@@ -28,8 +28,8 @@ from multiway.tasks.retrieval import Samples
 from multiway.tasks.two_stage import Progress, silent
 from multiway.tasks.upload import name_of, write_json
 
-#: Where a picture's id is said: in COCO's captions, and by Karpathy.
-IDS = ("image_id", "cocoid")
+#: Where a picture's id is said: in COCO's captions, by Karpathy, and in BLIP's NoCaps.
+IDS = ("image_id", "cocoid", "img_id")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,12 +70,14 @@ def embed(
         progress: called as progress("samples", done, total).
 
     Raises:
-        UserError: `out` holds other features, or pyarrow is missing for parquet.
+        UserError: `out` holds other features, the model has none, or pyarrow is missing for parquet.
     """
     if format == "parquet":
         arrow_modules()
     if part_size < 1 or batch_size < 1:
         raise UserError(f"part size {part_size} and batch size {batch_size}: give at least 1")
+    if not model.has_itc:  # before the folder is this model's
+        raise UserError(f"{type(model).__name__} has no contrastive features: take a model trained with ITC")
     out.mkdir(parents=True, exist_ok=True)
     _claim(out / "embed.json", model, samples, {"format": format, "part_size": part_size})
     written, kept, skipped = Counter[str](), 0, Counter(samples.problems)

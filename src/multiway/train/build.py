@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from multiway.systems.med import MED
 from multiway.systems.sizes import check_positions
 from multiway.text import Tokenizer, train_vocabulary
 from multiway.train import optim
-from multiway.train.features import PrefixLoader, cached_dataset, one_view
+from multiway.train.features import PrefixLoader, cached_dataset, check_frozen, one_view
 from multiway.train.parallel import Ranks, choose_device, seed_all
 from multiway.train.run import Init, LoRAConfig, Run
 from multiway.train.validate import check
@@ -286,7 +286,12 @@ def describe(
     device = choose_device(run.train.device)
     run.train.per_rank(world)
     seed_all(run.train.seed)
-    system, loader = make(run, Ranks(0, world, device))
+    views = getattr(run.data, "cache_views", 0)
+    # features are made when it trains: that can take hours, and stays on the disk
+    built = replace(run, data=replace(run.data, cache_views=0)) if views else run
+    system, loader = make(built, Ranks(0, world, device))
+    if views:
+        check_frozen(system)
     optim.freeze(system, run.train.freeze)
     optim.build_optimizer(system, run.train)
     tally = getattr(loader, "tally", None)

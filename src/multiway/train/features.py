@@ -101,6 +101,18 @@ def one_view(views: np.ndarray, caption: str, generator: np.random.Generator) ->
     return torch.from_numpy(views[int(generator.integers(len(views)))].astype(np.float32))
 
 
+def check_frozen(system: System) -> None:
+    """Refuse to cache the features of a tower that learns from its first block on.
+
+    Raises:
+        UserError: the tower has no frozen prefix.
+    """
+    if not system.image_tower.frozen:
+        raise UserError(
+            "data.cache_views needs a frozen prefix: set system.image.frozen_blocks, or cache_views to 0"
+        )
+
+
 def cached_dataset(
     system: System, dataset: Dataset, config: DataConfig, *, say: Callable[[str], None] = print
 ) -> CachedDataset:
@@ -113,11 +125,7 @@ def cached_dataset(
     Raises:
         UserError: the tower has no frozen prefix.
     """
-    tower = system.image_tower
-    if not tower.frozen:
-        raise UserError(
-            "data.cache_views needs a frozen prefix: set system.image.frozen_blocks, or cache_views to 0"
-        )
+    check_frozen(system)
     digests = [dataset.digest(number) for number in range(len(dataset))]
     members: dict[bytes, list[int]] = {}
     for number, digest in enumerate(digests):

@@ -21,7 +21,8 @@ def fetch(name: str) -> Path:
         UserError: it is no hub id, the hub has no such model, or it is neither here nor to be had.
     """
     owner, _, model = name.partition("/")
-    if not owner or not model or "/" in model or owner in (".", "..", "~"):
+    file = name.endswith((".pt", ".pth", ".bin", ".safetensors", ".tar", ".ckpt"))
+    if not owner or not model or "/" in model or owner in (".", "..", "~") or file:
         raise UserError(
             f"{name} does not exist: give a model folder, a checkpoint file, or a hub id such as owner/name"
         )
