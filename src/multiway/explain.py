@@ -124,7 +124,10 @@ def carried(
     pictures, length = model.look(image), input_ids.shape[1]
     hidden, words = model.pair(input_ids, attention_mask, pictures), alignment.without_ends(attention_mask)
     assert pictures.mask is not None  # `look` gives one
-    found = alignment.align(hidden[:, :length], hidden[:, length + 1 :], words, pictures.mask[:, 1:])
+    own = {
+        name: getattr(model.config, name) for name in ("beta", "iterations") if hasattr(model.config, name)
+    }
+    found = alignment.align(hidden[:, :length], hidden[:, length + 1 :], words, pictures.mask[:, 1:], **own)
     shares = found.transport.plan.transpose(1, 2) * words.sum(1)[:, None, None]
     step = model.config.image.patch_size
     return shares.unflatten(-1, (image.shape[-2] // step, image.shape[-1] // step))

@@ -76,3 +76,12 @@ def test_other_models_answer_no_prompts(cli, tmp_path):
     code, _, err = cli("ask", "-", "what is it?", "--model", folder)
     assert code == 2
     assert "give a generalist" in err or "tokenizer" in err
+
+
+def test_a_candidate_that_comes_twice_counts_once(cli, asked):
+    image, model = asked
+    once, twice = (
+        json.loads(cli("ask", image, "what is it ?", *model, "--json", "--candidates", *given)[1])
+        for given in (("red", "dog"), ("red", "dog", "red"))
+    )
+    assert twice["candidates"] == once["candidates"]

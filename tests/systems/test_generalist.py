@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import tiny
@@ -16,6 +16,7 @@ from multiway.core import masks
 from multiway.errors import UserError
 from multiway.generation import GenerationConfig, generate
 from multiway.systems.generalist import Draws, Generalist
+from multiway.systems.prefix_network import PrefixConfig
 from multiway.systems.vqvae import VQVAE
 from multiway.text import train_vocabulary
 from multiway.train.build import start_from_model
@@ -250,3 +251,32 @@ def test_who_never_saw_a_picture_draws_none():
     model.tokenizer = tiny_generalist.tokenizer()
     with pytest.raises(UserError, match="has learned no pictures"):
         model.draw(["draw a dog"])
+
+
+@FORMS
+def test_a_batch_that_only_draws_has_no_answers_to_compare(form) -> None:
+    model = tiny_generalist.build(form=form, cosine_weight=0.5)
+    losses = model.losses(tiny_generalist.batch(("draw a blue cat\t", "draw a dog\t")), None)
+    losses["loss"].backward()
+    assert losses["cosine"] == 0
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_a_listed_answer_comes_as_the_list_writes_it() -> None:
+    model, image = tiny_generalist.build().eval(), torch.randn(2, 3, 32, 32)
+    assert model.answer(image, ["what colour is it ?"] * 2, answers=["RED"]) == ["RED"] * 2
+
+
+def test_a_prompt_that_leaves_no_place_for_an_answer() -> None:
+    """In the semi-causal form both stand in one row of positions."""
+    text = PrefixConfig(**(asdict(tiny_generalist.build().config.text) | {"positions": 40}))
+    model, image = tiny_generalist.build(form="semi_causal", text=text).eval(), torch.randn(1, 3, 32, 32)
+    prompt, answer = " ".join(["what is it ?"] * 5), " ".join(["red dog"] * 10)
+    for asked in (
+        lambda: model.likelihoods(image, prompt, ["red", answer]),
+        lambda: model.answer(image, prompt, answers=["red", answer]),
+    ):
+        with pytest.raises(
+            UserError, match="an answer has 21 tokens, and after the prompt 19 places are left"
+        ):
+            asked()

@@ -201,3 +201,22 @@ def test_the_classifier_starts_from_the_pre_trained_model_and_learns() -> None:
     assert head.fine_tuning("vqa", ("a", "b")) == replace(settings, labels=("a", "b"))  # goes on
     with pytest.raises(UserError, match="no network for the task nlvr2"):
         model.fine_tuning("nlvr2")
+
+
+def test_a_listed_answer_comes_as_the_list_writes_it() -> None:
+    model, image = tiny_simvlm.build().eval(), torch.rand(2, 3, *tiny_simvlm.SIZE)
+    assert model.answer(image, ["what colour is it ?"] * 2, answers=["Red dog!"]) == ["Red dog!"] * 2
+
+
+def test_questions_that_nobody_answered_teach_nothing() -> None:
+    model, batch = tiny_simvlm.build(), tiny_simvlm.pairs(2)
+    none = torch.zeros(2, 1, 3, dtype=torch.long)
+    given = replace(batch, answer_ids=none, answer_mask=none, answer_weights=torch.zeros(2, 1))
+    loss = model.losses(given, None)["loss"]
+    loss.backward()
+    assert loss == 0
+
+
+def test_rows_of_the_table_that_no_word_has_are_not_written() -> None:
+    words = tiny_simvlm.tokenizer()
+    assert words.decode([[*words.encode("red dog")[1:-1], words.vocab_size + 3]]) == ["red dog"]

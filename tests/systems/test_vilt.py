@@ -257,3 +257,18 @@ def test_profile_says_that_all_of_it_is_interaction() -> None:
     found = multiway.systems.profile("vilt")
     assert found["interaction"]["gflops"] > 30 * (found["vision"]["gflops"] + found["text"]["gflops"])
     assert sum(part["parameters"] for part in found.values()) == pytest.approx(135, rel=0.1)
+
+
+def test_words_are_carried_by_the_plan_that_was_trained() -> None:
+    batch = tiny_vilt.batch()
+    plans = [
+        carried(tiny_vilt.vilt(tiny_vilt.config(beta=beta)).eval(), batch.image, *batch.text())
+        for beta in (0.5, 0.05)
+    ]
+    assert not torch.allclose(*plans)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_text_is_told_from_others(count) -> None:
+    with pytest.raises(UserError, match=f"system.false_texts is {count}: give 1 or more"):
+        RetrievalConfig(false_texts=count)

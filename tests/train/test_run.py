@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 
 import pytest
@@ -15,6 +16,7 @@ from multiway.data.labelled import TaskData
 from multiway.errors import UserError
 from multiway.systems.albef import ALBEFConfig
 from multiway.systems.blip_config import BLIPConfig
+from multiway.systems.vilt_config import ViLTConfig
 from multiway.train.build import build_loader, describe, refuse_alone
 from multiway.train.log import read_metrics
 from multiway.train.parallel import Ranks
@@ -263,3 +265,28 @@ def test_every_recipe_is_runs_that_are_read_back_as_they_are(name, tmp_path):
         write_run(run, tmp_path)
         assert read_run(tmp_path, type(run.system), type(run.data)) == run
         run.train.per_rank(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"system": {"image": {"dropout": 1.0}}},
+            "system.image.dropout is 1.0: give a share from 0 to below 1",
+        ),
+        ({"system": {"mlm_probability": 1.5}}, "system.mlm_probability is 1.5: give a share from 0 to 1"),
+        ({"system": {"itm_weight": -1.0}}, "system.itm_weight is -1.0: give a number of 0 or more"),
+        ({"data": {"max_bad_share": 2.0}}, "data.max_bad_share is 2.0: give a share from 0 to 1"),
+        ({"data": {"mixing": {"cutmix": -1.0}}}, "data.mixing.cutmix is -1.0: give a number of 0 or more"),
+    ],
+)
+def test_numbers_that_no_system_takes_are_refused(changes, says):
+    """Before anything is built: stochastic depth of 1 would be no number, and an alpha below 0 no mixing."""
+
+    def changed(config, given):
+        parts = {n: changed(getattr(config, n), v) if isinstance(v, dict) else v for n, v in given.items()}
+        return replace(config, **parts)
+
+    run = Run(name="r", system=ViLTConfig(), data=TaskData(train=()), train=TrainConfig(steps=1))
+    with pytest.raises(UserError, match=f"^{re.escape(says)}$"):
+        changed(run, changes)

@@ -9,6 +9,8 @@ import tiny
 import tiny_beit
 import tiny_beit3
 import tiny_blip
+import tiny_coca
+import tiny_mae
 import torch
 from torch import nn
 
@@ -21,6 +23,7 @@ from multiway.systems.beit_heads import Classifier as BeitClassifier
 from multiway.systems.beit_heads import ClassifierConfig
 from multiway.systems.blip import BLIP
 from multiway.systems.blip_config import blip_tokenizer
+from multiway.systems.coca_config import MultimodalConfig, PoolerConfig
 from multiway.systems.vit import VisionTransformer
 from multiway.text import Tokenizer
 from multiway.train.build import _start_heads, build_system
@@ -143,3 +146,22 @@ def test_a_head_of_other_classes_is_left_fresh_and_of_the_same_ones_in_their_ord
     assert new.head.weight.requires_grad
     start_from_model(turned, old, "x")
     assert torch.equal(turned.head.weight, old.head.weight.flip(0))
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "name"),
+    [
+        (tiny_coca.config, {"pooler": PoolerConfig(queries=5, heads=4)}, "pooler.heads"),
+        (
+            tiny_coca.config,
+            {"multimodal": MultimodalConfig(layers=2, heads=2, hidden=36)},
+            "multimodal.heads",
+        ),
+        (tiny_mae.config, {"decoder_heads": 4}, "decoder_heads"),
+        (tiny_mae.config, {"image": tiny_mae.vit(quick_gelu=True)}, "image.quick_gelu"),
+    ],
+)
+def test_what_no_shape_tells_is_compared(make, changes, name) -> None:
+    old, new = (NETWORKS[c.system].network()(c) for c in (make(), make(**changes)))
+    with pytest.raises(UserError, match=f"init.checkpoint x has {name} .* set system.{name} "):
+        start_from_model(new, old, "x")

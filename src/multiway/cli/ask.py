@@ -64,8 +64,9 @@ def _answer(model, args: argparse.Namespace) -> dict:
         image = [opened(args.image)]
         pixels = image[0].size
     if args.candidates:
-        scores = model.likelihoods(image, args.prompt, args.candidates, by=args.by)[0]
-        found = dict(zip(args.candidates, scores.softmax(0).tolist(), strict=True))
+        candidates = [*dict.fromkeys(args.candidates)]  # one that comes twice would count twice
+        scores = model.likelihoods(image, args.prompt, candidates, by=args.by)[0]
+        found = dict(zip(candidates, scores.softmax(0).tolist(), strict=True))
         ordered = sorted(found.items(), key=lambda pair: -pair[1])
         return said | {"answer": ordered[0][0], "candidates": dict(ordered)}
     if args.box:

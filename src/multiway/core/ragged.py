@@ -76,7 +76,9 @@ class Ragged:
 
     def pad(self, x: Float[Tensor, "1 N D"]) -> Float[Tensor, "B T D"]:
         """Every token back in its place, zeros where there was padding."""
-        return _Put.apply(x[0], self.index, self.batch * self.length).view(self.batch, self.length, -1)
+        return _Put.apply(x[0], self.index, self.batch * self.length).view(
+            self.batch, self.length, x.shape[-1]
+        )
 
 
 @dataclass(frozen=True)

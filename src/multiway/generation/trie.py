@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class Trie:
@@ -13,13 +14,13 @@ class Trie:
     """
 
     def __init__(self, sequences: Iterable[Sequence[int]]):
-        self._root: dict[int | None, dict] = {}
+        self._root: dict[int | None, Any] = {}
         self.depth = 0
-        for sequence in sequences:
+        for number, sequence in enumerate(sequences):
             node = self._root
             for token in sequence:
                 node = node.setdefault(int(token), {})
-            node[None] = {}  # an answer may end here
+            node.setdefault(None, number)  # an answer may end here
             self.depth = max(self.depth, len(sequence))
 
     def allowed(self, tokens: Sequence[int], eos_id: int) -> list[int]:
@@ -30,3 +31,12 @@ class Trie:
             if node is None:
                 return []
         return [eos_id if token is None else token for token in node]
+
+    def number(self, tokens: Sequence[int], eos_id: int) -> int:
+        """Which of the sequences was generated, with or without its end token; of equal ones the first."""
+        node = self._root
+        for token in tokens:
+            if token == eos_id and token not in node:
+                break
+            node = node[token]
+        return node[None]

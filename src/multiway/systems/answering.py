@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,6 @@ from multiway.errors import UserError
 from multiway.generation import Generated, GenerationConfig
 from multiway.systems.answer_tree import Candidates
 from multiway.systems.base import Picture, System
-from multiway.text import Tokenizer
 
 Inference = Literal["rank", "generate", "classify"]
 
@@ -175,10 +174,10 @@ class AnswerChoice(Answering):
         return [[Reply(self.config.labels[i], p) for i, p in zip(*row, strict=True)] for row in rows]
 
 
-def written(tokenizer: Tokenizer, found: Generated) -> list[list[Reply]]:
+def written(decode: Callable[[list[list[int]]], list[str]], found: Generated) -> list[list[Reply]]:
     """What a search found as texts, each with its probability."""
     rows = zip(found.sequences, found.logprobs, strict=True)
     return [
-        [Reply(text, math.exp(p)) for text, p in zip(tokenizer.decode(texts), sums, strict=True)]
+        [Reply(text, math.exp(p)) for text, p in zip(decode(texts), sums, strict=True)]
         for texts, sums in rows
     ]

@@ -84,18 +84,23 @@ class Asking(System):
 
         Args:
             images: one a prompt; None: prompts alone.
-            answers: of which one must come (`generation.Trie`); None: any words and locations.
+            answers: of which one must come, as it is written there; None: any words and locations.
 
         Raises:
-            UserError: numbers of pictures and prompts differ, or the model has no tokenizer.
+            UserError: numbers of pictures and prompts differ, prompt and answer together are longer than the
+                model reads, or it has no tokenizer.
         """
-        cut = config is None
-        config = config or GenerationConfig(method="greedy", max_length=30)
-        if answers is not None:
-            trie = Trie([self.words.encode(answer)[1:-1] for answer in answers])
-            config = replace(config, trie=trie, max_length=max(config.max_length, trie.depth + 1))
-        words = slice(self.words.vocab_size)
-        return self.words.decode(self._written(images, questions, config, words, cut=cut))
+        cut = config is None and answers is None
+        config, words = (
+            config or GenerationConfig(method="greedy", max_length=30),
+            slice(self.words.vocab_size),
+        )
+        if answers is None:
+            return self.words.decode(self._written(images, questions, config, words, cut=cut))
+        trie = Trie([self.words.encode(answer)[1:-1] for answer in answers])
+        config = replace(config, trie=trie, max_length=trie.depth + 1)
+        rows = self._written(images, questions, config, words)
+        return [answers[trie.number(row, self.sep_id)] for row in rows]
 
     @torch.inference_mode()
     def locate(self, images: Pictures, questions: str | Sequence[str]) -> list[Box]:
@@ -156,7 +161,10 @@ class Asking(System):
         may = torch.zeros(self.network.embed.words.num_embeddings, dtype=torch.bool, device=self.device)
         may[allowed] = True
         decoding = Only(self.decoding(image, len(ids)), may)
-        longest = min(config.max_length, decoding.room(ids.shape[1])) if cut else config.max_length
+        room = decoding.room(ids.shape[1])
+        if config.trie is not None:
+            _refuse_long(config.max_length, room)
+        longest = min(config.max_length, room) if cut else config.max_length
         config = replace(config, max_length=longest, eos_id=self.sep_id, pad_id=self.words.pad_id)
         return [group[0] for group in generate(decoding, ids, mask, config, keys=keys).sequences]
 
@@ -187,7 +195,8 @@ class Asking(System):
                 with the encoded input (Uni-Perceiver), for a model trained with `cosine_weight`.
 
         Raises:
-            UserError: as `answer`; or there is no candidate, or the model was not trained for cosines.
+            UserError: as `answer` with a list; or there is no candidate, or the model was not trained for
+                cosines.
         """
         if not candidates:
             raise UserError("likelihoods are of candidates: give at least one")
@@ -216,6 +225,7 @@ class Asking(System):
     ) -> Float[Tensor, " B"]:
         """Log-probability of one answer after each prompt, token by token."""
         decoding = self.decoding(image, len(ids))
+        _refuse_long(len(answer), decoding.room(ids.shape[1]))
         rows = torch.arange(len(ids), device=ids.device)[:, None]
         logits, total = decoding.start(ids, mask), 0.0
         for i, token in enumerate(answer.tolist()):
@@ -223,3 +233,12 @@ class Asking(System):
             if i + 1 < len(answer):
                 logits = decoding.step(torch.full_like(rows, token), rows)[:, 0]
         return torch.as_tensor(total)
+
+
+def _refuse_long(answer: int, room: int) -> None:
+    """Refuse an answer of so many tokens, its end included, where fewer places are left after the prompt."""
+    if answer > room:
+        raise UserError(
+            f"an answer has {answer} tokens, and after the prompt {max(room, 0)} places are left: give a "
+            "shorter prompt or answer"
+        )

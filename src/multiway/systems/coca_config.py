@@ -113,3 +113,9 @@ class CoCaConfig(ContrastConfig):
                     f"system.pooler.queries is {pooler.queries}: give the form {pooler.form} at least {least}"
                 )
         check_positions(self.text.positions, self.tokenizer.max_length)
+        if self.tokenizer.kind != "clip_bpe" and not self.tokenizer.add_sep:
+            raise UserError("CoCa's captions end with [SEP]: set system.tokenizer.add_sep true")
+        if not self.contrastive_weight and not self.caption_weight:
+            raise UserError(
+                "system.contrastive_weight and system.caption_weight are both 0: nothing would be learned"
+            )

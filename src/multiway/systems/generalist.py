@@ -222,10 +222,11 @@ class Generalist(Asking):
         """Uni-Perceiver's likelihood (section 3.2): cosines with the batch's answers, equal ones as one."""
         assert self.logit_scale is not None  # asked for only then
         told = ~turns.drawn
+        if not told.any():  # all are drawn; under FSDP2 every rank runs the encoder as often
+            alone = self.answer_features(turns.input_ids[:1, :1], turns.attention_mask[:1, :1])
+            return (inputs.sum() + alone.sum() + self.logit_scale) * 0
         parted = part(turns.input_ids[told], turns.attention_mask[told], turns.prompt[told])
         answers, which = parted.labels.unique(dim=0, return_inverse=True)
-        if not len(answers):
-            return inputs.sum() * 0
         features = self.answer_features(answers.clamp(min=0), (answers != -100).long())
         cosines = contrastive.similarity(F.normalize(inputs[told], dim=-1), features)
         return F.cross_entropy(cosines * self.logit_scale.exp(), which)

@@ -76,7 +76,7 @@ def part(
     place = torch.arange(input_ids.shape[1], device=input_ids.device)
     prefix = attention_mask * (place <= prefix_length[:, None])
     count = attention_mask.sum(1) - 1 - prefix_length
-    place = place[: max(int(count.max()), 1)]
+    place = place[: max([1, *count.tolist()])]  # no row at all: nobody answered
     real = place < count[:, None]
     index = (1 + prefix_length[:, None] + place).clamp(max=input_ids.shape[1] - 1)
     suffix = input_ids.gather(1, index)

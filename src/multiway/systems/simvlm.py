@@ -237,8 +237,13 @@ class SimVLM(Answering, PrefixSystem, Captioning):
         longest = min(10, self.config.text.positions)
         own = GenerationConfig(max_length=longest, beams=max(3, n), n_best=n)
         config = asking.config or self.ending(own)
-        if (answers := asking.answers) is not None:
+        decode, answers = self.tokenizer.decode, asking.answers
+        if answers is not None:
             texts = answers.texts if isinstance(answers, Candidates) else answers
             trie = Trie([self.tokenizer.encode(answer)[1:-1] for answer in texts])
-            config = replace(config, trie=trie, max_length=max(config.max_length, trie.depth + 1))
-        return written(self.tokenizer, generate(self.decoding(image), input_ids, mask, config))
+            config = replace(config, trie=trie, max_length=trie.depth + 1)
+
+            def decode(rows: list[list[int]]) -> list[str]:  # as the list writes them
+                return [texts[trie.number(row, config.eos_id)] for row in rows]
+
+        return written(decode, generate(self.decoding(image), input_ids, mask, config))

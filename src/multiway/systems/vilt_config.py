@@ -111,6 +111,11 @@ class RetrievalConfig(OneTowerConfig):
     system: Literal["vilt_retrieval"] = "vilt_retrieval"
     false_texts: int = 15
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.false_texts < 1:
+            raise UserError(f"system.false_texts is {self.false_texts}: give 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerConfig(OneTowerConfig):

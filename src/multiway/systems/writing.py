@@ -190,7 +190,7 @@ class Writing(Answering):
             pad_id=self.tokenizer.pad_id,
         )
         found = generate(decoding, start, torch.ones_like(start), config)
-        return written(self.tokenizer, found)
+        return written(self.tokenizer.decode, found)
 
 
 def summed(

@@ -189,6 +189,7 @@ class Tokenizer:
         return [self._text(self._until_end(row)) for row in rows]
 
     def _text(self, row: list[int]) -> str:
+        row = [i for i in row if i < self.vocab_size]  # a table of words may have rows that no word has
         runs = groupby(row, key=lambda i: i >= self.words)
         said = [
             "".join(f"<{i - self.words}>" for i in run)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from multiway.errors import UserError, refuse_negative
+from multiway.train.numbers import check_numbers
 
 System = TypeVar("System")
 Data = TypeVar("Data")
@@ -241,6 +242,10 @@ class Run(Generic[System, Data]):
     data: Data
     train: TrainConfig
     init: Init = Init()
+
+    def __post_init__(self) -> None:
+        check_numbers(self.system, "system")
+        check_numbers(self.data, "data")
 
     def resumed(self, out: Path) -> Run[System, Data]:
         """The same run to go on with in its folder `out`: with the vocabulary that it trained, and nothing is

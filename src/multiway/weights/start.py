@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -19,6 +20,15 @@ from multiway.train.run import LoRAConfig
 from multiway.weights.positions import resized
 
 SIZES = ("width", "heads")
+#: What else no shape of a weight tells, and the width where it matters only if both are as wide.
+UNSEEN = (
+    *(
+        (f"{part}.{name}", f"{part}.width")
+        for part in ("image", "text")
+        for name in ("quick_gelu", "tanh_gelu")
+    ),
+    *(("pooler.heads", "text.width"), ("multimodal.heads", "text.width"), ("decoder_heads", "decoder_width")),
+)
 #: The first class of an official checkpoint, which does not name them.
 UNNAMED = {"answer 0", "0"}
 
@@ -32,9 +42,10 @@ def start_from_model(system: System, model: System, name: str, *, lora: LoRAConf
 
     Raises:
         UserError: none has, or no linear map that was taken is called as `lora` says; or `model` has another
-            number of heads, or a table of relative positions for shorter texts than `system`'s.
+            number of heads, another activation, or a table of relative positions for shorter texts than
+            `system`'s.
     """
-    _compare_heads(model.config, system.config, name)
+    _compare_parts(model.config, system.config, name)
     image = system.config.image
     sized = hasattr(model.config.image, "grid") and not hasattr(model.config, "longest_side")  # ViLT adopts
     if sized and model.config.image.image_size != image.image_size:
@@ -64,8 +75,8 @@ def words_of(model: System, config: Any) -> Tokenizer | None:
     return model.tokenizer if model.tokenizer is None or rules is None else model.tokenizer.under(rules)
 
 
-def _compare_heads(theirs: Any, ours: Any, name: str) -> None:
-    """Attention's weights have the same shapes for any number of heads, and mean something else."""
+def _compare_parts(theirs: Any, ours: Any, checkpoint: str) -> None:
+    """Refuse weights that would fit, and mean something else: of another number of heads, of another GELU."""
     for part in ("image", "text"):
         old, new = (
             [getattr(getattr(config, part, None), size, getattr(config, size, None)) for size in SIZES]
@@ -73,9 +84,20 @@ def _compare_heads(theirs: Any, ours: Any, name: str) -> None:
         )
         if old[0] == new[0] and None not in (old[1], new[1]) and old[1] != new[1]:
             raise UserError(
-                f"init.checkpoint {name} has {old[1]} heads where it reads the {part}, and this run {new[1]}:"
-                f" give it {old[1]}"
+                f"init.checkpoint {checkpoint} has {old[1]} heads where it reads the {part}, and this run "
+                f"{new[1]}: give it {old[1]}"
             )
+    for name, width in UNSEEN:
+        (old, wide), (new, own) = ((_at(config, name), _at(config, width)) for config in (theirs, ours))
+        if None not in (old, new) and wide == own and old != new:
+            raise UserError(
+                f"init.checkpoint {checkpoint} has {name} {old}, and this run {new}: set system.{name} {old}"
+            )
+
+
+def _at(config: Any, name: str) -> Any:
+    """What stands at a dotted name; None: nothing."""
+    return reduce(lambda part, field: getattr(part, field, None), name.split("."), config)
 
 
 def _tensors(model: System, system: System) -> dict[str, Tensor]:
