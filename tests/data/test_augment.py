@@ -131,6 +131,14 @@ def test_no_flip_where_the_caption_says_left(photo):
     assert transform.distort(photo, "the one", keyed_generator(0)).tobytes() == mirrored.tobytes()
 
 
+def test_what_a_box_is_said_of_stays_in_its_place(photo):
+    """Location tokens are shares of the whole picture's sides."""
+    moving = Augment(flip=1.0, rand_n=2, rotate=30.0, translate=0.2, shear=0.2, zoom=(0.5, 0.6))
+    draw = np.random.default_rng(0)
+    kept = train_transform(48, moving, MEAN, STD)(photo, "where is it ?\t<1><2><5><9>", draw)
+    torch.testing.assert_close(kept, train_transform(48, NOTHING, MEAN, STD)(photo, "", draw))
+
+
 def test_the_crop_keeps_to_its_area_and_shape():
     ramp = np.zeros((100, 200, 3), dtype=np.uint8)
     ramp[:, :, 0], ramp[:, :, 1] = np.arange(200)[None, :], np.arange(100)[:, None]

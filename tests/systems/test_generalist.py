@@ -280,3 +280,8 @@ def test_a_prompt_that_leaves_no_place_for_an_answer() -> None:
             UserError, match="an answer has 21 tokens, and after the prompt 19 places are left"
         ):
             asked()
+
+
+def test_places_are_of_whole_pictures() -> None:
+    with pytest.raises(UserError, match="places in a whole picture: set system.image.fit to squash"):
+        tiny_generalist.build(image=tiny.vit(fit="crop"))

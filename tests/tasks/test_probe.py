@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_beit
 import tiny_beit3
+import tiny_coca
 import tiny_generalist
 import tiny_mae
 import tiny_vilt
@@ -114,6 +115,12 @@ def test_what_stands_for_a_picture() -> None:
     assert pooled(Bare(), image).shape == (len(image), 7)
     with pytest.raises(UserError, match="no class token"):
         pooled(Bare(), image, "cls")
+
+
+def test_no_token_of_a_coca_s_tower_stands_for_a_picture() -> None:
+    """Its poolers read them all."""
+    model, image = tiny_coca.coca().eval(), torch.rand(2, 3, 32, 32)
+    assert torch.equal(pooled(model, image), pooled(model, image, "mean"))
 
 
 def test_the_command(folders, capsys) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
+from multiway.data import locations
 from multiway.data.randaugment import affine, randaugment
 from multiway.errors import UserError
 
@@ -126,6 +127,11 @@ class Augment:
                     f"data.augment.{name} is {low} to {high}: give the smaller number first, above 0{upto}"
                 )
 
+    def keeping_places(self) -> Augment:
+        """Without what moves the things in a picture, for a caption with location tokens: boxes stay true."""
+        still = dict.fromkeys(("flip", "rotate", "translate", "shear"), 0.0)
+        return replace(self, crop_scale=None, zoom=(1.0, 1.0), rand_n=0, **still)
+
     def min_side(self, image_size: int | tuple[int, int]) -> int:
         """The side to keep on decoding, so that the smallest crop still has `image_size` pixels."""
         largest = max((image_size,) if isinstance(image_size, int) else image_size)
@@ -149,7 +155,7 @@ class TrainTransform:
 
     def distort(self, image: Image.Image, caption: str, generator: np.random.Generator) -> Image.Image:
         """The augmented picture before it becomes a tensor (RGB, `image_size`)."""
-        a = self.augment
+        a = self.augment.keeping_places() if locations.TOKEN.search(caption) else self.augment
         if a.crop_scale is not None:
             image = image.crop(_crop_box(image.size, a.crop_scale, a.crop_ratio, generator))
         height, width = _height_width(self.image_size, image)

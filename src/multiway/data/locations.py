@@ -7,7 +7,8 @@ import re
 #: Left, top, right, bottom, in shares of the picture's sides, 0 to 1.
 Box = tuple[float, float, float, float]
 
-_TOKEN = re.compile(r"<(\d+)>")
+#: How a location is written in a text; `text.tokenizer.LOCATION` reads the same.
+TOKEN = re.compile(r"<(\d+)>")
 
 
 def written(box: Box, bins: int) -> str:
@@ -17,7 +18,7 @@ def written(box: Box, bins: int) -> str:
 
 def read(text: str, bins: int) -> Box | None:
     """The box of a text's first four location tokens, at the middle of their bins; None: there are fewer."""
-    found = [(int(token) + 0.5) / bins for token in _TOKEN.findall(text)[:4]]
+    found = [(int(token) + 0.5) / bins for token in TOKEN.findall(text)[:4]]
     return (found[0], found[1], found[2], found[3]) if len(found) == 4 else None
 
 

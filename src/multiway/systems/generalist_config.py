@@ -58,6 +58,11 @@ class GeneralistConfig:
             raise UserError(
                 "a generalist reads prompts and answers: set tokenizer.turns and tokenizer.add_sep"
             )
+        if self.tokenizer.locations and getattr(self.image, "fit", "squash") == "crop":
+            raise UserError(
+                "tokenizer.locations are places in a whole picture: set system.image.fit to squash, or "
+                "tokenizer.locations to 0"
+            )
         if not 0 <= self.span < 1:
             raise UserError(f"system.span is {self.span}: give a share of an answer from 0 to below 1")
         if self.span and self.form == "prefix":

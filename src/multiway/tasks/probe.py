@@ -79,7 +79,7 @@ def pooled(model: System, image: Float[Tensor, "B 3 H W"], pool: Pool = "own") -
     tower: Any = model.image_tower
     tokens = tower(image)
     has_token = tower.pooled_index == 0 or getattr(tower, "cls_token", None) is not None
-    if pool == "own" and isinstance(tower, VisionTransformer):
+    if pool == "own" and isinstance(tower, VisionTransformer) and tower.config.pool != "none":
         return tower.pooled(tokens)
     if pool == "own":
         pool = "mean" if tower.pooled_index is None else "cls"
