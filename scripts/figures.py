@@ -495,7 +495,7 @@ def vlmo() -> str:
         other = f"; with other pictures' texts R@1 is {right['shuffled']['ir_r1']:.1f} %" if right else ""
         notes.append(
             f"{what}: {setting['parameters'] / 1e6:.1f} M parameters, {setting['pictures']} pictures, "
-            f"texts of {setting['tokens']:.0f} tokens{other} (`{found['command']}`, {machine(found)})."
+            f"texts of {setting['tokens']:.0f} tokens{other} (`{found['command'].replace('python ', 'python benchmarks/')}`, {machine(found)})."
         )
     if not rows:
         return "Not measured yet: `python benchmarks/vlmo_retrieval.py runs/vlmo_scenes/model`.\n"

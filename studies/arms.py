@@ -181,8 +181,13 @@ def judge(study: Study) -> str:
     (study.results / "verdicts.json").write_text(
         json.dumps({"core_hours": hours, "metrics": study.metrics, "claims": claims}, indent=1) + "\n"
     )
-    return "\n".join([f"{len(rows)} results, {hours} core hours.", "", *_arms(study, rows), "",
-                      *_claims(study, claims)])  # fmt: skip
+    return "\n".join([f"{len(rows)} results, {hours} core hours.", "", *described(study.metrics), "",
+                      *_arms(study, rows), "", *_claims(study, claims)])  # fmt: skip
+
+
+def described(metrics: dict[str, str]) -> list[str]:
+    """What each metric is, a line each."""
+    return [f"- `{name}`: {what}" for name, what in metrics.items()]
 
 
 def _arms(study: Study, rows: list[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from arms import Study
+from arms import Study, described
 
 BUDGETS = ("steps", "flops", "time")
 SYSTEMS = ("clip", "flip", "albef", "vlmo", "blip", "coca", "beit3", "vilt", "simvlm", "generalist")
@@ -38,7 +38,7 @@ def table(study: Study, places: Sequence[str]) -> str:
             if any(arms.values()):
                 parts += [f"### {place}: equal {by}", "", *_metrics(arms), ""]
     hours = sum(json.loads(p.read_text())["core_seconds"] for p in study.results.glob("*-s*.json")) / 3600
-    return "\n".join([f"{hours:.2f} core hours so far.", "", *parts])
+    return "\n".join([f"{hours:.2f} core hours.", "", *described(METRICS), "", *parts])
 
 
 def _costs(costs: dict[str, dict[str, float]]) -> list[str]:

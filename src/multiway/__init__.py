@@ -3,7 +3,7 @@
 ```python
 import multiway
 
-model = multiway.load("runs/albef")
+model = multiway.load("runs/albef/model")
 model.encode_image(["cat.jpg", "dog.jpg"]) @ model.encode_text("a cat").T
 model.match("cat.jpg", ["a cat", "a dog"])
 ```

@@ -18,7 +18,7 @@ def convert(argv: Sequence[str]) -> None:
         "multiway convert",
         "Write a model in another layout: a folder of ours (multiway), a folder that transformers reads "
         "(transformers: BEiT, BLIP, CLIP, MAE, ViLT) or open_clip (CLIP, CoCa), or a checkpoint as authors "
-        "publish it (official: ALBEF, BEiT, BEiT-3, BLIP, CLIP, CoCa, dVAE, MAE, ViLT, VLMo, VQ-KD). With "
+        "publish it (official: ALBEF, BEiT, BEiT-3, BLIP, CLIP, CoCa, dVAE, FLIP, MAE, ViLT, VLMo, VQ-KD). With "
         "--check nothing is written: it says which tensors match, are resized, missing or unexpected.",
     )
     parser.add_argument("source", help="model folder, hub id or official checkpoint")
