@@ -493,9 +493,10 @@ def vlmo() -> str:
             recall = [f"{right[way][f'{side}_r1']:.1f}" if right else "-" for side in ("ir", "tr")]
             rows.append([f"{what}, {label.format(**setting)}", *rates, *recall])
         other = f"; with other pictures' texts R@1 is {right['shuffled']['ir_r1']:.1f} %" if right else ""
+        command = found["command"].replace("python ", "python benchmarks/")
         notes.append(
             f"{what}: {setting['parameters'] / 1e6:.1f} M parameters, {setting['pictures']} pictures, "
-            f"texts of {setting['tokens']:.0f} tokens{other} (`{found['command'].replace('python ', 'python benchmarks/')}`, {machine(found)})."
+            f"texts of {setting['tokens']:.0f} tokens{other} (`{command}`, {machine(found)})."
         )
     if not rows:
         return "Not measured yet: `python benchmarks/vlmo_retrieval.py runs/vlmo_scenes/model`.\n"

@@ -18,8 +18,8 @@ def convert(argv: Sequence[str]) -> None:
         "multiway convert",
         "Write a model in another layout: a folder of ours (multiway), a folder that transformers reads "
         "(transformers: BEiT, BLIP, CLIP, MAE, ViLT) or open_clip (CLIP, CoCa), or a checkpoint as authors "
-        "publish it (official: ALBEF, BEiT, BEiT-3, BLIP, CLIP, CoCa, dVAE, FLIP, MAE, ViLT, VLMo, VQ-KD). With "
-        "--check nothing is written: it says which tensors match, are resized, missing or unexpected.",
+        "publish it (official: ALBEF, BEiT, BEiT-3, BLIP, CLIP, CoCa, dVAE, FLIP, MAE, ViLT, VLMo, VQ-KD). "
+        "With --check nothing is written: it says which tensors match, are resized, missing or unexpected.",
     )
     parser.add_argument("source", help="model folder, hub id or official checkpoint")
     parser.add_argument("out", nargs="?", help="new folder, or x.pth or x.safetensors for official")
