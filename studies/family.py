@@ -25,10 +25,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import drawn
@@ -59,6 +61,7 @@ RATES, WARMUP = (5e-4, 1e-3, 2e-3), 40
 #: Opens a world in whichever process it is called.
 Open = Callable[[], World]
 WORLDS: dict[str, tuple[int, ...]] = {"scenes": SEEDS, "emoji": SEEDS[:1]}
+ASKED = ("scenes",)  # the world that has questions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +208,29 @@ def steps_of(study: Study, place: str, name: str, budget: Budget) -> dict[str, i
         "time": round(budget.compute * like["seconds"] / own["seconds"]),
     }
     return {by: max(steps, budget.sweep) for by, steps in equal.items()}
+
+
+def blind(study: Study, open_: Open, place: str) -> None:
+    """What a guess without a picture gets right: the answer that training most often gave to the question."""
+
+    def measure() -> dict[str, Any]:
+        world = open_()
+        assert world.questions is not None  # asked for only then
+        test, right = Questions(LabelledSource(path=world.questions[1])), []
+        for seed in WORLDS[place]:
+            given: dict[str, Counter[str]] = defaultdict(Counter)
+            train = Questions(LabelledSource(path=world.questions[0](seed)))
+            for asked in (train.asked(i) for i in range(len(train))):
+                given[asked.question].update(asked.answers[:1])
+            rows = [test.asked(i) for i in range(len(test))]
+            often = sum(given.values(), Counter())  # where training never asked it
+            guesses = [[a for a, _ in (given[row.question] or often).most_common(1)] for row in rows]
+            right.append(
+                sum(bool({*guess} & {*row.answers}) for guess, row in zip(guesses, rows, strict=True))
+            )
+        return {"metrics": {"vqa": round(100 * fmean(right) / len(test), 2)}}
+
+    keep(study, f"{place}-blind", 0, measure)
 
 
 # --- learning rates
@@ -355,6 +381,7 @@ def run(study: Study, workers: int, tiny: bool) -> None:
         make_world()
     everything = [(place, name) for place in WORLDS for name in SYSTEMS]
     in_processes(costs, [(study, open_[place], place, budget) for place in WORLDS], 1)
+    in_processes(blind, [(study, open_[place], place) for place in WORLDS if place in ASKED], 1)
     in_processes(sweep, [(study, open_[p], p, n, lr, budget) for p, n in everything for lr in RATES], workers)
     runs = sorted(((p, n, seed) for p, n in everything for seed in WORLDS[p]), key=lambda run: run[2])
     in_processes(arms, [(study, open_[p], p, n, seed, budget) for p, n, seed in runs], workers)

@@ -30,6 +30,12 @@ def table(study: Study, places: Sequence[str]) -> str:
         if not costs:
             continue
         parts += [f"### {place}: a step of 32 pairs on one core", "", *_costs(costs), ""]
+        if guess := rows.get(f"{place}-blind-s0"):
+            share = guess["metrics"]["vqa"]
+            parts += [
+                f"Of the questions {share} % are guessed right without a picture, of the pairs half.",
+                "",
+            ]
         for by in BUDGETS:
             arms = {
                 name: [row for row in rows.values() if row["arm"] == f"{place}-{name}-{by}"]
