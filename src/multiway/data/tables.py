@@ -69,7 +69,7 @@ def refuse_layout(path: str | Path) -> NoReturn:
     """
     raise UserError(
         f"{path} is of no known layout: give tars, csv, tsv, jsonl, a json list, COCO or Karpathy json, or "
-        "Flickr's .token (a name that ends otherwise has to end so)."
+        "Flickr's .token, each by the ending of its name."
     )
 
 

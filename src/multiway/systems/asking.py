@@ -91,10 +91,8 @@ class Asking(System):
                 model reads, or it has no tokenizer.
         """
         cut = config is None and answers is None
-        config, words = (
-            config or GenerationConfig(method="greedy", max_length=30),
-            slice(self.words.vocab_size),
-        )
+        config = config or GenerationConfig(method="greedy", max_length=30)
+        words = slice(self.words.vocab_size)
         if answers is None:
             return self.words.decode(self._written(images, questions, config, words, cut=cut))
         trie = Trie([self.words.encode(answer)[1:-1] for answer in answers])

@@ -12,17 +12,16 @@ from multiway.errors import UserError
 #: like the weights of losses.
 DROPPED = ("dropout", "drop_path", "label_smoothing", "smoothing")
 SHARES = (
-    *(
-        "mlm_probability",
-        "image_mask",
-        "text_mask",
-        "pair_text_mask",
-        "mask",
-        "drop_worst",
-        "alpha",
-        "momentum",
-    ),
-    *("probability", "max_bad_share"),
+    "mlm_probability",
+    "image_mask",
+    "text_mask",
+    "pair_text_mask",
+    "mask",
+    "drop_worst",
+    "alpha",
+    "momentum",
+    "probability",
+    "max_bad_share",
 )
 FACTORS = ("mixup", "cutmix")
 

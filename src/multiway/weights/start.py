@@ -22,12 +22,13 @@ from multiway.weights.positions import resized
 SIZES = ("width", "heads")
 #: What else no shape of a weight tells, and the width where it matters only if both are as wide.
 UNSEEN = (
-    *(
-        (f"{part}.{name}", f"{part}.width")
-        for part in ("image", "text")
-        for name in ("quick_gelu", "tanh_gelu")
-    ),
-    *(("pooler.heads", "text.width"), ("multimodal.heads", "text.width"), ("decoder_heads", "decoder_width")),
+    ("image.quick_gelu", "image.width"),
+    ("image.tanh_gelu", "image.width"),
+    ("text.quick_gelu", "text.width"),
+    ("text.tanh_gelu", "text.width"),
+    ("pooler.heads", "text.width"),
+    ("multimodal.heads", "text.width"),
+    ("decoder_heads", "decoder_width"),
 )
 #: The first class of an official checkpoint, which does not name them.
 UNNAMED = {"answer 0", "0"}
