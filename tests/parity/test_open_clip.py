@@ -288,7 +288,7 @@ def test_what_open_clip_has_no_place_for_stays(tmp_path: Path) -> None:
     for changes, what in (
         ({"multimodal": MultimodalConfig(layers=2, heads=4, hidden=64)}, "multimodal.feed_forwards 1"),
         ({"embed_dim": 20}, "another width"),
-        ({"tokenizer": TokenizerConfig(max_length=12)}, "another vocabulary"),
+        ({"tokenizer": TokenizerConfig(max_length=12, add_sep=True)}, "another vocabulary"),
         *(
             ({"image": replace(coca_config().image, **{name: value})}, f"no place for image.{name}")
             for name, value in IMAGE_PARTS.items()
