@@ -23,7 +23,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,10 +39,9 @@ from multiway.data.dataset import DataConfig, Source
 from multiway.data.labelled import LabelledSource, TaskData
 from multiway.data.questions import Questions
 from multiway.data.referring import Referring
-from multiway.metrics.vqa import soft_accuracy
 from multiway.recipes.scenes import PLAIN, albef_scenes, training
 from multiway.systems.base import System
-from multiway.tasks import finetune, grounding
+from multiway.tasks import finetune, grounding, vqa
 from multiway.tasks.pretrain import pretrain
 from multiway.train.run import LoRAConfig, Run, TrainConfig, provenance
 
@@ -198,20 +196,8 @@ def measured(run: Run, model: System, tests: dict[str, LabelledSource]) -> dict[
             "blind": found.result["majority"],
         }
         if isinstance(data, Questions):
-            results[name]["blind"] = by_question(Questions(run.data.train), data)
+            results[name]["blind"] = vqa.by_question(Questions(run.data.train), data)
     return results
-
-
-def by_question(train: Questions, test: Questions) -> float:
-    """Percent that is right when each question gets the answer that training most often gave to it."""
-    given: dict[str, Counter[str]] = defaultdict(Counter)
-    for asked in map(train.asked, range(len(train))):
-        given[asked.question].update(asked.answers)
-        given[""].update(asked.answers)
-    rows = list(map(test.asked, range(len(test))))
-    said = [(given.get(row.question) or given[""]).most_common(1)[0][0] for row in rows]
-    right = [soft_accuracy(answer, row.answers) for answer, row in zip(said, rows, strict=True)]
-    return 100 * sum(right) / len(right)
 
 
 def compared(args: argparse.Namespace) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,7 +51,7 @@ from multiway.generation import GenerationConfig
 from multiway.metrics.captions import summary
 from multiway.systems.asking import Asking
 from multiway.systems.base import System
-from multiway.tasks import finetune, retrieval
+from multiway.tasks import finetune, retrieval, vqa
 from multiway.train.build import build
 from multiway.train.parallel import Ranks
 from multiway.train.run import Init, Run
@@ -211,24 +210,15 @@ def steps_of(study: Study, place: str, name: str, budget: Budget) -> dict[str, i
 
 
 def blind(study: Study, open_: Open, place: str) -> None:
-    """What a guess without a picture gets right: the answer that training most often gave to the question."""
+    """What a guess gets right that knows no picture."""
 
     def measure() -> dict[str, Any]:
-        world = open_()
-        assert world.questions is not None  # asked for only then
-        test, right = Questions(LabelledSource(path=world.questions[1])), []
-        for seed in WORLDS[place]:
-            given: dict[str, Counter[str]] = defaultdict(Counter)
-            train = Questions(LabelledSource(path=world.questions[0](seed)))
-            for asked in (train.asked(i) for i in range(len(train))):
-                given[asked.question].update(asked.answers[:1])
-            rows = [test.asked(i) for i in range(len(test))]
-            often = sum(given.values(), Counter())  # where training never asked it
-            guesses = [[a for a, _ in (given[row.question] or often).most_common(1)] for row in rows]
-            right.append(
-                sum(bool({*guess} & {*row.answers}) for guess, row in zip(guesses, rows, strict=True))
-            )
-        return {"metrics": {"vqa": round(100 * fmean(right) / len(test), 2)}}
+        questions = open_().questions
+        assert questions is not None  # asked for only then
+        train, test = questions
+        told = [Questions(LabelledSource(path=path)) for path in (*map(train, WORLDS[place]), test)]
+        found = [vqa.by_question(asked, told[-1]) for asked in told[:-1]]
+        return {"metrics": {"vqa": round(fmean(found), 2)}}
 
     keep(study, f"{place}-blind", 0, measure)
 

@@ -199,3 +199,9 @@ def test_a_report_is_written_although_the_input_is_gone(web, config, tmp_path):
     page = (out / "report.html").read_text()
     assert "data:image/png" not in page
     assert "web pictures with web texts" in page
+
+
+def test_a_run_that_keeps_nothing_says_so(config, tmp_path):
+    write_shards(tmp_path / "web", [{"__key__": "0", "jpg": picture(), "txt": "a red cat"}])
+    report = bootstrap(config(str(tmp_path / "web"), threshold=1e9), tmp_path / "out", workers=1)
+    assert any(line.startswith("no pair was kept") for line in sentences(report))

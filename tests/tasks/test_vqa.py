@@ -254,3 +254,15 @@ def test_simvlm_learns_to_choose_an_answer_or_to_write_it(tmp_path: Path, monkey
     for more in (["--answers", "two.txt"], ["--min-count", "2"]):
         assert main([*learn, "--out", "other", "--inference", "generate", *more]) == 2
         assert "leave the list of answers and --min-count out" in capsys.readouterr().err
+
+
+def test_a_guess_that_knows_no_picture(tmp_path: Path) -> None:
+    def opened(name: str, *rows: tuple[str, str]) -> Questions:
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps([{"image": "x.png", "question": q, "answer": a} for q, a in rows]))
+        return Questions(LabelledSource(path=str(path)))
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    train = opened("train", ("what?", "cat"), ("what?", "cat"), ("what?", "dog"), *[("is it?", "yes")] * 3)
+    test = opened("test", ("what?", "cat"), ("what?", "dog"), ("why?", "yes"), ("is it?", "no"))
+    assert vqa.by_question(train, test) == 50.0

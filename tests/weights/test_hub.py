@@ -57,7 +57,7 @@ def test_half_a_model_in_the_cache(cache):
         fetch(NAME)
 
 
-@pytest.mark.parametrize("name", ["model", "a/b/c", "/a/b", "./b", "../b", "~/b", ""])
+@pytest.mark.parametrize("name", ["model", "a/b/c", "/a/b", "./b", "../b", "~/b", "", "runs/x.pth"])
 def test_a_path_is_no_hub_id(cache, name):
     with pytest.raises(UserError, match="does not exist"):
         fetch(name)
